@@ -1,0 +1,145 @@
+"""Checks of the images of a case; messages are one line and say what must be, what is, and what to do."""
+
+from __future__ import annotations
+
+import os
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from modfill.errors import CaseError, ModfillError
+
+__all__ = ["check_affine", "check_background", "check_grids", "check_shape", "content_problem", "same_voxels", "times"]
+
+_MAX_VOXELS = 2**28
+_GRID_TOLERANCE = 1e-3  # of the affines' entries, in mm: writing an affine as float32 costs less
+_LEAST_VOXEL = 1e-9  # mm^3
+_EDGE_LIMIT = 0.05  # share of non-zero voxels along the volume's edges; brains cropped to their box have 0.000
+_BRAIN_LIMIT_ML = 2500.0  # a stripped brain is at most about 1900 ml, a head at least 3000
+
+
+def check_shape(where: str, shape: tuple[int, ...]) -> None:
+    """Refuse a shape that is not 3D, or too large to be read.
+
+    Args:
+        where: Case and file, with which the message begins.
+        shape: By the header; no voxel need be read yet.
+
+    Raises:
+        CaseError: If it is not 3D, a side is less than 2, or it has more voxels than the environment variable
+            ``MODFILL_MAX_VOXELS`` allows (2**28 by default).
+        ModfillError: If that variable is no whole number.
+    """
+    if len(shape) != 3:
+        raise CaseError(f"{where} must be 3D, got {len(shape)}D with shape {shape}; give one 3D file per modality")
+    if min(shape) < 2:
+        raise CaseError(f"{where} must have at least 2 voxels a side, got shape {shape}; give a whole volume")
+    setting = os.environ.get("MODFILL_MAX_VOXELS", str(_MAX_VOXELS))
+    if not setting.isdecimal():
+        raise ModfillError(f"MODFILL_MAX_VOXELS must be a whole number, got {setting!r}")
+    voxels = int(np.prod(shape, dtype=object))  # Python integers: a damaged header may claim more than 2**63
+    if voxels > int(setting):
+        raise CaseError(
+            f"{where} must have at most {setting} voxels, got {voxels} by its header; "
+            "check the file, or set MODFILL_MAX_VOXELS higher"
+        )
+
+
+def check_affine(where: str, affine: npt.NDArray[np.float64]) -> None:
+    """Refuse an affine (4, 4) that leaves voxels without a place.
+
+    Args:
+        where: Case and file, with which the message begins.
+        affine: From voxel indices to mm.
+
+    Raises:
+        CaseError: If it has another shape, is not finite, or cannot be inverted.
+    """
+    if affine.shape != (4, 4):
+        raise CaseError(f"{where} must have a 4x4 affine, got shape {affine.shape}; give nibabel's image.affine")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < _LEAST_VOXEL:
+        rows = np.array2string(affine[:3], precision=3).replace("\n", "")
+        raise CaseError(f"{where} must have an invertible affine, got {rows}; convert the scan anew")
+
+
+def content_problem(voxels: npt.NDArray[np.float32]) -> str | None:
+    """Say why voxels cannot be an acquired brain image (not finite, all zero, constant), or return None."""
+    finite = np.count_nonzero(np.isfinite(voxels))
+    if finite < voxels.size:
+        return f"must be finite everywhere, got NaN or infinity in {voxels.size - finite} of {voxels.size} voxels"
+    foreground = voxels[voxels != 0]
+    if foreground.size == 0:
+        return "must show a brain, got all zero"
+    if foreground.min() == foreground.max():
+        return f"must show a brain, got the constant {foreground[0]:g}"
+    return None
+
+
+def same_voxels(first: nib.Nifti1Image, second: nib.Nifti1Image) -> bool:
+    """Tell whether two images are exact copies of one another."""
+    return np.array_equal(np.asanyarray(first.dataobj), np.asanyarray(second.dataobj))
+
+
+def check_grids(case_id: str, images: dict[str, nib.Nifti1Image], labels: dict[str, str]) -> None:
+    """Refuse images on different grids.
+
+    Args:
+        case_id: Name of the case.
+        images: Image by modality, at least one.
+        labels: What the message calls each modality, e.g. its file's name.
+
+    Raises:
+        CaseError: If shapes or affines differ.
+    """
+    (first, reference), *others = images.items()
+    for modality, image in others:
+        same_shape = image.shape == reference.shape
+        if same_shape and np.allclose(image.affine, reference.affine, rtol=0, atol=_GRID_TOLERANCE):
+            continue
+        apart = f" (affines differ by up to {np.abs(image.affine - reference.affine).max():.3g})" if same_shape else ""
+        raise CaseError(
+            f"case {case_id}: all images must be on one grid, got {labels[first]} with {_grid(reference)} "
+            f"and {labels[modality]} with {_grid(image)}{apart}; co-register them, e.g. by the BraTS preprocessing"
+        )
+
+
+def _grid(image: nib.Nifti1Image) -> str:
+    spacing = (f"{size:.3g}" for size in nib.affines.voxel_sizes(image.affine))
+    return f"{times(image.shape)} voxels of {'x'.join(spacing)} mm"
+
+
+def times(shape: tuple[int, ...]) -> str:
+    """Write a shape as ``240x240x155``."""
+    return "x".join(str(size) for size in shape)
+
+
+def check_background(where: str, image: nib.Nifti1Image) -> None:
+    """Refuse an image with skull, air noise or another background than 0.
+
+    A brain is round: even where its box is cropped tightly, the twelve edges of the volume stay background. Air
+    noise, neck and a shifted background do not. A head whose air was set to 0 shows by its size.
+
+    Args:
+        where: Case and file, with which the message begins.
+        image: Image with the voxels in memory.
+
+    Raises:
+        CaseError: If more than 5% of the edges' voxels are not 0, or more than 2500 ml of the whole.
+    """
+    foreground = np.asanyarray(image.dataobj) != 0
+    edges = [foreground[x, y, :] for x in (0, -1) for y in (0, -1)]
+    edges += [foreground[x, :, z] for x in (0, -1) for z in (0, -1)]
+    edges += [foreground[:, y, z] for y in (0, -1) for z in (0, -1)]
+    share = float(np.concatenate(edges).mean())
+    millilitres = np.count_nonzero(foreground) * abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    if share > _EDGE_LIMIT:
+        got = f"{share:.0%} of the volume's edges not 0"
+    elif millilitres > _BRAIN_LIMIT_ML:
+        got = f"{millilitres:.0f} ml that are not 0, more than a brain has"
+    else:
+        return
+    raise CaseError(
+        f"{where} must be skull-stripped with a background of 0, got {got}; "
+        "strip the skull, e.g. with HD-BET or SynthStrip, and set the background to 0"
+    )

@@ -1,0 +1,223 @@
+"""The sizes of a model, as frozen dataclasses, and the four presets built from them.
+
+A preset says what to build and how to train it; nothing else in modfill holds a hyperparameter. A checkpoint carries its
+preset as JSON, so that the file alone rebuilds the model.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from modfill.modalities import MODALITIES
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The 3D VQGAN. Compression is `fold * 2 ** (len(channels) - 1)` along each axis.
+
+    Attributes:
+        fold: edge of the space-to-depth stem; 1 is the plain convolution of the paper.
+        channels: widths, finest resolution first.
+        blocks: residual blocks per resolution.
+        latent_channels: dimensions of a latent voxel (and of a code).
+        codes: codebook size; None regularises with KL instead of a codebook (the paper's ablation d).
+        voxelwise_norm: normalise over the channels of each voxel instead of over groups of the volume; a crop and the
+            whole volume then give the same latents.
+        shortcut: a linear path beside the encoder and the decoder, which alone is a principal component analysis of
+            blocks and from which the small presets start learning.
+    """
+
+    fold: int = 1
+    channels: tuple[int, ...] = (256, 512, 512)
+    blocks: int = 2
+    latent_channels: int = 3
+    codes: int | None = 8192
+    voxelwise_norm: bool = False
+    shortcut: bool = False
+
+    @property
+    def factor(self) -> int:
+        """Voxels of the volume along the edge of one latent voxel."""
+        return self.fold * 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class TranslatorConfig:
+    """MS-SPADE (paper, Table B); `fold` moves 2x2x2 latent voxels into channels first."""
+
+    fold: int = 1
+    stem_channels: int = 128
+    residual_channels: tuple[int, ...] = (256, 256)
+    spade_channels: tuple[int, ...] = (256, 256, 256, 128)
+    outer_kernel: int = 7
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """The diffusion UNet and its noise schedule.
+
+    Attributes:
+        prediction: what the network estimates: "epsilon" (paper) or "sample" (the clean latent).
+        source_tokens: a context token for each source beside the target's; False is the paper's single one-hot token.
+        mean_share: share of training steps drawn at the last, almost pure noise level, which mode "mean" uses.
+    """
+
+    fold: int = 1
+    channels: tuple[int, ...] = (128, 256, 512)
+    blocks: int = 2
+    prediction: str = "epsilon"
+    source_tokens: bool = True
+    mean_share: float = 0.0
+    steps: int = 1000
+    beta_start: float = 0.0015
+    beta_end: float = 0.0195
+    sampling_steps: int = 50
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """The guided pointwise network: a context UNet at latent resolution and a pointwise network at full resolution."""
+
+    context_widths: tuple[int, ...] = (48, 96, 128)
+    context_channels: int = 24
+    local_channels: int = 16
+    pointwise_channels: int = 48
+    pointwise_layers: int = 2
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """How one stage is trained.
+
+    Attributes:
+        steps: optimiser steps without a time budget.
+        share: share of the whole time budget (`--minutes`) that the stage receives.
+        crop: edge in voxels of the training crops (0: the whole volume).
+        crops: crops per step.
+    """
+
+    steps: int
+    share: float
+    learning_rate: float
+    crop: int = 0
+    crops: int = 1
+    warmup: int = 100
+    weight_decay: float = 1e-4
+    ema: float = 0.999
+    gradient_clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the autoencoder's losses (paper, section 3.1 and the released code)."""
+
+    commitment: float = 0.25
+    kl: float = 1e-6
+    perceptual: float = 1.0
+    adversarial: float = 0.8
+    adversarial_from: int = 10_000
+
+
+STAGES = ("autoencoder", "translator", "denoiser", "refiner")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything that rebuilds and trains one ALDM."""
+
+    name: str
+    modalities: tuple[str, ...] = MODALITIES
+    normalisation: str = "zscore"
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    translator: TranslatorConfig = field(default_factory=TranslatorConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    refiner: RefinerConfig | None = None
+    losses: LossConfig = field(default_factory=LossConfig)
+    training: dict[str, StageConfig] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that this preset trains, in order."""
+        return STAGES if self.refiner else STAGES[:-1]
+
+    @property
+    def multiple(self) -> int:
+        """Every edge of a volume must be a multiple of this: the compression times the halvings of every UNet."""
+        halvings = [self.translator.fold, self.denoiser.fold * 2 ** (len(self.denoiser.channels) - 1)]
+        if self.refiner:
+            halvings.append(2 ** (len(self.refiner.context_widths) - 1))
+        return self.autoencoder.factor * max(halvings)
+
+    def to_json(self) -> str:
+        """The preset as JSON text, for a checkpoint's metadata."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Preset:
+        """Rebuild a preset from `to_json`'s text. Raises TypeError or ValueError on other text."""
+        raw = json.loads(text)
+        parts = {"autoencoder": AutoencoderConfig, "translator": TranslatorConfig, "denoiser": DenoiserConfig,
+                 "refiner": RefinerConfig, "losses": LossConfig}  # fmt: skip
+        for name, part in parts.items():
+            if raw[name] is not None:
+                raw[name] = part(**_tuples(raw[name]))
+        raw["training"] = {stage: StageConfig(**settings) for stage, settings in raw["training"].items()}
+        return cls(**_tuples(raw))
+
+
+def _tuples(raw: dict) -> dict:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+
+
+def _paper_training(rate: float) -> dict[str, StageConfig]:
+    """The paper's schedule over 1,251 cases: 500 epochs for the autoencoder, 800 for the denoiser, batch 4."""
+    return {
+        "autoencoder": StageConfig(steps=156_000, share=0.4, learning_rate=rate, crop=0),
+        "translator": StageConfig(steps=156_000, share=0.2, learning_rate=rate),
+        "denoiser": StageConfig(steps=250_000, share=0.4, learning_rate=rate),
+    }
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="tiny",
+            autoencoder=AutoencoderConfig(2, (8, 16), 1, 4, None, True, True),
+            translator=TranslatorConfig(2, 16, (16,), (16,), 3),
+            denoiser=DenoiserConfig(2, (16, 32), 1, "sample", mean_share=0.5, sampling_steps=4),
+            refiner=RefinerConfig((8, 16), 4, 4, 16, 2),
+            losses=LossConfig(adversarial=0.0),
+            training={
+                "autoencoder": StageConfig(200, 0.3, 2e-3, crop=32, crops=2, warmup=10, ema=0.98),
+                "translator": StageConfig(100, 0.2, 1e-3, warmup=10, ema=0.98),
+                "denoiser": StageConfig(100, 0.2, 1e-3, warmup=10, ema=0.98),
+                "refiner": StageConfig(200, 0.3, 2e-3, crop=16, crops=4, warmup=10, ema=0.98),
+            },
+        ),
+        Preset(
+            name="small",
+            autoencoder=AutoencoderConfig(2, (64, 128), 1, 8, None, True, True),
+            translator=TranslatorConfig(2, 64, (64,), (64, 64), 3),
+            denoiser=DenoiserConfig(2, (64, 128), 1, "sample", mean_share=0.5, sampling_steps=20),
+            refiner=RefinerConfig(),
+            losses=LossConfig(adversarial=0.0),
+            training={
+                "autoencoder": StageConfig(8_000, 0.2, 5e-4, crop=64),
+                "translator": StageConfig(4_000, 0.1, 4e-4),
+                "denoiser": StageConfig(4_000, 0.2, 4e-4),
+                "refiner": StageConfig(10_000, 0.5, 2e-3, crop=32, crops=6),
+            },
+        ),
+        Preset(
+            name="released",
+            normalisation="range",
+            autoencoder=AutoencoderConfig(1, (64, 64, 128), 2, 4, 8192),
+            translator=TranslatorConfig(),
+            denoiser=DenoiserConfig(1, (128, 256, 512), 2, sampling_steps=200),
+            training=_paper_training(4.5e-6),
+        ),
+        Preset(name="paper", normalisation="range", training=_paper_training(2e-6)),
+    )
+}

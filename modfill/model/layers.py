@@ -1,0 +1,61 @@
+"""Layers that more than one network is made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class VoxelNorm(nn.Module):
+    """Divides each voxel's channels by their root mean square: no statistic of the volume, so crops match wholes."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, X, Y, Z)
+        rms = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-6)
+        return x * rms.to(x.dtype) * self.scale.to(x.dtype).view(-1, 1, 1, 1)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with up to 32 groups, as in VQGAN."""
+    groups = next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, conv 3 twice, around an identity (a 1x1x1 convolution where the width changes)."""
+
+    def __init__(self, channels: int, out_channels: int, voxelwise_norm: bool = False):
+        super().__init__()
+        norm = VoxelNorm if voxelwise_norm else group_norm
+        self.body = nn.Sequential(
+            norm(channels), nn.SiLU(), nn.Conv3d(channels, out_channels, 3, padding=1),
+            norm(out_channels), nn.SiLU(), nn.Conv3d(out_channels, out_channels, 3, padding=1),
+        )  # fmt: skip
+        self.skip = nn.Conv3d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.skip(x) + self.body(x)
+
+
+def fold(x: Tensor, factor: int) -> Tensor:
+    """Space to depth: (B, C, X, Y, Z) -> (B, C * factor**3, X / factor, Y / factor, Z / factor)."""
+    if factor == 1:
+        return x
+    b, c, *edges = x.shape
+    f = factor
+    i, j, k = (n // f for n in edges)
+    x = x.reshape(b, c, i, f, j, f, k, f).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return x.reshape(b, c * f**3, i, j, k)
+
+
+def unfold(x: Tensor, factor: int) -> Tensor:
+    """Depth to space, the inverse of `fold`."""
+    if factor == 1:
+        return x
+    b, c, i, j, k = x.shape
+    f = factor
+    x = x.reshape(b, c // f**3, f, f, f, i, j, k).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(b, c // f**3, i * f, j * f, k * f)

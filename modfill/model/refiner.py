@@ -1,0 +1,133 @@
+"""The guided pointwise network: what the latents lost is in the sources, at full resolution.
+
+Compression caps the decoded volume; the sources hold the same anatomy voxel by voxel. So the last word is a small
+pointwise network at full resolution that reads the z-scored sources and the decoded volume, told what to do where by
+features at latent resolution and by a code of the whole case (which modalities, which target, which kind of scanner).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from modfill.config import RefinerConfig
+from modfill.model.layers import ResidualBlock
+
+
+class ContextUNet(nn.Module):
+    """A small UNet over the whole volume at latent resolution: context that no crop can see."""
+
+    def __init__(self, channels: int, widths: tuple[int, ...]):
+        super().__init__()
+        self.stem = nn.Conv3d(channels, widths[0], 3, padding=1)
+        pairs = list(zip(widths, widths[1:], strict=False))
+        self.encode = nn.ModuleList(ResidualBlock(w, w) for w in widths)
+        self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairs)
+        self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairs)
+        self.decode = nn.ModuleList(ResidualBlock(a, a) for a, _ in pairs)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, channels, x, y, z) -> features (B, widths[0], x, y, z) and their coarsest level, pooled, (B, widths[-1])."""
+        h, skips = self.stem(x), []
+        for level, block in enumerate(self.encode):
+            h = block(h)
+            if level < len(self.down):
+                skips.append(h)
+                h = self.down[level](h)
+        pooled = h.mean((2, 3, 4))
+        for level in reversed(range(len(self.up))):
+            h = self.decode[level](self.up[level](h) + skips[level])
+        return h, pooled
+
+
+class Modulated(nn.Module):
+    """A 1x1x1 convolution whose channels a code scales and shifts (FiLM), then SiLU."""
+
+    def __init__(self, channels: int, out_channels: int, code: int):
+        super().__init__()
+        self.convolution = nn.Conv3d(channels, out_channels, 1)
+        self.film = nn.Linear(code, 2 * out_channels)
+        nn.init.normal_(self.film.weight, std=0.02)
+        nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, code: Tensor) -> Tensor:
+        scale, shift = self.film(code)[:, :, None, None, None].chunk(2, dim=1)
+        return nn.functional.silu(torch.addcmul(shift, self.convolution(x), 1 + scale))
+
+
+class Refiner(nn.Module):
+    """Context once per case (`look`), guidance once per target (`guide`), then any crop of the answer (`forward`)."""
+
+    def __init__(self, config: RefinerConfig, latent_channels: int, modalities: int, factor: int):
+        super().__init__()
+        self.factor, self.modalities, widths = factor, modalities, config.context_widths
+        self.context = ContextUNet(modalities * (latent_channels + 2), widths)
+        self.code = nn.Sequential(nn.Linear(2 * modalities + widths[-1], 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
+        self.guidance = Modulated(widths[0] + 2 * latent_channels, config.context_channels, 64)
+        self.local = nn.Conv3d(modalities + 1, config.local_channels, 3, padding=1)
+        inputs = modalities + 1 + config.local_channels + config.context_channels
+        width = config.pointwise_channels
+        self.pointwise = nn.ModuleList(
+            Modulated(inputs if layer == 0 else width, width, 64) for layer in range(config.pointwise_layers)
+        )
+        self.head = nn.Conv3d(width, 1, 1)
+        nn.init.zeros_(self.head.weight)
+
+    def look(self, sources: Tensor, latents: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
+        """See the whole case.
+
+        Args:
+            sources: normalised volumes (1, M, X, Y, Z), 0 where a modality is missing.
+            latents: their scaled latents (1, M * C, x, y, z), 0 likewise.
+            available: 1 where a modality is available (1, M).
+
+        Returns:
+            Features (1, W, x, y, z) and the pooled code (1, widths[-1]) for `guide`.
+        """
+        pooled = nn.functional.avg_pool3d(sources, self.factor)
+        bits = available[:, :, None, None, None].expand(-1, -1, *pooled.shape[2:])
+        return self.context(torch.cat([pooled, bits.to(pooled.dtype), latents.to(pooled.dtype)], dim=1))
+
+    def guide(self, seen: tuple[Tensor, Tensor], latents: Tensor, available: Tensor, target: int) -> tuple[Tensor, Tensor]:
+        """Guidance for one target.
+
+        Args:
+            seen: what `look` returned.
+            latents: target-like and denoised latent, (1, 2 * C, x, y, z).
+            available: as in `look`.
+            target: index of the target modality.
+
+        Returns:
+            Guidance (1, G, x, y, z) at latent resolution and the code (1, 64).
+        """
+        features, pooled = seen
+        wanted = nn.functional.one_hot(torch.tensor([target], device=available.device), self.modalities)
+        code = self.code(torch.cat([available, wanted.to(available.dtype), pooled.to(available.dtype)], dim=1))
+        return self.guidance(torch.cat([features, latents.to(features.dtype)], dim=1), code), code
+
+    def forward(self, sources: Tensor, decoded: Tensor, guidance: Tensor, code: Tensor) -> Tensor:
+        """Refine a region.
+
+        Args:
+            sources: (B, M, X + 2, Y + 2, Z + 2), with one voxel of surroundings on each side.
+            decoded: the decoded volume of the same region and surroundings, (B, 1, X + 2, Y + 2, Z + 2).
+            guidance: (B, G, x + 2, y + 2, z + 2) of the region, one latent voxel of surroundings; x = X / factor.
+            code: (B, 64).
+
+        Returns:
+            The refined volume (B, 1, X, Y, Z).
+        """
+        inputs = torch.cat([sources, decoded], dim=1)
+        inner = (slice(None), slice(None), *(slice(1, -1),) * 3)
+        f = self.factor
+        wide = nn.functional.interpolate(guidance.float(), scale_factor=f, mode="trilinear", align_corners=False)
+        wide = wide[(slice(None), slice(None), *(slice(f, -f),) * 3)]
+        h = torch.cat([inputs[inner], _valid(self.local, inputs), wide.to(inputs.dtype)], dim=1)
+        for layer in self.pointwise:
+            h = layer(h, code)
+        return decoded[inner] + self.head(h)
+
+
+def _valid(convolution: nn.Conv3d, x: Tensor) -> Tensor:
+    """The convolution without its padding: the caller brings real surroundings instead."""
+    return nn.functional.conv3d(x, convolution.weight, convolution.bias)

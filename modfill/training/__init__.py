@@ -1,0 +1,1 @@
+"""Training: data, losses, the four stages, and one loop for all of them."""

@@ -1,0 +1,116 @@
+"""Training cases: normalised once, cached as memory-mapped arrays, drawn by a generator that only the step decides."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modfill.case import find_cases, read_case
+from modfill.config import Preset
+from modfill.errors import ModfillError
+from modfill.preprocess import IntensityScale, prepare
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """One complete case.
+
+    Attributes:
+        volumes: (modalities, X, Y, Z) float16, normalised, memory-mapped.
+        brain: (X, Y, Z) bool, memory-mapped.
+        scales: one per modality.
+    """
+
+    case_id: str
+    volumes: np.ndarray
+    brain: np.ndarray
+    scales: tuple[IntensityScale, ...]
+
+
+def load_cohort(folder: Path, cache: Path, preset: Preset) -> list[TrainingCase]:
+    """Every complete case below `folder`, normalised into `cache` once.
+
+    Raises:
+        ModfillError: no case has all of the preset's modalities.
+    """
+    key = f"{preset.normalisation}-{preset.multiple}"
+    cache = cache / key
+    cache.mkdir(parents=True, exist_ok=True)
+    cases = []
+    for files in find_cases(folder):
+        if set(preset.modalities) <= set(files.paths):
+            stem = cache / files.case_id
+            if not stem.with_name(stem.name + ".json").exists():
+                _write_cached(stem, read_case(files), preset)
+            cases.append(_read_cached(stem))
+    if not cases:
+        raise ModfillError(f"{folder}: training needs cases with all of {', '.join(preset.modalities)}, found none; "
+                           "give a folder of case folders")  # fmt: skip
+    return cases
+
+
+def _write_cached(stem: Path, case, preset: Preset) -> None:
+    prepared = prepare(case, preset.multiple, preset.normalisation)
+    np.save(f"{stem}-volumes.npy", np.stack([prepared.volumes[m] for m in preset.modalities]).astype(np.float16))
+    np.save(f"{stem}-brain.npy", prepared.brain)
+    scales = [asdict(prepared.scales[m]) for m in preset.modalities]
+    stem.with_name(stem.name + ".json").write_text(json.dumps(scales))  # last: its presence says that all is there
+
+
+def _read_cached(stem: Path) -> TrainingCase:
+    scales = json.loads(stem.with_name(stem.name + ".json").read_text())
+    return TrainingCase(
+        case_id=stem.name,
+        volumes=np.load(f"{stem}-volumes.npy", mmap_mode="r"),
+        brain=np.load(f"{stem}-brain.npy", mmap_mode="r"),
+        scales=tuple(IntensityScale(**scale) for scale in scales),
+    )
+
+
+def unit_statistics(cases: list[TrainingCase]) -> Tensor:
+    """Mean over the cases of each modality's unit-range mean and standard deviation, (modalities, 2)."""
+    values = [[(s.unit_mean, s.unit_std) for s in case.scales] for case in cases]
+    return torch.tensor(np.mean(values, axis=0), dtype=torch.float32)
+
+
+def random_box(rng: np.random.Generator, case: TrainingCase, edge: int, grain: int = 1) -> tuple[slice, ...]:
+    """A random cube of `edge` voxels (smaller where the volume is) with brain in it; corners are multiples of `grain`."""
+    shape = case.brain.shape
+    edges = [min(edge, n) for n in shape]
+    for _ in range(10):
+        corner = [int(rng.integers(0, (n - e) // grain + 1)) * grain for n, e in zip(shape, edges, strict=True)]
+        box = tuple(slice(c, c + e) for c, e in zip(corner, edges, strict=True))
+        if case.brain[box].mean() > 0.2:
+            break
+    return box
+
+
+def random_flips(rng: np.random.Generator, axes: tuple[int, ...]) -> list[int]:
+    """Each of `axes` with probability one half."""
+    return [axis for axis in axes if rng.random() < 0.5]
+
+
+def jitter(rng: np.random.Generator, volume: Tensor, brain: Tensor) -> Tensor:
+    """A random smooth change of contrast of a z-scored volume, as scanners differ: scale, shift and curvature."""
+    scale, shift = 1 + 0.05 * rng.uniform(-1, 1), 0.05 * rng.uniform(-1, 1)
+    square, cube = 0.1 * rng.uniform(-1, 1), 0.03 * rng.uniform(-1, 1)
+    changed = scale * volume + shift + square * (volume.square() - 1) + cube * (volume**3 - 3 * volume)
+    return torch.where(brain, changed, volume)
+
+
+def autoencoder_batch(rng: np.random.Generator, cases: list[TrainingCase], edge: int, crops: int) -> Tensor:
+    """Random cubes of random modalities, flipped and jittered: (crops, 1, edge, edge, edge), or a whole volume (edge 0)."""
+    batch = []
+    for _ in range(crops):
+        case = cases[int(rng.integers(len(cases)))]
+        box = random_box(rng, case, edge) if edge else (slice(None),) * 3
+        volume = torch.from_numpy(case.volumes[int(rng.integers(len(case.volumes)))][box].astype(np.float32))
+        brain = torch.from_numpy(np.ascontiguousarray(case.brain[box]))
+        volume = jitter(rng, volume, brain)
+        batch.append(volume.flip(random_flips(rng, (0, 1, 2))))
+    return torch.stack(batch)[:, None]

@@ -1,0 +1,109 @@
+"""The latent bank: every training case encoded once, as it is and as augmented, so that later stages never encode."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modfill.model.aldm import ALDM
+from modfill.training.data import TrainingCase, jitter
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One training example: which case, mirrored or not, from which sources (re-contrasted or not) to which targets."""
+
+    case: int
+    mirrored: bool
+    sources: tuple[int, ...]
+    recontrasted: tuple[bool, ...]
+    targets: tuple[int, ...]
+
+
+def draw(rng: np.random.Generator, cases: int, modalities: int) -> Draw:
+    """A random case with a random non-empty proper subset of its modalities as sources, all others as targets."""
+    sources = tuple(np.flatnonzero(rng.permutation(modalities) < rng.integers(1, modalities)).tolist())
+    return Draw(
+        case=int(rng.integers(cases)),
+        mirrored=bool(rng.random() < 0.5),
+        sources=sources,
+        recontrasted=tuple(bool(rng.random() < 0.5) for _ in sources),
+        targets=tuple(m for m in range(modalities) if m not in sources),
+    )
+
+
+class LatentBank:
+    """Latents of a cohort on disk, in four variants of each modality: plain or mirrored, plain or re-contrasted."""
+
+    def __init__(self, model: ALDM, cases: list[TrainingCase], folder: Path):
+        self.cases, self.model = cases, model
+        self.folder = folder / _digest(model)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        device = model.latent_std.device
+        for index, case in enumerate(cases):
+            path = self.folder / f"{case.case_id}.npy"
+            if not path.exists():
+                temporary = path.with_suffix(".tmp.npy")
+                np.save(temporary, self._encoded(index, device))
+                temporary.rename(path)
+        self.latents = [np.load(self.folder / f"{case.case_id}.npy", mmap_mode="r") for case in cases]
+
+    @torch.no_grad()
+    def _encoded(self, index: int, device: torch.device) -> np.ndarray:
+        """(mirrored 2, re-contrasted 2, M, C, x, y, z) float16, not scaled."""
+        self.model.eval()
+        variants = []
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            for mirrored in (False, True):
+                for recontrasted in (False, True):
+                    volumes = [self.volume(index, m, mirrored, recontrasted) for m in range(len(self.cases[index].volumes))]
+                    stacked = torch.stack(volumes)[:, None].to(device)
+                    latents = self.model.encode(stacked) * self.model.latent_std
+                    variants.append(latents.float().cpu().numpy().astype(np.float16))
+        return np.stack(variants).reshape(2, 2, *variants[0].shape)
+
+    def volume(self, index: int, modality: int, mirrored: bool, recontrasted: bool) -> Tensor:
+        """The normalised volume (X, Y, Z) that a latent stands for, float32."""
+        case = self.cases[index]
+        volume = torch.from_numpy(case.volumes[modality].astype(np.float32))
+        if recontrasted:
+            brain = torch.from_numpy(np.ascontiguousarray(case.brain))
+            volume = jitter(np.random.default_rng([index, modality, int(mirrored)]), volume, brain)
+        return volume.flip(0) if mirrored else volume
+
+    def brain(self, index: int, mirrored: bool) -> Tensor:
+        """The brain (X, Y, Z), bool."""
+        brain = torch.from_numpy(np.ascontiguousarray(self.cases[index].brain))
+        return brain.flip(0) if mirrored else brain
+
+    def sources(self, example: Draw) -> Tensor:
+        """Scaled latents (S, C, x, y, z) of an example's sources."""
+        latents = [
+            self.latents[example.case][int(example.mirrored), int(changed), m]
+            for m, changed in zip(example.sources, example.recontrasted, strict=True)
+        ]
+        return self._scaled(np.stack(latents))
+
+    def clean(self, example: Draw, modalities: tuple[int, ...]) -> Tensor:
+        """Scaled latents (len(modalities), C, x, y, z) without change of contrast."""
+        return self._scaled(self.latents[example.case][int(example.mirrored), 0][list(modalities)])
+
+    def _scaled(self, latents: np.ndarray) -> Tensor:
+        return torch.from_numpy(latents.astype(np.float32)).to(self.model.latent_std.device) / self.model.latent_std
+
+    def std(self) -> float:
+        """Standard deviation of all plain latents, by which they are scaled."""
+        return float(np.sqrt(np.mean([np.square(z[0, 0].astype(np.float32)).mean() for z in self.latents])))
+
+
+def _digest(model: ALDM) -> str:
+    """Identifies the autoencoder, so that a bank is never used with another one."""
+    digest = hashlib.sha256()
+    for name, value in model.autoencoder.state_dict().items():
+        digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,141 @@
+"""`modfill train`: all stages of a preset in order, or one of them, into a run folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from modfill import checkpoint
+from modfill.config import PRESETS, Preset
+from modfill.errors import ModfillError
+from modfill.model.aldm import ALDM
+from modfill.training.autoencoder_stage import AutoencoderStage
+from modfill.training.data import TrainingCase, load_cohort, unit_statistics
+from modfill.training.latents import LatentBank
+from modfill.training.loop import Budget, Stage, rank, train
+from modfill.training.translation_stages import DenoiserStage, RefinerStage, TranslationStage, TranslatorStage
+
+TRANSLATION_STAGES: dict[str, type[TranslationStage]] = {
+    stage.name: stage for stage in (TranslatorStage, DenoiserStage, RefinerStage)
+}
+HELD_OUT_EVERY = 10  # without a validation folder every tenth case is held out
+
+
+def train_preset(
+    preset_name: str,
+    data: Path,
+    out: Path,
+    validate: Path | None = None,
+    stage: str | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> Path:
+    """Train a preset, or one stage of it, resuming whatever `out` already holds.
+
+    Args:
+        preset_name: a key of `modfill.config.PRESETS`.
+        data: folder of complete training cases.
+        out: run folder; receives `<stage>.ckpt`, `<stage>.csv`, TensorBoard files and `weights.safetensors`.
+        validate: folder of validation cases; None holds every tenth training case out.
+        stage: train this stage alone; the stages before it must be in `out`.
+        minutes: time budget for everything asked for, shared among the stages as the preset says.
+        seed: of all randomness.
+        device: None takes a GPU where there is one.
+
+    Returns:
+        The path of `weights.safetensors`.
+
+    Raises:
+        ModfillError: unknown preset or stage, no complete case, or an earlier stage that is missing.
+    """
+    preset = _chosen(preset_name, stage)
+    _join_group()
+    device = device or _own_device()
+    out.mkdir(parents=True, exist_ok=True)
+    cases, held_out = _cohorts(data, validate, out, preset)
+    torch.manual_seed(seed)
+    model = ALDM(preset).to(device)
+    model.unit_statistics.copy_(unit_statistics(cases))
+    stages = (stage,) if stage else preset.stages
+    for name in preset.stages[: preset.stages.index(stages[-1]) + 1]:
+        part = getattr(model, name)
+        if name in stages:
+            model.requires_grad_(False)
+            part.requires_grad_(True)
+            share = preset.training[name].share / sum(preset.training[s].share for s in stages)
+            budget = Budget(preset.training[name].steps, minutes and minutes * share)
+            train(_stage(name, model, cases, held_out, out), out, budget, seed, device)
+        else:
+            _load_averaged(part, out / f"{name}.ckpt")
+        if name == "autoencoder":
+            model.latent_std.fill_(_bank(model, cases, out).std())
+    weights = out / "weights.safetensors"
+    if rank() == 0:
+        checkpoint.save(model, weights, preset.stages[: preset.stages.index(stages[-1]) + 1])
+    return weights
+
+
+def _chosen(preset_name: str, stage: str | None) -> Preset:
+    if preset_name not in PRESETS:
+        raise ModfillError(f"preset must be one of {', '.join(PRESETS)}, got '{preset_name}'")
+    preset = PRESETS[preset_name]
+    if stage is not None and stage not in preset.stages:
+        raise ModfillError(f"stage of preset {preset_name} must be one of {', '.join(preset.stages)}, got '{stage}'")
+    return preset
+
+
+def _join_group() -> None:
+    """Join torchrun's process group, if this process was started by torchrun."""
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def _own_device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def _cohorts(data: Path, validate: Path | None, out: Path, preset: Preset) -> tuple[list[TrainingCase], list[TrainingCase]]:
+    """Training and held-out cases. Rank 0 fills the cache before the others read it."""
+    if rank() == 0:
+        load_cohort(data, out / "cache" / "train", preset)
+    if dist.is_initialized():
+        dist.barrier()
+    cases = load_cohort(data, out / "cache" / "train", preset)
+    if validate is not None:
+        return cases, load_cohort(validate, out / "cache" / "validate", preset)
+    if len(cases) < 2:
+        raise ModfillError(f"{data}: one case cannot be split into training and validation; give --validate DIR")
+    held_out = cases[::HELD_OUT_EVERY]
+    return [case for case in cases if case not in held_out], held_out
+
+
+def _bank(model: ALDM, cases: list[TrainingCase], out: Path) -> LatentBank:
+    """The latent bank. Rank 0 encodes, then the others read."""
+    if rank() == 0:
+        LatentBank(model, cases, out / "latents")
+    if dist.is_initialized():
+        dist.barrier()
+    return LatentBank(model, cases, out / "latents")
+
+
+def _stage(name: str, model: ALDM, cases: list[TrainingCase], held_out: list[TrainingCase], out: Path) -> Stage:
+    if name == "autoencoder":
+        return AutoencoderStage(model.autoencoder, model.preset, cases, held_out)
+    return TRANSLATION_STAGES[name](model, getattr(model, name), _bank(model, cases, out), held_out)
+
+
+def _load_averaged(part: nn.Module, path: Path) -> None:
+    """Put the averaged weights of a finished stage into its part of the model."""
+    if not path.exists():
+        raise ModfillError(f"{path} is missing: train stage '{path.stem}' first, or all stages together")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    prefix = "autoencoder." if path.stem == "autoencoder" else "part."
+    values = {**state["buffers"], **state["ema"]}
+    part.load_state_dict({name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)})

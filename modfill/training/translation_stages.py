@@ -1,0 +1,184 @@
+"""Stages 2 to 4, all on the frozen autoencoder's latents: translator, denoiser, refiner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modfill.metrics import psnr
+from modfill.model.aldm import ALDM, Encoded, place
+from modfill.training.data import TrainingCase, random_box
+from modfill.training.latents import Draw, LatentBank, draw
+from modfill.training.loop import Stage
+
+Batch = Mapping[str, Any]
+
+
+class TranslationStage(Stage):
+    """What the three stages share: the model around the part in training, the bank, and the validation tasks."""
+
+    def __init__(self, model: ALDM, part: nn.Module, bank: LatentBank, held_out: list[TrainingCase]):
+        super().__init__()
+        self.part = part
+        # the whole model is kept out of the module tree: only `part` is trained and saved
+        self.__dict__["model"] = model
+        self.bank, self.held_out = bank, held_out
+        self.config = model.preset.training[self.name]
+
+    def drawn(self, rng: np.random.Generator) -> Draw:
+        return draw(rng, len(self.bank.cases), len(self.model.preset.modalities))
+
+    def tasks(self) -> list[tuple[TrainingCase, tuple[int, ...], int]]:
+        """For each held-out case one target from one source and one from all others."""
+        m = len(self.model.preset.modalities)
+        tasks = []
+        for index, case in enumerate(self.held_out):
+            tasks.append((case, ((index + 1) % m,), index % m))
+            tasks.append((case, tuple(k for k in range(m) if k != index % m), index % m))
+        return tasks
+
+    def validate(self) -> float:
+        """Mean PSNR over `tasks`, the prediction mapped to unit range with the target's own scale."""
+        preset, values = self.model.preset, []
+        self.model.eval()
+        device = self.model.latent_std.device
+        for case, sources, target in self.tasks():
+            volumes = {preset.modalities[m]: torch.from_numpy(case.volumes[m].astype(np.float32)).to(device) for m in sources}
+            predicted = self.answer(self.model.see(volumes), target).float().cpu().numpy()
+            scale = case.scales[target]
+            unit = [
+                scale.to_unit(v, preset.normalisation) * case.brain for v in (case.volumes[target].astype(np.float32), predicted)
+            ]
+            values.append(psnr(*unit))
+        return float(np.mean(values))
+
+    def answer(self, encoded: Encoded, target: int) -> Tensor:
+        """The volume (X, Y, Z) that the model gives with the parts trained so far."""
+        return self.model.predict(encoded, target, zero_noise(encoded), 1, "mean").volume
+
+
+class TranslatorStage(TranslationStage):
+    """Latent L1 of each translation and of their fusion, decoded L1, and cycle consistency back to a source."""
+
+    name = "translator"
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        example = self.drawn(rng)
+        target = int(rng.choice(example.targets))
+        factor = self.model.preset.autoencoder.factor
+        box = random_box(rng, self.bank.cases[example.case], 8 * factor, factor)
+        return {"example": example, "target": target, "box": box}
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        example, target, box = batch["example"], batch["target"], batch["box"]
+        latents, wanted = self.bank.sources(example), self.bank.clean(example, (target,))
+        back = example.sources[0]
+        fused, translated = self.part.fuse(latents, target)
+        cycled, _ = self.part(fused, back)
+        parts = {
+            "translated": (translated - wanted).abs().mean(),
+            "fused": (fused - wanted).abs().mean(),
+            "cycle": (cycled - self.bank.clean(example, (back,))).abs().mean(),
+            "decoded": self._decoded(example, target, box, fused),
+        }
+        return parts["translated"] + parts["fused"] + 0.5 * parts["cycle"] + parts["decoded"], parts
+
+    def _decoded(self, example: Draw, target: int, box: tuple[slice, ...], fused: Tensor) -> Tensor:
+        factor = self.model.preset.autoencoder.factor
+        low = tuple(slice(b.start // factor, b.stop // factor) for b in box)
+        decoded = self.model.decode(fused[(slice(None), slice(None), *low)])[0, 0]
+        wanted = self.bank.volume(example.case, target, example.mirrored, False)[box].to(decoded.device)
+        return (decoded - wanted).abs().mean()
+
+    def answer(self, encoded: Encoded, target: int) -> Tensor:
+        return self.model.decode(self.part.fuse(encoded.latents, target)[0])[0, 0]
+
+
+class DenoiserStage(TranslationStage):
+    """The diffusion loss (paper, equation 4): squared error of the noise, or of the clean latent."""
+
+    name = "denoiser"
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        example, config = self.drawn(rng), self.model.preset.denoiser
+        steps = rng.integers(0, config.steps, len(example.targets))
+        steps[rng.random(len(steps)) < config.mean_share] = config.steps - 1
+        return {"example": example, "steps": torch.from_numpy(steps)}
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        example, clean = batch["example"], self.bank.clean(batch["example"], batch["example"].targets)
+        steps = batch["steps"].to(clean.device)
+        with torch.no_grad():
+            latents = self.bank.sources(example)
+            target_like = torch.cat([self.model.translator.fuse(latents, t)[0] for t in example.targets])
+        context = torch.cat([self.part.context(t, list(example.sources)) for t in example.targets])
+        noise = torch.randn(clean.shape).to(clean.device)
+        out = self.part(self.part.noised(clean, noise, steps), steps, target_like, context).float()
+        loss = (out - (clean if self.part.prediction == "sample" else noise)).square().mean()
+        return loss, {}
+
+    def answer(self, encoded: Encoded, target: int) -> Tensor:
+        steps = 1 if self.model.single_step_mean else self.model.preset.denoiser.sampling_steps
+        return self.model.decode(self.model.estimate(encoded, target, zero_noise(encoded), steps)[1])[0, 0]
+
+
+class RefinerStage(TranslationStage):
+    """Squared error at full resolution on random cubes, with everything before the refiner frozen."""
+
+    name = "refiner"
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        example = self.drawn(rng)
+        factor = self.model.preset.autoencoder.factor
+        case = self.bank.cases[example.case]
+        boxes = [random_box(rng, case, self.config.crop, factor) for _ in range(self.config.crops)]
+        return {"example": example, "boxes": boxes}
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        example, boxes, model = batch["example"], batch["boxes"], self.model
+        latents = self.bank.sources(example)
+        stacked = [
+            self.bank.volume(example.case, m, example.mirrored, changed)
+            for m, changed in zip(example.sources, example.recontrasted, strict=True)
+        ]
+        volumes = place(torch.stack(stacked).to(latents.device), example.sources, len(model.preset.modalities))
+        brain = self.bank.brain(example.case, example.mirrored).to(latents.device)
+        inputs = model.refiner_inputs(volumes, latents, example.sources)
+        encoded = Encoded(example.sources, volumes, latents, self.part.look(*inputs))
+        losses = [self._target_loss(example, target, boxes, encoded, inputs[2], brain) for target in example.targets]
+        return torch.stack(losses).mean(), {}
+
+    def _target_loss(self, example: Draw, target: int, boxes, encoded: Encoded, available: Tensor, brain: Tensor) -> Tensor:
+        model = self.model
+        with torch.no_grad():
+            noise = torch.randn(1, *encoded.latents.shape[1:]).to(brain.device)
+            target_like, latent = model.estimate(encoded, target, noise, 1)
+        latents = torch.cat([target_like, latent.to(target_like.dtype)], dim=1)
+        guidance, code = self.part.guide(encoded.seen, latents, available, target)
+        regions = [self._region(encoded.volumes, latent, guidance, box) for box in boxes]
+        sources, decoded, guided = (torch.cat(parts) for parts in zip(*regions, strict=True))
+        refined = self.part(sources, decoded, guided, code.expand(len(sources), -1)).float()[:, 0]
+        truth = self.bank.volume(example.case, target, example.mirrored, False).to(brain.device)
+        wanted = torch.stack([truth[box] for box in boxes])
+        inside = torch.stack([brain[box] for box in boxes])
+        return ((refined - wanted).square() * inside).sum() / inside.sum().clamp(min=1)
+
+    def _region(self, volumes: Tensor, latent: Tensor, guidance: Tensor, box: tuple[slice, ...]):
+        """A region's inputs with its own piece of the decoded volume, decoded with three latent voxels of surroundings."""
+        factor, margin = self.model.preset.autoencoder.factor, 3
+        edges = latent.shape[2:]
+        low = [slice(max(b.start // factor - margin, 0), min(b.stop // factor + margin, n)) for b, n in zip(box, edges, strict=True)]
+        with torch.no_grad():
+            piece = self.model.decode(latent[(slice(None), slice(None), *low)]).float()
+        decoded = volumes.new_zeros(1, 1, *volumes.shape[2:])
+        decoded[(slice(None), slice(None), *(slice(b.start * factor, b.stop * factor) for b in low))] = piece
+        return self.model.refiner_region(volumes, decoded, guidance, box)
+
+
+def zero_noise(encoded: Encoded) -> Tensor:
+    """The centre of the noise's distribution, so that validation is the same at every look."""
+    return torch.zeros_like(encoded.latents[:1])
