@@ -1,4 +1,4 @@
-"""One safetensors file <-> model. The preset travels in the file's metadata, so that the file alone rebuilds the model."""
+"""One safetensors file <-> model. The preset travels in the file's metadata: the file alone rebuilds the model."""
 
 from __future__ import annotations
 
@@ -54,13 +54,17 @@ def load(path: Path) -> tuple[ALDM, dict[str, str]]:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: damaged or not a safetensors file ({error}); download or train it again") from error
+        raise WeightsError(
+            f"{path}: damaged or not a safetensors file ({error}); download or train it again"
+        ) from error
     if metadata.get("format") != "modfill":
         raise WeightsError(f"{path}: not a modfill checkpoint: its metadata lacks format 'modfill'")
     try:
         preset = Preset.from_json(metadata["preset"])
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: its preset cannot be read ({error}); it may come from another version of modfill") from error
+        raise WeightsError(
+            f"{path}: its preset cannot be read ({error}); it may come from another version of modfill"
+        ) from error
     model = ALDM(preset)
     _fill(model, tensors, path)
     return model.eval(), metadata | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -74,5 +78,7 @@ def _fill(model: ALDM, tensors: dict[str, torch.Tensor], path: Path) -> None:
                            f"unexpected {unexpected[:3]}")  # fmt: skip
     for name, value in tensors.items():
         if value.shape != expected[name].shape:
-            raise WeightsError(f"{path}: {name} must be of shape {tuple(expected[name].shape)}, got {tuple(value.shape)}")
+            raise WeightsError(
+                f"{path}: {name} must be of shape {tuple(expected[name].shape)}, got {tuple(value.shape)}"
+            )
     model.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})

@@ -1,7 +1,7 @@
 """The sizes of a model, as frozen dataclasses, and the four presets built from them.
 
-A preset says what to build and how to train it; nothing else in modfill holds a hyperparameter. A checkpoint carries its
-preset as JSON, so that the file alone rebuilds the model.
+A preset says what to build and how to train it; nothing else in modfill holds a hyperparameter. A checkpoint carries
+its preset as JSON, so that the file alone rebuilds the model.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ class DenoiserConfig:
 class RefinerConfig:
     """The guided pointwise network: a context UNet at latent resolution and a pointwise network at full resolution."""
 
-    context_widths: tuple[int, ...] = (48, 96, 128)
-    context_channels: int = 24
-    local_channels: int = 16
+    context_widths: tuple[int, ...] = (64, 96, 128)
     pointwise_channels: int = 48
     pointwise_layers: int = 2
 
@@ -187,7 +185,7 @@ PRESETS: dict[str, Preset] = {
             autoencoder=AutoencoderConfig(2, (8, 16), 1, 4, None, True, True),
             translator=TranslatorConfig(2, 16, (16,), (16,), 3),
             denoiser=DenoiserConfig(2, (16, 32), 1, "sample", mean_share=0.5, sampling_steps=4),
-            refiner=RefinerConfig((8, 16), 4, 4, 16, 2),
+            refiner=RefinerConfig((8, 16), 16, 1),
             losses=LossConfig(adversarial=0.0),
             training={
                 "autoencoder": StageConfig(200, 0.3, 2e-3, crop=32, crops=2, warmup=10, ema=0.98),

@@ -34,7 +34,9 @@ class IntensityScale:
         values = volume[brain].astype(np.float64)
         low, high = np.percentile(values, PERCENTILES)
         clipped = np.clip(values, low, high)
-        return cls(float(low), float(high), float(clipped.mean()), float(max(clipped.std(), 1e-6 * max(abs(high), 1e-6))))
+        return cls(
+            float(low), float(high), float(clipped.mean()), float(max(clipped.std(), 1e-6 * max(abs(high), 1e-6)))
+        )
 
     @property
     def unit_mean(self) -> float:

@@ -29,12 +29,14 @@ class Encoded:
         sources: indices of the available modalities.
         volumes: normalised volumes (1, M, X, Y, Z), 0 where a modality is missing.
         latents: scaled source latents (S, C, x, y, z).
+        available: 1 where a modality is available (1, M).
         seen: the refiner's view of the case, None without a refiner.
     """
 
     sources: tuple[int, ...]
     volumes: Tensor
     latents: Tensor
+    available: Tensor
     seen: tuple[Tensor, Tensor] | None
 
 
@@ -65,13 +67,16 @@ class ALDM(nn.Module):
         self.autoencoder = Autoencoder(preset.autoencoder)
         self.translator = Translator(preset.translator, channels, modalities)
         self.denoiser = Denoiser(preset.denoiser, channels, modalities)
-        self.refiner = Refiner(preset.refiner, channels, modalities, preset.autoencoder.factor) if preset.refiner else None
+        self.refiner = (
+            Refiner(preset.refiner, channels, modalities, preset.autoencoder.factor) if preset.refiner else None
+        )
         self.register_buffer("latent_std", torch.ones(()))
         self.register_buffer("unit_statistics", torch.tensor([[0.5, 0.2]] * modalities))
 
     def encode(self, volumes: Tensor) -> Tensor:
         """Normalised volumes (B, 1, X, Y, Z) -> scaled latents (B, C, x, y, z), regularised, one at a time."""
-        return torch.cat([self.autoencoder.regularise(self.autoencoder.encode(v[None]))[0] for v in volumes]) / self.latent_std
+        latents = [self.autoencoder.regularise(self.autoencoder.encode(volume[None]))[0] for volume in volumes]
+        return torch.cat(latents) / self.latent_std
 
     def decode(self, latent: Tensor) -> Tensor:
         """Scaled latents (B, C, x, y, z) -> normalised volumes (B, 1, X, Y, Z)."""
@@ -88,15 +93,16 @@ class ALDM(nn.Module):
         stacked = torch.stack([volume for _, volume in order])
         latents = self.encode(stacked[:, None])
         whole = place(stacked, sources, len(self.preset.modalities))
-        seen = self.refiner.look(*self.refiner_inputs(whole, latents, sources)) if self.refiner else None
-        return Encoded(sources, whole, latents, seen)
+        return self.looked(self.refiner, sources, whole, latents)
 
-    def refiner_inputs(self, volumes: Tensor, latents: Tensor, sources: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Volumes, latents and availability as `Refiner.look` takes them."""
+    def looked(self, refiner: Refiner | None, sources: tuple[int, ...], volumes: Tensor, latents: Tensor) -> Encoded:
+        """What is known of a case, with the refiner's view of it, from volumes (1, M, X, Y, Z) and scaled latents."""
         modalities = len(self.preset.modalities)
         available = volumes.new_zeros(1, modalities)
         available[0, list(sources)] = 1
-        return volumes, place(latents, sources, modalities).flatten(1, 2), available
+        placed = place(latents, sources, modalities).flatten(1, 2)
+        seen = refiner.look(volumes, placed, available) if refiner else None
+        return Encoded(sources, volumes, latents, available, seen)
 
     def estimate(self, encoded: Encoded, target: int, noise: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """The target-like latent (1, C, x, y, z) and the clean latents (B, C, x, y, z) that diffusion makes of it.
@@ -111,9 +117,7 @@ class ALDM(nn.Module):
         def predict(x: Tensor, step: Tensor) -> Tensor:
             return self.denoiser(x, step, target_like.expand_as(x).to(x.dtype), context.expand(len(x), -1, -1))
 
-        samples = [
-            ddim(predict, one[None], self.denoiser.alphas_bar, steps, self.denoiser.prediction) for one in noise
-        ]
+        samples = [ddim(predict, one[None], self.denoiser.alphas_bar, steps, self.denoiser.prediction) for one in noise]
         return target_like, torch.cat(samples)
 
     def predict(self, encoded: Encoded, target: int, noise: Tensor, steps: int, mode: str) -> Prediction:
@@ -153,17 +157,18 @@ class ALDM(nn.Module):
             return decoded
         assert encoded.seen is not None
         latents = torch.cat([target_like, latent.to(target_like.dtype)], dim=1)
-        available = self.refiner_inputs(encoded.volumes, encoded.latents, encoded.sources)[2]
-        guidance, code = self.refiner.guide(encoded.seen, latents, available, target)
-        slabs = []
-        for start in range(0, decoded.shape[2], SLAB):
-            box = (slice(start, min(start + SLAB, decoded.shape[2])), slice(0, decoded.shape[3]), slice(0, decoded.shape[4]))
+        guidance, code = self.refiner.guide(encoded.seen, latents, encoded.available, target)
+        slabs, (x, y, z) = [], decoded.shape[2:]
+        for start in range(0, x, SLAB):
+            box = (slice(start, min(start + SLAB, x)), slice(0, y), slice(0, z))
             slabs.append(self.refiner(*self.refiner_region(encoded.volumes, decoded, guidance, box), code))
         return torch.cat(slabs, dim=2).float()
 
-    def refiner_region(self, volumes: Tensor, decoded: Tensor, guidance: Tensor, box: tuple[slice, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Sources, decoded volume and guidance of a region with the surroundings that the refiner wants: zeros beyond the
-        volume's border, the outermost guidance repeated. `box` has corners and edges that are multiples of the factor."""
+    def refiner_region(
+        self, volumes: Tensor, decoded: Tensor, guidance: Tensor, box: tuple[slice, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Sources, decoded volume and guidance of a region with the surroundings that the refiner wants: zeros beyond
+        the volume's border, the outermost guidance repeated. `box` lies on multiples of the factor."""
         factor = self.preset.autoencoder.factor
         low = tuple(slice(b.start // factor, b.stop // factor) for b in box)
         return widened(volumes, box, "constant"), widened(decoded, box, "constant"), widened(guidance, low, "replicate")
@@ -177,7 +182,7 @@ def place(values: Tensor, sources: Sequence[int], modalities: int) -> Tensor:
 
 
 def widened(x: Tensor, box: tuple[slice, ...], mode: str) -> Tensor:
-    """The region `box` of x (B, C, X, Y, Z) with one voxel of surroundings on each side, padded where the volume ends."""
+    """The region `box` of x (B, C, X, Y, Z) with one voxel of surroundings on each side, padded at the volume's end."""
     inner, padding = [], []
     for b, edge in zip(box, x.shape[2:], strict=True):
         inner.append(slice(max(b.start - 1, 0), min(b.stop + 1, edge)))

@@ -1,4 +1,4 @@
-"""The conditional diffusion UNet over [noisy target latent | target-like latent] (paper, sections 3.2, 3.3, Table C)."""
+"""The diffusion UNet over [noisy target latent | target-like latent] (paper, sections 3.2 and 3.3, Table C)."""
 
 from __future__ import annotations
 

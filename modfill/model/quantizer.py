@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ class VectorQuantizer(nn.Module):
     The nearest code is found with a k-d tree: with 3 or 4 dimensions that is exact and hundreds of times faster and
     smaller than the full distance matrix. Codes that no voxel chose for a while are moved onto random voxels.
     """
+
+    unused_for: Tensor
 
     def __init__(self, codes: int, dimensions: int, commitment: float = 0.25):
         super().__init__()
@@ -55,6 +58,8 @@ class VectorQuantizer(nn.Module):
             drawn = torch.linspace(0, len(flat) - 1, len(dead), device=flat.device).long()
             self.codebook.weight[dead] = flat[drawn]
             self.unused_for[dead] = 0
+        if dist.is_initialized():  # every rank saw other voxels; rank 0's codes hold for all
+            dist.broadcast(self.codebook.weight.data, 0)
 
 
 class GaussianRegulariser(nn.Module):

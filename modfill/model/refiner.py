@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from modfill.config import RefinerConfig
 from modfill.model.layers import ResidualBlock
 
+CODE = 64  # width of the code of a case and target
+
 
 class ContextUNet(nn.Module):
     """A small UNet over the whole volume at latent resolution: context that no crop can see."""
@@ -27,7 +29,7 @@ class ContextUNet(nn.Module):
         self.decode = nn.ModuleList(ResidualBlock(a, a) for a, _ in pairs)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, channels, x, y, z) -> features (B, widths[0], x, y, z) and their coarsest level, pooled, (B, widths[-1])."""
+        """Features (B, channels, x, y, z) -> (B, widths[0], x, y, z) and the coarsest level pooled (B, widths[-1])."""
         h, skips = self.stem(x), []
         for level, block in enumerate(self.encode):
             h = block(h)
@@ -41,18 +43,23 @@ class ContextUNet(nn.Module):
 
 
 class Modulated(nn.Module):
-    """A 1x1x1 convolution whose channels a code scales and shifts (FiLM), then SiLU."""
+    """A convolution without padding whose output channels a code of the case scales and shifts (FiLM).
 
-    def __init__(self, channels: int, out_channels: int, code: int):
+    All of a batch share one code, so that it is folded into the weights instead of touching every voxel.
+    """
+
+    def __init__(self, channels: int, out_channels: int, kernel: int, code: int):
         super().__init__()
-        self.convolution = nn.Conv3d(channels, out_channels, 1)
+        self.convolution = nn.Conv3d(channels, out_channels, kernel)
         self.film = nn.Linear(code, 2 * out_channels)
         nn.init.normal_(self.film.weight, std=0.02)
         nn.init.zeros_(self.film.bias)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        scale, shift = self.film(code)[:, :, None, None, None].chunk(2, dim=1)
-        return nn.functional.silu(torch.addcmul(shift, self.convolution(x), 1 + scale))
+        scale, shift = self.film(code)[0].float().chunk(2)
+        weight = self.convolution.weight * (1 + scale).view(-1, 1, 1, 1, 1)
+        assert self.convolution.bias is not None
+        return nn.functional.conv3d(x, weight.to(x.dtype), (self.convolution.bias * (1 + scale) + shift).to(x.dtype))
 
 
 class Refiner(nn.Module):
@@ -62,14 +69,11 @@ class Refiner(nn.Module):
         super().__init__()
         self.factor, self.modalities, widths = factor, modalities, config.context_widths
         self.context = ContextUNet(modalities * (latent_channels + 2), widths)
-        self.code = nn.Sequential(nn.Linear(2 * modalities + widths[-1], 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
-        self.guidance = Modulated(widths[0] + 2 * latent_channels, config.context_channels, 64)
-        self.local = nn.Conv3d(modalities + 1, config.local_channels, 3, padding=1)
-        inputs = modalities + 1 + config.local_channels + config.context_channels
+        self.code = nn.Sequential(nn.Linear(2 * modalities + widths[-1], CODE), nn.SiLU(), nn.Linear(CODE, CODE))
         width = config.pointwise_channels
-        self.pointwise = nn.ModuleList(
-            Modulated(inputs if layer == 0 else width, width, 64) for layer in range(config.pointwise_layers)
-        )
+        self.guidance = Modulated(widths[0] + 2 * latent_channels, width, 1, CODE)
+        self.local = Modulated(modalities + 1, width, 3, CODE)
+        self.pointwise = nn.ModuleList(Modulated(width, width, 1, CODE) for _ in range(config.pointwise_layers))
         self.head = nn.Conv3d(width, 1, 1)
         nn.init.zeros_(self.head.weight)
 
@@ -88,7 +92,9 @@ class Refiner(nn.Module):
         bits = available[:, :, None, None, None].expand(-1, -1, *pooled.shape[2:])
         return self.context(torch.cat([pooled, bits.to(pooled.dtype), latents.to(pooled.dtype)], dim=1))
 
-    def guide(self, seen: tuple[Tensor, Tensor], latents: Tensor, available: Tensor, target: int) -> tuple[Tensor, Tensor]:
+    def guide(
+        self, seen: tuple[Tensor, Tensor], latents: Tensor, available: Tensor, target: int
+    ) -> tuple[Tensor, Tensor]:
         """Guidance for one target.
 
         Args:
@@ -98,7 +104,7 @@ class Refiner(nn.Module):
             target: index of the target modality.
 
         Returns:
-            Guidance (1, G, x, y, z) at latent resolution and the code (1, 64).
+            Guidance (1, W, x, y, z) at latent resolution and the code (1, 64).
         """
         features, pooled = seen
         wanted = nn.functional.one_hot(torch.tensor([target], device=available.device), self.modalities)
@@ -111,23 +117,17 @@ class Refiner(nn.Module):
         Args:
             sources: (B, M, X + 2, Y + 2, Z + 2), with one voxel of surroundings on each side.
             decoded: the decoded volume of the same region and surroundings, (B, 1, X + 2, Y + 2, Z + 2).
-            guidance: (B, G, x + 2, y + 2, z + 2) of the region, one latent voxel of surroundings; x = X / factor.
-            code: (B, 64).
+            guidance: what `guide` returned, (B, W, x + 2, y + 2, z + 2) of the region with one latent voxel of
+                surroundings on each side; x = X / factor.
+            code: (1, 64), of the case.
 
         Returns:
             The refined volume (B, 1, X, Y, Z).
         """
-        inputs = torch.cat([sources, decoded], dim=1)
-        inner = (slice(None), slice(None), *(slice(1, -1),) * 3)
         f = self.factor
-        wide = nn.functional.interpolate(guidance.float(), scale_factor=f, mode="trilinear", align_corners=False)
+        wide = nn.functional.interpolate(guidance, scale_factor=f, mode="trilinear", align_corners=False)
         wide = wide[(slice(None), slice(None), *(slice(f, -f),) * 3)]
-        h = torch.cat([inputs[inner], _valid(self.local, inputs), wide.to(inputs.dtype)], dim=1)
+        h = nn.functional.silu(self.local(torch.cat([sources, decoded], dim=1).to(wide.dtype), code) + wide)
         for layer in self.pointwise:
-            h = layer(h, code)
-        return decoded[inner] + self.head(h)
-
-
-def _valid(convolution: nn.Conv3d, x: Tensor) -> Tensor:
-    """The convolution without its padding: the caller brings real surroundings instead."""
-    return nn.functional.conv3d(x, convolution.weight, convolution.bias)
+            h = nn.functional.silu(layer(h, code))
+        return decoded[(slice(None), slice(None), *(slice(1, -1),) * 3)] + self.head(h)

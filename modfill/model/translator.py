@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from modfill.config import TranslatorConfig
 from modfill.model.layers import fold, unfold
 
+
 class MSSpade(nn.Module):
     """norm(h) * (1 + gamma(h)) + beta(h), with one (gamma, beta) per target modality, both read from h itself."""
 

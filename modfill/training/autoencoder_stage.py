@@ -13,16 +13,19 @@ from modfill.config import Preset
 from modfill.metrics import psnr
 from modfill.model.autoencoder import Autoencoder
 from modfill.training.data import TrainingCase, autoencoder_batch
-from modfill.training.losses import hinge, multiscale_gradient
 from modfill.training.loop import Stage
+from modfill.training.losses import hinge, multiscale_gradient
 
 
 class AutoencoderStage(Stage):
     """Reconstruction L1, regularisation, multi-scale gradients, and a patch-GAN after a warm-up."""
 
     name = "autoencoder"
+    steps_done: Tensor
 
-    def __init__(self, autoencoder: Autoencoder, preset: Preset, cases: list[TrainingCase], held_out: list[TrainingCase]):
+    def __init__(
+        self, autoencoder: Autoencoder, preset: Preset, cases: list[TrainingCase], held_out: list[TrainingCase]
+    ):
         super().__init__()
         self.autoencoder, self.losses = autoencoder, preset.losses
         self.config, self.normalisation = preset.training["autoencoder"], preset.normalisation

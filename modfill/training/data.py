@@ -79,7 +79,7 @@ def unit_statistics(cases: list[TrainingCase]) -> Tensor:
 
 
 def random_box(rng: np.random.Generator, case: TrainingCase, edge: int, grain: int = 1) -> tuple[slice, ...]:
-    """A random cube of `edge` voxels (smaller where the volume is) with brain in it; corners are multiples of `grain`."""
+    """A random cube of `edge` voxels (less where the volume is smaller) with brain in it, on multiples of `grain`."""
     shape = case.brain.shape
     edges = [min(edge, n) for n in shape]
     for _ in range(10):
@@ -104,7 +104,7 @@ def jitter(rng: np.random.Generator, volume: Tensor, brain: Tensor) -> Tensor:
 
 
 def autoencoder_batch(rng: np.random.Generator, cases: list[TrainingCase], edge: int, crops: int) -> Tensor:
-    """Random cubes of random modalities, flipped and jittered: (crops, 1, edge, edge, edge), or a whole volume (edge 0)."""
+    """Random cubes of random modalities, flipped and jittered: (crops, 1, edge, edge, edge); edge 0: whole volumes."""
     batch = []
     for _ in range(crops):
         case = cases[int(rng.integers(len(cases)))]

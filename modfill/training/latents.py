@@ -61,7 +61,8 @@ class LatentBank:
         with torch.autocast(device.type, dtype=torch.bfloat16):
             for mirrored in (False, True):
                 for recontrasted in (False, True):
-                    volumes = [self.volume(index, m, mirrored, recontrasted) for m in range(len(self.cases[index].volumes))]
+                    modalities = range(len(self.cases[index].volumes))
+                    volumes = [self.volume(index, m, mirrored, recontrasted) for m in modalities]
                     stacked = torch.stack(volumes)[:, None].to(device)
                     latents = self.model.encode(stacked) * self.model.latent_std
                     variants.append(latents.float().cpu().numpy().astype(np.float16))

@@ -176,7 +176,9 @@ def _finished(budget: Budget, progress: Progress, device: torch.device) -> bool:
     return bool(done)
 
 
-def _save(path: Path, parameters: dict[str, nn.Parameter], stage: Stage, optimiser, ema: EMA, progress: Progress) -> None:
+def _save(
+    path: Path, parameters: dict[str, nn.Parameter], stage: Stage, optimiser, ema: EMA, progress: Progress
+) -> None:
     state = {
         "parameters": {name: p.detach() for name, p in parameters.items()},
         "buffers": dict(stage.named_buffers()),

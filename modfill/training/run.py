@@ -101,7 +101,9 @@ def _own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
-def _cohorts(data: Path, validate: Path | None, out: Path, preset: Preset) -> tuple[list[TrainingCase], list[TrainingCase]]:
+def _cohorts(
+    data: Path, validate: Path | None, out: Path, preset: Preset
+) -> tuple[list[TrainingCase], list[TrainingCase]]:
     """Training and held-out cases. Rank 0 fills the cache before the others read it."""
     if rank() == 0:
         load_cohort(data, out / "cache" / "train", preset)

@@ -16,10 +16,14 @@ from modfill.training.latents import Draw, LatentBank, draw
 from modfill.training.loop import Stage
 
 Batch = Mapping[str, Any]
+Box = tuple[slice, ...]
 
 
 class TranslationStage(Stage):
     """What the three stages share: the model around the part in training, the bank, and the validation tasks."""
+
+    model: ALDM
+    part: Any
 
     def __init__(self, model: ALDM, part: nn.Module, bank: LatentBank, held_out: list[TrainingCase]):
         super().__init__()
@@ -35,7 +39,7 @@ class TranslationStage(Stage):
     def tasks(self) -> list[tuple[TrainingCase, tuple[int, ...], int]]:
         """For each held-out case one target from one source and one from all others."""
         m = len(self.model.preset.modalities)
-        tasks = []
+        tasks: list[tuple[TrainingCase, tuple[int, ...], int]] = []
         for index, case in enumerate(self.held_out):
             tasks.append((case, ((index + 1) % m,), index % m))
             tasks.append((case, tuple(k for k in range(m) if k != index % m), index % m))
@@ -47,12 +51,12 @@ class TranslationStage(Stage):
         self.model.eval()
         device = self.model.latent_std.device
         for case, sources, target in self.tasks():
-            volumes = {preset.modalities[m]: torch.from_numpy(case.volumes[m].astype(np.float32)).to(device) for m in sources}
+            volumes = {
+                preset.modalities[m]: torch.from_numpy(case.volumes[m].astype(np.float32)).to(device) for m in sources
+            }
             predicted = self.answer(self.model.see(volumes), target).float().cpu().numpy()
-            scale = case.scales[target]
-            unit = [
-                scale.to_unit(v, preset.normalisation) * case.brain for v in (case.volumes[target].astype(np.float32), predicted)
-            ]
+            acquired, scale = case.volumes[target].astype(np.float32), case.scales[target]
+            unit = [scale.to_unit(v, preset.normalisation) * case.brain for v in (acquired, predicted)]
             values.append(psnr(*unit))
         return float(np.mean(values))
 
@@ -147,31 +151,32 @@ class RefinerStage(TranslationStage):
         ]
         volumes = place(torch.stack(stacked).to(latents.device), example.sources, len(model.preset.modalities))
         brain = self.bank.brain(example.case, example.mirrored).to(latents.device)
-        inputs = model.refiner_inputs(volumes, latents, example.sources)
-        encoded = Encoded(example.sources, volumes, latents, self.part.look(*inputs))
-        losses = [self._target_loss(example, target, boxes, encoded, inputs[2], brain) for target in example.targets]
+        encoded = model.looked(self.part, example.sources, volumes, latents)
+        losses = [self._target_loss(example, target, boxes, encoded, brain) for target in example.targets]
         return torch.stack(losses).mean(), {}
 
-    def _target_loss(self, example: Draw, target: int, boxes, encoded: Encoded, available: Tensor, brain: Tensor) -> Tensor:
+    def _target_loss(self, example: Draw, target: int, boxes: list[Box], encoded: Encoded, brain: Tensor) -> Tensor:
         model = self.model
         with torch.no_grad():
             noise = torch.randn(1, *encoded.latents.shape[1:]).to(brain.device)
             target_like, latent = model.estimate(encoded, target, noise, 1)
         latents = torch.cat([target_like, latent.to(target_like.dtype)], dim=1)
-        guidance, code = self.part.guide(encoded.seen, latents, available, target)
+        guidance, code = self.part.guide(encoded.seen, latents, encoded.available, target)
         regions = [self._region(encoded.volumes, latent, guidance, box) for box in boxes]
         sources, decoded, guided = (torch.cat(parts) for parts in zip(*regions, strict=True))
-        refined = self.part(sources, decoded, guided, code.expand(len(sources), -1)).float()[:, 0]
+        refined = self.part(sources, decoded, guided, code).float()[:, 0]
         truth = self.bank.volume(example.case, target, example.mirrored, False).to(brain.device)
         wanted = torch.stack([truth[box] for box in boxes])
         inside = torch.stack([brain[box] for box in boxes])
         return ((refined - wanted).square() * inside).sum() / inside.sum().clamp(min=1)
 
-    def _region(self, volumes: Tensor, latent: Tensor, guidance: Tensor, box: tuple[slice, ...]):
-        """A region's inputs with its own piece of the decoded volume, decoded with three latent voxels of surroundings."""
+    def _region(self, volumes: Tensor, latent: Tensor, guidance: Tensor, box: Box) -> tuple[Tensor, Tensor, Tensor]:
+        """A region's inputs; its piece of the decoded volume is decoded with three latent voxels of surroundings."""
         factor, margin = self.model.preset.autoencoder.factor, 3
-        edges = latent.shape[2:]
-        low = [slice(max(b.start // factor - margin, 0), min(b.stop // factor + margin, n)) for b, n in zip(box, edges, strict=True)]
+        low = [
+            slice(max(b.start // factor - margin, 0), min(b.stop // factor + margin, edge))
+            for b, edge in zip(box, latent.shape[2:], strict=True)
+        ]
         with torch.no_grad():
             piece = self.model.decode(latent[(slice(None), slice(None), *low)]).float()
         decoded = volumes.new_zeros(1, 1, *volumes.shape[2:])

@@ -1,0 +1,32 @@
+"""modfill itself, as one of the methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from modfill.case import Case
+from modfill.completer import ModalityCompleter
+
+
+class Modfill:
+    """The shipped weights, or others, in one of the two modes."""
+
+    def __init__(self, weights: Path | None = None, mode: str = "mean"):
+        self.name = "modfill" if mode == "mean" else f"modfill-{mode}"
+        self.completer, self.mode = ModalityCompleter(weights), mode
+
+    def fit(self, cases: Sequence[Case]) -> None:
+        """Trained already: `modfill train`."""
+
+    def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
+        """Complete, and undo the written scale as the sidecar says."""
+        done = self.completer.complete(case, targets=targets, mode=self.mode)
+        volumes = {}
+        for t in targets:
+            low, high = done.provenance[t]["UnitRange"]
+            volume = np.asarray(done.images[t].dataobj, dtype=np.float64)
+            volumes[t] = np.clip((volume - low) / (high - low), 0, 1) * (volume != 0)
+        return volumes

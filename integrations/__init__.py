@@ -1,0 +1,1 @@
+"""Where modfill meets other libraries; installed as `modfill.integrations`."""

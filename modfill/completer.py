@@ -1,0 +1,165 @@
+"""ModalityCompleter: trained weights, a device, and cases from folders or arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from modfill.case import Case, case_from_arrays, find_cases, read_case
+from modfill.checkpoint import SHIPPED, load
+from modfill.completion import check_targets, complete_case
+from modfill.errors import CaseError, ModfillError
+from modfill.provenance import Settings, finished, output_path, sidecar_path, write
+
+__all__ = ["Completed", "ModalityCompleter"]
+
+
+@dataclass(eq=False)
+class Completed:
+    """What a completion gave, by synthesised modality; all empty when nothing was missing.
+
+    Attributes:
+        case_id: name of the case.
+        images: synthetic images on the case's grid.
+        paths: where they were written; empty without an output folder.
+        provenance: their sidecars.
+        uncertainty: voxelwise standard deviation of the samples, in the image's intensities, with two samples or more.
+        skipped: modalities that were finished before and were not done again.
+    """
+
+    case_id: str
+    images: dict[str, nib.Nifti1Image] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+    uncertainty: dict[str, nib.Nifti1Image] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+
+
+class ModalityCompleter:
+    """Completes cases with one set of weights.
+
+    Args:
+        weights: a file that `modfill train` wrote; None takes the shipped ones.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
+
+    Raises:
+        WeightsError: the weights cannot be loaded.
+        ModfillError: the device does not exist here.
+    """
+
+    def __init__(self, weights: str | Path | None = None, device: str = "auto"):
+        path = SHIPPED if weights is None else Path(weights)
+        self.device = _device(device)
+        model, metadata = load(path)
+        self.model = model.to(self.device)
+        self.weights = {"preset": model.preset.name, "file": path.name, "sha256": metadata["sha256"]}
+
+    def inspect(self, path: str | Path) -> Case:
+        """Read and check one case: `.available`, `.missing`, `.unusable`.
+
+        Args:
+            path: a folder with one case.
+
+        Raises:
+            CaseError: there is no case or more than one, or the case cannot be used at all.
+        """
+        found = find_cases(Path(path))
+        if len(found) != 1:
+            raise CaseError(f"{path} must hold one case, got {len(found)}; give one case's folder")
+        return read_case(found[0])
+
+    def complete(
+        self,
+        case: str | Path | Case,
+        out: str | Path | None = None,
+        targets: Sequence[str] | None = None,
+        steps: int | None = None,
+        samples: int = 1,
+        mode: str = "mean",
+        seed: int = 0,
+        overwrite: bool = False,
+    ) -> Completed:
+        """Synthesise what one case lacks.
+
+        Args:
+            case: a case folder, or what `inspect` returned.
+            out: folder that receives `<case_id>/<case_id>-<modality>.nii.gz` and its sidecar; None writes nothing.
+            targets: missing modalities; None takes all.
+            steps: diffusion steps; None takes one for a single mean, otherwise the preset's number.
+            samples: samples drawn; two or more give `uncertainty`.
+            mode: "mean" (least error) or "sample" (one plausible image).
+            seed: of the noise.
+            overwrite: do finished outputs again.
+
+        Raises:
+            CaseError: the case, a target or a setting cannot be used, or the output cannot be written.
+        """
+        settings = Settings(mode, steps, samples, seed)
+        case = case if isinstance(case, Case) else self.inspect(case)
+        wanted = tuple(case.missing if targets is None else targets)
+        check_targets(case, wanted)
+        done = Completed(case.case_id)
+        if out is not None and not overwrite:
+            for modality in wanted:
+                _take_finished(done, modality, output_path(Path(out), case.case_id, modality))
+        wanted = tuple(modality for modality in wanted if modality not in done.images)
+        if wanted:
+            for synthesis in complete_case(case, self.model, self.weights, wanted, settings):
+                done.images[synthesis.modality] = synthesis.image
+                done.provenance[synthesis.modality] = synthesis.provenance
+                if synthesis.uncertainty is not None:
+                    done.uncertainty[synthesis.modality] = synthesis.uncertainty
+                if out is not None:
+                    path = output_path(Path(out), case.case_id, synthesis.modality)
+                    write(synthesis.image, synthesis.provenance, path)
+                    done.paths[synthesis.modality] = path
+        return done
+
+    def complete_arrays(
+        self, arrays: Mapping[str, npt.NDArray], affine: npt.ArrayLike, case_id: str = "case", **settings: Any
+    ) -> dict[str, npt.NDArray]:
+        """Arrays in, arrays out, nothing on disk.
+
+        Args:
+            arrays: (X, Y, Z) by modality, 0 outside the brain.
+            affine: 4x4, voxel indices to mm.
+            case_id: part of the seed.
+            **settings: targets, steps, samples, mode, seed as in `complete`.
+
+        Returns:
+            The synthesised modalities, (X, Y, Z), in the type of their nearest source (float32 unless integer).
+
+        Raises:
+            CaseError: as `complete`.
+        """
+        done = self.complete(case_from_arrays(arrays, affine, case_id), **settings)
+        return {modality: np.asarray(image.dataobj) for modality, image in done.images.items()}
+
+
+def _take_finished(done: Completed, modality: str, path: Path) -> None:
+    """Take over an output that an earlier run finished."""
+    if finished(path):
+        done.images[modality] = nib.Nifti1Image.from_filename(path)
+        done.paths[modality] = path
+        done.provenance[modality] = json.loads(sidecar_path(path).read_text(encoding="utf8"))
+        done.skipped += (modality,)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModfillError(f"device must be auto, cpu or a GPU of this machine, got '{name}' ({reason})") from error
+    return device

@@ -1,0 +1,148 @@
+"""The way of a case, step by step: prepare, encode, translate and denoise, decode and refine, restore, mark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+
+from modfill.case import Case, require_usable
+from modfill.errors import CaseError
+from modfill.modalities import NEAREST
+from modfill.model.aldm import ALDM
+from modfill.preprocess import IntensityScale, Prepared, prepare
+from modfill.provenance import Settings, marked, sidecar
+from modfill.sampling import generator
+
+
+@dataclass(frozen=True, eq=False)
+class Synthesis:
+    """One synthesised modality on the case's grid.
+
+    Attributes:
+        image: the synthetic image, marked in its header.
+        uncertainty: voxelwise standard deviation of the samples in the image's intensities; None with one sample.
+        provenance: the sidecar.
+    """
+
+    modality: str
+    image: nib.Nifti1Image
+    uncertainty: nib.Nifti1Image | None
+    provenance: dict[str, Any]
+
+
+@torch.inference_mode()
+def complete_case(
+    case: Case, model: ALDM, weights: Mapping[str, str], targets: Sequence[str], settings: Settings
+) -> Iterator[Synthesis]:
+    """Synthesise `targets` one after the other from all that is available.
+
+    Args:
+        case: a checked case.
+        model: in evaluation mode, on any device.
+        weights: what the sidecar says of them: `preset`, `file`, `sha256`.
+        targets: missing modalities.
+        settings: mode, steps, samples and seed.
+
+    Raises:
+        CaseError: a target is not missing, or the case has an unusable image or too small a brain.
+    """
+    check_targets(case, targets)
+    require_usable(case)
+    preset, device = model.preset, model.latent_std.device
+    prepared = prepare(case, preset.multiple, preset.normalisation)
+    volumes = {modality: torch.from_numpy(volume).to(device) for modality, volume in prepared.volumes.items()}
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half_is_fast(device)):
+        encoded = model.see(volumes)
+    steps = diffusion_steps(model, settings)
+    for target in targets:
+        index = preset.modalities.index(target)
+        noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, settings).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half_is_fast(device)):
+            prediction = model.predict(encoded, index, noise, steps, settings.mode)
+        scale = output_scale(prepared, model.unit_statistics[index].tolist())
+        image = restore_image(case, target, scale, prediction.volume.cpu().numpy(), prepared, preset.normalisation)
+        spread = None
+        if prediction.spread is not None:
+            spread = restore_spread(case, scale, prediction.spread.cpu().numpy(), prepared, preset.normalisation)
+        note = sidecar(case, target, settings, steps, weights, (scale.low, scale.high))
+        yield Synthesis(target, image, spread, note)
+
+
+def check_targets(case: Case, targets: Sequence[str]) -> None:
+    """Refuse what need not or cannot be synthesised. Raises CaseError."""
+    for target in targets:
+        if target not in case.missing:
+            raise CaseError(f"case {case.case_id}: a target must be missing ({', '.join(case.missing) or 'none is'}), "
+                            f"got '{target}'; leave it out, or remove its file")  # fmt: skip
+
+
+def half_is_fast(device: torch.device) -> bool:
+    """Whether bfloat16 convolutions pay on this device; elsewhere everything stays in float32."""
+    return device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def diffusion_steps(model: ALDM, settings: Settings) -> int:
+    """The user's number, or one for a single mean where the network gives it in one step, or the preset's."""
+    if settings.steps is not None:
+        return settings.steps
+    if settings.mode == "mean" and settings.samples == 1 and model.single_step_mean:
+        return 1
+    return model.preset.denoiser.sampling_steps
+
+
+def draw_noise(shape: Sequence[int], case_id: str, target: str, settings: Settings) -> torch.Tensor:
+    """Standard normal noise (samples, *shape) that depends on seed, case, target and sample only."""
+    return torch.stack(
+        [torch.randn(*shape, generator=generator(settings.seed, case_id, target, n)) for n in range(settings.samples)]
+    )
+
+
+def output_scale(prepared: Prepared, unit_statistics: Sequence[float]) -> IntensityScale:
+    """An intensity scale like the sources': their mean percentiles stand for 0 and 1, and within them the brain has the
+    mean and standard deviation that this modality has on average over the training cases."""
+    low = float(np.mean([scale.low for scale in prepared.scales.values()]))
+    high = float(np.mean([scale.high for scale in prepared.scales.values()]))
+    mean, std = unit_statistics
+    return IntensityScale(low, high, low + mean * (high - low), std * (high - low))
+
+
+def restore_image(
+    case: Case, target: str, scale: IntensityScale, volume: np.ndarray, prepared: Prepared, normalisation: str
+) -> nib.Nifti1Image:
+    """A normalised volume on the model's grid -> an image like its nearest source: grid, header codes, type; 0 outside
+    the brain and only there."""
+    intensities = np.clip(scale.restore(volume, normalisation), scale.low, scale.high)
+    own = prepared.geometry.restore(intensities.astype(np.float32))
+    source = case.images[NEAREST[target] if NEAREST[target] in case.available else case.available[0]]
+    dtype = source.get_data_dtype()
+    if dtype.kind in "iu":
+        bounds = np.iinfo(dtype)
+        own = np.clip(np.rint(own), max(bounds.min, 1), bounds.max)
+    else:
+        dtype = np.dtype(np.float32)
+        own[own == 0] = np.finfo(np.float32).tiny
+    return marked(_image(source, own * prepared.own_brain, dtype), target, case.available)
+
+
+def restore_spread(
+    case: Case, scale: IntensityScale, spread: np.ndarray, prepared: Prepared, normalisation: str
+) -> nib.Nifti1Image:
+    """A normalised standard deviation -> a float32 image in the synthetic image's intensities."""
+    width = scale.std if normalisation == "zscore" else (scale.high - scale.low) / 2
+    own = prepared.geometry.restore((spread * width).astype(np.float32)) * prepared.own_brain
+    return _image(next(iter(case.images.values())), own, np.dtype(np.float32))
+
+
+def _image(source: nib.Nifti1Image, volume: np.ndarray, dtype: np.dtype) -> nib.Nifti1Image:
+    """`volume` with the source's affine and orientation codes, and nothing else of what its header says."""
+    image = nib.Nifti1Image(volume.astype(dtype), source.affine)
+    for name in ("sform", "qform"):
+        matrix, code = getattr(source, f"get_{name}")(coded=True)
+        getattr(image, f"set_{name}")(source.affine if matrix is None else matrix, int(code))
+    image.header.set_xyzt_units(*source.header.get_xyzt_units())
+    return image
