@@ -195,7 +195,10 @@ def _in_memory(image: nib.Nifti1Image, path: Path) -> nib.Nifti1Image:
         raise _Unusable(
             f"must hold {times(image.shape)} voxels, got a truncated or corrupt file ({type(error).__name__})"
         ) from error
-    return type(image)(voxels, image.affine, image.header)
+    held = type(image)(voxels, image.affine, image.header)
+    if (stored.slope, stored.inter) != (1.0, 0.0):
+        held.set_data_dtype(np.float32)  # scaled integers stand for real numbers
+    return held
 
 
 def _check(

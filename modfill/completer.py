@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,9 @@ import torch
 
 from modfill.case import Case, case_from_arrays, find_cases, read_case
 from modfill.checkpoint import SHIPPED, load
-from modfill.completion import check_targets, complete_case
+from modfill.completion import Synthesis, complete_case, half_is_fast
 from modfill.errors import CaseError, ModfillError
-from modfill.provenance import Settings, finished, output_path, sidecar_path, write
+from modfill.provenance import Settings, finished, output_path, sidecar, uncertainty_path, write
 
 __all__ = ["Completed", "ModalityCompleter"]
 
@@ -60,7 +59,7 @@ class ModalityCompleter:
         self.device = _device(device)
         model, metadata = load(path)
         self.model = model.to(self.device)
-        self.weights = {"preset": model.preset.name, "file": path.name, "sha256": metadata["sha256"]}
+        self.weights = {"Preset": model.preset.name, "File": path.name, "SHA256": metadata["sha256"]}
 
     def inspect(self, path: str | Path) -> Case:
         """Read and check one case: `.available`, `.missing`, `.unusable`.
@@ -93,8 +92,8 @@ class ModalityCompleter:
             case: a case folder, or what `inspect` returned.
             out: folder that receives `<case_id>/<case_id>-<modality>.nii.gz` and its sidecar; None writes nothing.
             targets: missing modalities; None takes all.
-            steps: diffusion steps; None takes one for a single mean, otherwise the preset's number.
-            samples: samples drawn; two or more give `uncertainty`.
+            steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
+            samples: samples drawn; two or more give an uncertainty map.
             mode: "mean" (least error) or "sample" (one plausible image).
             seed: of the noise.
             overwrite: do finished outputs again.
@@ -104,24 +103,29 @@ class ModalityCompleter:
         """
         settings = Settings(mode, steps, samples, seed)
         case = case if isinstance(case, Case) else self.inspect(case)
-        wanted = tuple(case.missing if targets is None else targets)
-        check_targets(case, wanted)
         done = Completed(case.case_id)
+        precision = "bfloat16" if half_is_fast(self.device) else "float32"
+        notes = {t: sidecar(case, t, settings, self.weights, precision) for t in self._targets(case, targets)}
         if out is not None and not overwrite:
-            for modality in wanted:
-                _take_finished(done, modality, output_path(Path(out), case.case_id, modality))
-        wanted = tuple(modality for modality in wanted if modality not in done.images)
-        if wanted:
-            for synthesis in complete_case(case, self.model, self.weights, wanted, settings):
-                done.images[synthesis.modality] = synthesis.image
-                done.provenance[synthesis.modality] = synthesis.provenance
-                if synthesis.uncertainty is not None:
-                    done.uncertainty[synthesis.modality] = synthesis.uncertainty
-                if out is not None:
-                    path = output_path(Path(out), case.case_id, synthesis.modality)
-                    write(synthesis.image, synthesis.provenance, path)
-                    done.paths[synthesis.modality] = path
+            for target, note in list(notes.items()):
+                if _take_finished(done, target, output_path(Path(out), case.case_id, target), note):
+                    del notes[target]
+        if notes:
+            for synthesis in complete_case(case, self.model, notes, settings):
+                _take(done, synthesis, Path(out) if out is not None else None)
         return done
+
+    def _targets(self, case: Case, targets: Sequence[str] | None) -> tuple[str, ...]:
+        """The modalities to synthesise, each once. Raises CaseError for one that is not missing or not known."""
+        known = self.model.preset.modalities
+        wanted = (targets,) if isinstance(targets, str) else case.missing if targets is None else targets
+        for target in wanted:
+            if target not in case.missing or target not in known:
+                choice = ", ".join(m for m in case.missing if m in known) or "none is"
+                raise CaseError(
+                    f"case {case.case_id}: a target must be missing ({choice}), got '{target}'; leave it out"
+                )
+        return tuple(dict.fromkeys(wanted))
 
     def complete_arrays(
         self, arrays: Mapping[str, npt.NDArray], affine: npt.ArrayLike, case_id: str = "case", **settings: Any
@@ -144,13 +148,32 @@ class ModalityCompleter:
         return {modality: np.asarray(image.dataobj) for modality, image in done.images.items()}
 
 
-def _take_finished(done: Completed, modality: str, path: Path) -> None:
-    """Take over an output that an earlier run finished."""
-    if finished(path):
-        done.images[modality] = nib.Nifti1Image.from_filename(path)
+def _take(done: Completed, synthesis: Synthesis, out: Path | None) -> None:
+    """Take over what has just been synthesised, and write it."""
+    modality = synthesis.modality
+    done.images[modality], done.provenance[modality] = synthesis.image, synthesis.provenance
+    if synthesis.uncertainty is not None:
+        done.uncertainty[modality] = synthesis.uncertainty
+    if out is not None:
+        path = output_path(out, done.case_id, modality)
+        images = {path: synthesis.image}
+        if synthesis.uncertainty is not None:
+            images[uncertainty_path(path)] = synthesis.uncertainty
+        write(images, synthesis.provenance, path)
         done.paths[modality] = path
-        done.provenance[modality] = json.loads(sidecar_path(path).read_text(encoding="utf8"))
-        done.skipped += (modality,)
+
+
+def _take_finished(done: Completed, modality: str, path: Path, note: dict[str, Any]) -> bool:
+    """Take over an output that an earlier run finished; returns whether there is one."""
+    former = finished(path, note)
+    if former is None:
+        return False
+    done.images[modality], done.paths[modality] = nib.Nifti1Image.from_filename(path), path
+    done.provenance[modality] = former
+    if uncertainty_path(path).exists():
+        done.uncertainty[modality] = nib.Nifti1Image.from_filename(uncertainty_path(path))
+    done.skipped += (modality,)
+    return True
 
 
 def _device(name: str) -> torch.device:

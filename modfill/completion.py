@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from modfill.case import Case, require_usable
-from modfill.errors import CaseError
 from modfill.modalities import NEAREST
 from modfill.model.aldm import ALDM
 from modfill.preprocess import IntensityScale, Prepared, prepare
-from modfill.provenance import Settings, marked, sidecar
+from modfill.provenance import Settings, marked
 from modfill.sampling import generator
 
 
@@ -37,62 +36,45 @@ class Synthesis:
 
 @torch.inference_mode()
 def complete_case(
-    case: Case, model: ALDM, weights: Mapping[str, str], targets: Sequence[str], settings: Settings
+    case: Case, model: ALDM, notes: Mapping[str, dict[str, Any]], settings: Settings
 ) -> Iterator[Synthesis]:
-    """Synthesise `targets` one after the other from all that is available.
+    """Synthesise the targets one after the other from all that is available.
 
     Args:
         case: a checked case.
         model: in evaluation mode, on any device.
-        weights: what the sidecar says of them: `preset`, `file`, `sha256`.
-        targets: missing modalities.
+        notes: the sidecar by target, a missing modality each; `UnitRange` is added here.
         settings: mode, steps, samples and seed.
 
     Raises:
-        CaseError: a target is not missing, or the case has an unusable image or too small a brain.
+        CaseError: the case has an unusable image or too small a brain.
     """
-    check_targets(case, targets)
     require_usable(case)
     preset, device = model.preset, model.latent_std.device
     prepared = prepare(case, preset.multiple, preset.normalisation)
     volumes = {modality: torch.from_numpy(volume).to(device) for modality, volume in prepared.volumes.items()}
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half_is_fast(device)):
         encoded = model.see(volumes)
-    steps = diffusion_steps(model, settings)
-    for target in targets:
+    for target in notes:
         index = preset.modalities.index(target)
         noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, settings).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half_is_fast(device)):
-            prediction = model.predict(encoded, index, noise, steps, settings.mode)
+            prediction = model.predict(encoded, index, noise, settings.steps, settings.mode)
         scale = output_scale(prepared, model.unit_statistics[index].tolist())
         image = restore_image(case, target, scale, prediction.volume.cpu().numpy(), prepared, preset.normalisation)
         spread = None
         if prediction.spread is not None:
-            spread = restore_spread(case, scale, prediction.spread.cpu().numpy(), prepared, preset.normalisation)
-        note = sidecar(case, target, settings, steps, weights, (scale.low, scale.high))
-        yield Synthesis(target, image, spread, note)
-
-
-def check_targets(case: Case, targets: Sequence[str]) -> None:
-    """Refuse what need not or cannot be synthesised. Raises CaseError."""
-    for target in targets:
-        if target not in case.missing:
-            raise CaseError(f"case {case.case_id}: a target must be missing ({', '.join(case.missing) or 'none is'}), "
-                            f"got '{target}'; leave it out, or remove its file")  # fmt: skip
+            spread = restore_spread(
+                case, target, scale, prediction.spread.cpu().numpy(), prepared, preset.normalisation
+            )
+        yield Synthesis(target, image, spread, {**notes[target], "UnitRange": [scale.low, scale.high]})
 
 
 def half_is_fast(device: torch.device) -> bool:
     """Whether bfloat16 convolutions pay on this device; elsewhere everything stays in float32."""
-    return device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def diffusion_steps(model: ALDM, settings: Settings) -> int:
-    """The user's number, or one for a single mean where the network gives it in one step, or the preset's."""
-    if settings.steps is not None:
-        return settings.steps
-    if settings.mode == "mean" and settings.samples == 1 and model.single_step_mean:
-        return 1
-    return model.preset.denoiser.sampling_steps
+    if device.type == "cpu":
+        return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type == "cuda"
 
 
 def draw_noise(shape: Sequence[int], case_id: str, target: str, settings: Settings) -> torch.Tensor:
@@ -130,12 +112,13 @@ def restore_image(
 
 
 def restore_spread(
-    case: Case, scale: IntensityScale, spread: np.ndarray, prepared: Prepared, normalisation: str
+    case: Case, target: str, scale: IntensityScale, spread: np.ndarray, prepared: Prepared, normalisation: str
 ) -> nib.Nifti1Image:
     """A normalised standard deviation -> a float32 image in the synthetic image's intensities."""
     width = scale.std if normalisation == "zscore" else (scale.high - scale.low) / 2
     own = prepared.geometry.restore((spread * width).astype(np.float32)) * prepared.own_brain
-    return _image(next(iter(case.images.values())), own, np.dtype(np.float32))
+    image = _image(next(iter(case.images.values())), own, np.dtype(np.float32))
+    return marked(image, f"{target} uncertainty", case.available)
 
 
 def _image(source: nib.Nifti1Image, volume: np.ndarray, dtype: np.dtype) -> nib.Nifti1Image:

@@ -205,7 +205,7 @@ PRESETS: dict[str, Preset] = {
                 "autoencoder": StageConfig(8_000, 0.2, 5e-4, crop=64),
                 "translator": StageConfig(4_000, 0.1, 4e-4),
                 "denoiser": StageConfig(4_000, 0.2, 4e-4),
-                "refiner": StageConfig(10_000, 0.5, 2e-3, crop=32, crops=6),
+                "refiner": StageConfig(10_000, 0.5, 2e-3, crop=40, crops=3),
             },
         ),
         Preset(

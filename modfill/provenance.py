@@ -27,8 +27,8 @@ class Settings:
 
     Attributes:
         mode: "mean" (least error) or "sample" (one plausible image).
-        steps: diffusion steps; None takes one step for a single mean, otherwise the preset's number.
-        samples: samples drawn; their mean, or their spread around the first, is used.
+        steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
+        samples: samples drawn; two or more give an uncertainty map.
         seed: of the noise.
     """
 
@@ -46,17 +46,17 @@ class Settings:
             raise CaseError(f"samples must be at least 1, got {self.samples}")
 
 
-def sidecar(
-    case: Case, target: str, settings: Settings, steps: int, weights: Mapping[str, str], unit_range: Sequence[float]
-) -> dict[str, Any]:
+def sidecar(case: Case, target: str, settings: Settings, weights: Mapping[str, str], precision: str) -> dict[str, Any]:
     """The JSON sidecar of one synthesised image; the same inputs give the same text.
+
+    Completion adds `UnitRange`: the intensities that stand for normalised 0 and 1.
 
     Args:
         case: the sources.
         target: the synthesised modality.
-        settings: the user's choice; `steps` is what it came to.
-        weights: `preset`, `file` and `sha256` of the weights.
-        unit_range: the intensities that stand for normalised 0 and 1.
+        settings: the user's choice.
+        weights: `Preset`, `File` and `SHA256` of the weights.
+        precision: "bfloat16" or "float32", in which the networks ran.
     """
     note: dict[str, Any] = {
         "Synthetic": True,
@@ -67,10 +67,10 @@ def sidecar(
         "Sources": [{"Modality": m, **_source(case, m)} for m in case.available],
         "Weights": dict(weights),
         "Mode": settings.mode,
-        "Steps": steps,
+        "Steps": settings.steps,
         "Samples": settings.samples,
         "Seed": settings.seed,
-        "UnitRange": [float(value) for value in unit_range],
+        "Precision": precision,
     }  # fmt: skip
     if target == "t1c":
         note["ContrastAgent"] = NO_AGENT
@@ -100,35 +100,77 @@ def sidecar_path(image_path: Path) -> Path:
     return image_path.with_name(image_path.name.removesuffix(".nii.gz") + ".json")
 
 
-def finished(image_path: Path) -> bool:
-    """Whether an image and its sidecar are both there: both appear only once they are whole."""
-    return image_path.exists() and sidecar_path(image_path).exists()
+def uncertainty_path(image_path: Path) -> Path:
+    """The uncertainty map beside an image."""
+    return image_path.with_name(image_path.name.removesuffix(".nii.gz") + "-uncertainty.nii.gz")
 
 
-def write(image: nib.Nifti1Image, note: Mapping[str, Any], path: Path) -> None:
-    """Write an image and its sidecar whole or not at all; the sidecar first, so that no image is ever without.
+DECISIVE = ("Sources", "Weights", "Mode", "Steps", "Samples", "Seed")  # what makes an output another one
+
+
+def finished(path: Path, note: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The sidecar of an output that was finished before with the same sources, weights and settings, or None.
 
     Raises:
-        CaseError: the folder or disk does not take them, or an acquired image lies where the output should go.
+        CaseError: the output there was made from other sources, with other weights or with other settings.
     """
-    if path.exists() and not sidecar_path(path).exists():
-        raise CaseError(f"{path}: must be free or a former output of modfill, got an image without sidecar; "
-                        "choose another output folder")  # fmt: skip
-    temporaries = {
-        sidecar_path(path): path.with_name(f".tmp-{os.getpid()}-{sidecar_path(path).name}"),
-        path: path.with_name(f".tmp-{os.getpid()}-{path.name}"),
-    }
     try:
+        former = json.loads(sidecar_path(path).read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        return None
+    if not (path.exists() and isinstance(former, dict) and former.get("Synthetic") is True and "UnitRange" in former):
+        return None
+    for key in DECISIVE:
+        if former.get(key) != note[key]:
+            raise CaseError(
+                f"case {path.parent.name}: {path} must be made with the {key} of this run, got an output of another; "
+                "overwrite it (--overwrite) or choose another output folder"
+            )
+    return former
+
+
+def write(images: Mapping[Path, nib.Nifti1Image], note: Mapping[str, Any], path: Path) -> None:
+    """Write a synthetic image, what belongs to it, and its sidecar, each whole or not at all.
+
+    The image at `path` appears last: whoever sees it finds everything else in place.
+
+    Args:
+        images: by path; one of them at `path`.
+        note: the sidecar.
+        path: of the synthetic image.
+
+    Raises:
+        CaseError: the folder or disk does not take them, or an image that modfill did not make lies there.
+    """
+    case = f"case {path.parent.name}"
+    order = [sidecar_path(path), *(p for p in images if p != path), path]
+    temporaries = {final: final.with_name(f".tmp-{os.getpid()}-{final.name}") for final in order}
+    try:
+        for occupied in images:
+            if occupied.exists() and not _is_marked(occupied):
+                raise CaseError(
+                    f"{case}: {occupied} must be free or a former output of modfill, got another image; "
+                    "choose another output folder"
+                )
         path.parent.mkdir(parents=True, exist_ok=True)
         temporaries[sidecar_path(path)].write_text(json.dumps(note, indent=1) + "\n", encoding="utf8")
-        nib.save(image, temporaries[path])
+        for final, image in images.items():
+            nib.save(image, temporaries[final])
+        path.unlink(missing_ok=True)  # an old image must not stand beside a new sidecar
         for final, temporary in temporaries.items():
             os.replace(temporary, final)
     except OSError as error:
-        raise CaseError(
-            f"{path}: must be writable, got '{error.strerror or error}'; choose another output folder"
-        ) from error
+        reason = error.strerror or error
+        raise CaseError(f"{case}: {path} must be writable, got '{reason}'; choose another output folder") from error
     finally:
         for temporary in temporaries.values():
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def _is_marked(path: Path) -> bool:
+    """Whether the file's header says that modfill made it."""
+    try:
+        return nib.Nifti1Image.from_filename(path).header["descrip"].item().startswith(SYNTHETIC_MARK.encode())
+    except (OSError, ValueError, nib.filebasedimages.ImageFileError):
+        return False

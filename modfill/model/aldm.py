@@ -120,26 +120,30 @@ class ALDM(nn.Module):
         samples = [ddim(predict, one[None], self.denoiser.alphas_bar, steps, self.denoiser.prediction) for one in noise]
         return target_like, torch.cat(samples)
 
-    def predict(self, encoded: Encoded, target: int, noise: Tensor, steps: int, mode: str) -> Prediction:
+    def predict(self, encoded: Encoded, target: int, noise: Tensor, steps: int | None, mode: str) -> Prediction:
         """Synthesise one modality.
 
-        Mode "mean" decodes the mean of the samples' latents. Mode "sample" is its first sample: the refined mean plus
-        what that sample's decoding differs by from the decoded mean, so that each sample keeps the full resolution.
+        Mode "mean" decodes the mean latent: the network's own one-step estimate where it predicts the clean latent,
+        otherwise, or with `steps` given, the average over the samples. Mode "sample" is the first sample: the refined
+        mean plus what that sample's decoding differs by from the decoded mean, so that it keeps the full resolution.
 
         Args:
             encoded: what `see` returned.
             target: index of the modality to synthesise.
             noise: standard normal (N, C, x, y, z), one entry per sample.
-            steps: DDIM steps of each sample.
+            steps: DDIM steps of each sample; None takes the preset's.
             mode: "mean" or "sample".
         """
-        target_like, latents = self.estimate(encoded, target, noise, steps)
-        mean = latents.mean(0, keepdim=True)
-        if mode == "sample":
-            mean = self.estimate(encoded, target, noise[:1], 1)[1] if self.single_step_mean else mean
+        direct = self.single_step_mean and (steps is None or mode == "sample")
+        sampled = len(noise) > 1 or mode == "sample"
+        if direct:
+            target_like, mean = self.estimate(encoded, target, noise[:1], 1)
+        if sampled or not direct:
+            target_like, latents = self.estimate(encoded, target, noise, steps or self.preset.denoiser.sampling_steps)
+        if not direct:
+            mean = latents.mean(0, keepdim=True)
         decoded = self.decode(mean).float()
-        needed = latents if len(noise) > 1 else latents[:1] if mode == "sample" else latents[:0]
-        samples = [self.decode(one[None]).float() for one in needed]
+        samples = [self.decode(one[None]).float() for one in latents] if sampled else []
         volume = self.refine(encoded, target, target_like, mean, decoded)
         if mode == "sample":
             volume = volume + (samples[0] - decoded)

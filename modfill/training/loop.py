@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from modfill.config import StageConfig
@@ -181,7 +181,7 @@ def _save(
 ) -> None:
     state = {
         "parameters": {name: p.detach() for name, p in parameters.items()},
-        "buffers": dict(stage.named_buffers()),
+        "buffers": {name: b for name, b in stage.named_buffers() if name in stage.state_dict()},
         "optimiser": optimiser.state_dict(),
         "ema": ema.shadow,
         "step": progress.step,
@@ -248,6 +248,3 @@ class Curves:
         """Finish both files."""
         self.file.close()
         self.board.close()
-
-
-Parts = dict[str, Tensor]

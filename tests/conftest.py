@@ -1,0 +1,56 @@
+"""What the tests share: quiet threads, and a tiny model whose random weights leave nothing at zero."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+
+import pytest
+import torch
+
+from modfill import checkpoint
+from modfill.completer import ModalityCompleter
+from modfill.config import PRESETS, Preset
+from modfill.model.aldm import ALDM
+from tests.case_files import write_case
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+def awake(preset: Preset, seed: int = 0) -> ALDM:
+    """A model with random weights in which no layer is still at its zero initialisation, as after training."""
+    torch.manual_seed(seed)
+    model = ALDM(preset)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                parameter.normal_(std=0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> ALDM:
+    """The tiny preset with random weights, in evaluation mode. Do not change it."""
+    return awake(PRESETS["tiny"])
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny_model: ALDM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model's weights file."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    checkpoint.save(tiny_model, path, tiny_model.preset.stages)
+    return path
+
+
+@pytest.fixture(scope="session")
+def completer(tiny_weights: Path) -> ModalityCompleter:
+    """A completer with the tiny model, on the CPU."""
+    return ModalityCompleter(tiny_weights, "cpu")
+
+
+@pytest.fixture
+def case_folder(tmp_path: Path) -> Path:
+    """A case that lacks t1c and t2w, oblique and int16."""
+    return write_case(tmp_path / "in", "p1", ("t1n", "t2f"))

@@ -1,0 +1,258 @@
+"""The command line: exit status, one line per error, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modfill import __version__, checkpoint
+from modfill.cli import main
+from tests.case_files import brain_volumes, save, write_case
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tiny_weights: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `modfill` in this process; `complete` with the tiny weights on the CPU. Gives status, stdout, stderr."""
+
+    def call(command: str, *arguments: object) -> tuple[int, str, str]:
+        extra = ["--weights", str(tiny_weights), "--device", "cpu"] if command == "complete" else []
+        try:
+            status = main([command, *map(str, arguments), *extra])
+        except SystemExit as exit_:
+            status = int(exit_.code or 0)
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def files_in(folder: Path) -> list[str]:
+    """Everything below a folder, hidden and temporary files too."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+
+
+def one_line(error: str, *parts: str) -> None:
+    assert error.startswith("modfill: ") and error.count("\n") == 1 and error.endswith("\n")
+    assert "Traceback" not in error
+    for part in parts:
+        assert part in error
+
+
+def test_a_case_is_completed(run: Run, case_folder: Path, tmp_path: Path) -> None:
+    status, out, error = run("complete", case_folder, "--out", tmp_path / "out")
+    assert (status, error) == (0, "")
+    assert "[1/1] p1: synthesised t1c, t2w" in out and "1 of 1 cases completed, 0 failed" in out
+    assert files_in(tmp_path / "out") == [f"p1/p1-{m}.{end}" for m in ("t1c", "t2w") for end in ("json", "nii.gz")]
+    status, out, _ = run("complete", case_folder, "--out", tmp_path / "out")
+    assert status == 0 and "finished before" in out
+    status, out, _ = run("complete", case_folder, "--out", tmp_path / "out", "--overwrite", "--targets", "t1c")
+    assert status == 0 and "synthesised t1c (" in out
+
+
+def test_options_reach_the_sidecar(run: Run, case_folder: Path, tmp_path: Path) -> None:
+    options = ("--targets", "t2w", "--mode", "sample", "--steps", 2, "--samples", 2, "--seed", 7)
+    assert run("complete", case_folder, "--out", tmp_path / "out", *options)[0] == 0
+    assert files_in(tmp_path / "out") == ["p1/p1-t2w.json", "p1/p1-t2w.nii.gz"]
+    note = (tmp_path / "out" / "p1" / "p1-t2w.json").read_text()
+    for line in ('"Mode": "sample"', '"Steps": 2', '"Samples": 2', '"Seed": 7'):
+        assert line in note
+
+
+def _truncate(folder: Path) -> None:
+    path = folder / "p1-t2f.nii.gz"
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def _text(folder: Path) -> None:
+    (folder / "p1-t2f.nii.gz").write_text("to be done\n")
+
+
+def _zero(folder: Path) -> None:
+    save(folder / "p1-t2f.nii.gz", np.zeros((24, 28, 20), np.int16))
+
+
+def _nan(folder: Path) -> None:
+    volume = brain_volumes()["t2f"].astype(np.float32)
+    volume[10:12] = np.nan
+    save(folder / "p1-t2f.nii.gz", volume)
+
+
+def _flat(folder: Path) -> None:
+    save(folder / "p1-t2f.nii.gz", np.ones((24, 28), np.int16))
+
+
+def _twice(folder: Path) -> None:
+    save(folder / "p1_flair.nii.gz", brain_volumes()["t2f"])
+
+
+def _other_grid(folder: Path) -> None:
+    save(folder / "p1-t2f.nii.gz", brain_volumes((24, 28, 22))["t2f"])
+
+
+SPOILT = [
+    (_truncate, "truncated"), (_text, "must be a NIfTI image"), (_zero, "all zero"), (_nan, "NaN"),
+    (_flat, "must be 3D"), (_twice, "must be one file"), (_other_grid, "on one grid"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "reason"), SPOILT)
+def test_a_bad_case_is_one_line_and_writes_nothing(
+    run: Run, case_folder: Path, tmp_path: Path, spoil: Callable[[Path], None], reason: str
+) -> None:
+    spoil(case_folder)
+    status, _, error = run("complete", case_folder, "--out", tmp_path / "out")
+    assert status == 1
+    one_line(error, "case p1", reason)
+    assert not (tmp_path / "out").exists() or files_in(tmp_path / "out") == []
+
+
+def test_a_bad_case_does_not_hold_back_the_cohort(run: Run, tmp_path: Path) -> None:
+    for seed, name in enumerate(("p1", "p2", "p3", "p4")):
+        write_case(tmp_path / "in", name, ("t1n", "t1c", "t2w"), seed=seed)
+    (tmp_path / "in" / "p2" / "p2-t1c.nii.gz").write_bytes(b"no image")
+    save(tmp_path / "in" / "p4" / "p4_t1ce.nii.gz", brain_volumes()["t1c"])
+    status, out, error = run("complete", tmp_path / "in", "--out", tmp_path / "out")
+    assert status == 1 and "2 of 4 cases completed, 2 failed" in out
+    assert [line.split(":")[1].strip() for line in error.splitlines()] == ["case p2", "case p4"]
+    assert files_in(tmp_path / "out") == [f"{p}/{p}-t2f.{end}" for p in ("p1", "p3") for end in ("json", "nii.gz")]
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: None, lambda path: path.write_text("x")])
+def test_no_case_at_all(run: Run, tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "in")
+    status, out, error = run("complete", tmp_path / "in", "--out", tmp_path / "out")
+    assert (status, out) == (1, "")
+    one_line(error, str(tmp_path / "in"))
+
+
+def test_the_output_folder_is_a_file(run: Run, case_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    status, _, error = run("complete", case_folder, "--out", tmp_path / "out")
+    assert status == 1 and (tmp_path / "out").read_text() == "mine"
+    one_line(error, "must be writable")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc on this system")
+def test_the_output_folder_cannot_be_made(run: Run, case_folder: Path) -> None:
+    status, _, error = run("complete", case_folder, "--out", "/proc/none")
+    assert status == 1
+    one_line(error, "/proc/none", "must be writable")
+
+
+def test_a_failing_disk_leaves_nothing(
+    run: Run, case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the image is renamed into place: the old state stays, no temporary file is left."""
+
+    def full(source: str, target: Path) -> None:
+        if str(target).endswith(".nii.gz"):
+            raise OSError(28, "No space left on device")
+        original(source, target)
+
+    original = os.replace
+    monkeypatch.setattr(os, "replace", full)
+    status, _, error = run("complete", case_folder, "--out", tmp_path / "out", "--targets", "t1c")
+    assert status == 1
+    one_line(error, "No space left on device")
+    assert files_in(tmp_path / "out") in ([], ["p1/p1-t1c.json"])
+    monkeypatch.undo()
+    assert run("complete", case_folder, "--out", tmp_path / "out", "--targets", "t1c")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [pytest.param("", marks=pytest.mark.xfail(strict=True, reason="completer._take_finished: JSONDecodeError")),
+     pytest.param("[1", marks=pytest.mark.xfail(strict=True, reason="completer._take_finished: JSONDecodeError"))],
+)  # fmt: skip
+def test_a_damaged_sidecar_is_no_traceback(run: Run, case_folder: Path, tmp_path: Path, junk: str) -> None:
+    run("complete", case_folder, "--out", tmp_path / "out")
+    (tmp_path / "out" / "p1" / "p1-t1c.json").write_text(junk)
+    status, out, error = run("complete", case_folder, "--out", tmp_path / "out")
+    assert "Traceback" not in error
+    assert (status == 0 and "synthesised t1c" in out) or (status == 1 and "p1-t1c" in error)
+
+
+def test_missing_weights(case_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    absent = tmp_path / "none.safetensors"
+    assert main(["complete", str(case_folder), "--out", str(tmp_path / "out"), "--weights", str(absent)]) == 1
+    one_line(capsys.readouterr().err, str(absent), "no such weights file")
+    assert main(["info", "--weights", str(absent)]) == 1
+    one_line(capsys.readouterr().err, "no such weights file")
+
+
+def test_missing_shipped_weights(
+    case_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "gone.safetensors")
+    assert main(["info"]) == 1
+    one_line(capsys.readouterr().err, "gone.safetensors")
+
+
+def test_a_device_that_is_not_here(
+    case_folder: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for device in ("cuda:99", "abacus"):
+        options = ["--out", str(tmp_path / "out"), "--weights", str(tiny_weights), "--device", device]
+        assert main(["complete", str(case_folder), *options]) == 1
+        one_line(capsys.readouterr().err, f"got '{device}'")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("complete",), ("complete", "in"), ("complete", "in", "--out", "o", "--mode", "best"), ("abolish",),
+     ("complete", "in", "--out", "o", "--targets", "t1ce"), ("complete", "in", "--out", "o", "--steps", "few"),
+     ("train", "--preset", "huge", "--data", "d", "--out", "o"), ("train", "--data", "d")],
+)  # fmt: skip
+def test_wrong_usage_is_status_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    assert caught.value.code == 2
+    assert "usage: modfill" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", [("--steps", 0), ("--steps", 1001), ("--samples", 0)])
+def test_settings_out_of_range(run: Run, case_folder: Path, tmp_path: Path, setting: tuple[str, int]) -> None:
+    status, _, error = run("complete", case_folder, "--out", tmp_path / "out", *setting)
+    assert status == 1
+    one_line(error, f"got {setting[1]}")
+
+
+def test_training_without_complete_cases(run: Run, case_folder: Path, tmp_path: Path) -> None:
+    status, _, error = run("train", "--preset", "tiny", "--data", case_folder, "--out", tmp_path / "run")
+    assert status == 1
+    one_line(error, "training needs cases with all of t1n, t1c, t2w, t2f")
+
+
+def test_info_describes_the_weights(tiny_weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--weights", str(tiny_weights)]) == 0
+    out, error = capsys.readouterr()
+    assert error == "" and f"modfill {__version__}" in out and "tiny" in out
+    assert checkpoint.load(tiny_weights)[1]["sha256"] in out
+    for stage in ("autoencoder", "translator", "denoiser", "refiner"):
+        assert f"{stage} " in out
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for option, expected in (("--version", __version__), ("--help", "complete")):
+        with pytest.raises(SystemExit) as caught:
+            main([option])
+        assert caught.value.code == 0 and expected in capsys.readouterr().out
+
+
+def test_as_a_program(tiny_weights: Path, case_folder: Path, tmp_path: Path) -> None:
+    """Once as a user runs it: the status reaches the shell, and errors are lines, not tracebacks."""
+    command = [sys.executable, "-m", "modfill.cli", "complete"]
+    options = ["--out", str(tmp_path / "out"), "--weights", str(tiny_weights), "--device", "cpu"]
+    write_case(tmp_path / "in", "p2", ("t1c",))
+    (tmp_path / "in" / "p2" / "p2-t2w.nii.gz").write_bytes(b"no image")
+    done = subprocess.run([*command, str(tmp_path / "in"), *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "1 of 2 cases completed, 1 failed" in done.stdout
+    assert "Traceback" not in done.stderr and "modfill: case p2: p2-t2w.nii.gz" in done.stderr
+    assert len(files_in(tmp_path / "out")) == 4

@@ -1,0 +1,128 @@
+"""Normalisation: each step and its inverse, zero background, and nothing that depends on the scanner's units."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from modfill.case import case_from_arrays
+from modfill.errors import CaseError
+from modfill.preprocess import BACKGROUND, IntensityScale, prepare
+from tests.case_files import brain_volumes, oblique_affine
+
+KINDS = ("zscore", "range")
+
+
+@pytest.fixture
+def scale() -> IntensityScale:
+    volume = brain_volumes()["t2f"].astype(np.float32)
+    return IntensityScale.of(volume, volume != 0)
+
+
+def test_percentiles_are_those_of_the_brain() -> None:
+    volume = np.zeros((20, 20, 20), np.float32)
+    brain = np.zeros(volume.shape, bool)
+    brain[5:15, 5:15, 5:15] = True
+    volume[brain] = np.arange(1, 1001)
+    scale = IntensityScale.of(volume, brain)
+    assert (scale.low, scale.high) == pytest.approx((5.995, 995.005))
+    assert scale.mean == pytest.approx(500.5, abs=1e-3)
+    assert (scale.unit_mean, scale.unit_std) == pytest.approx((0.5, 1000 / np.sqrt(12) / 989), abs=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_restore_inverts_normalise_between_the_percentiles(scale: IntensityScale, kind: str) -> None:
+    values = np.linspace(scale.low, scale.high, 200, dtype=np.float32)
+    normalised = scale.normalise(values, kind)
+    assert normalised.dtype == np.float32
+    assert np.all(np.diff(normalised) > 0)
+    np.testing.assert_allclose(scale.restore(normalised, kind), values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_beyond_the_percentiles_is_clipped(scale: IntensityScale, kind: str) -> None:
+    beyond = np.array([scale.low - 100, scale.low, scale.high, scale.high + 100])
+    low, again_low, high, again_high = scale.normalise(beyond, kind)
+    assert low == again_low < high == again_high
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unit_range_is_percentiles_to_0_and_1(scale: IntensityScale, kind: str) -> None:
+    middle = (scale.low + scale.high) / 2
+    values = np.array([scale.low, middle, scale.high])
+    np.testing.assert_allclose(scale.to_unit(scale.normalise(values, kind), kind), (0, 0.5, 1), atol=1e-6)
+    outside = np.array([-100.0, 100.0])
+    np.testing.assert_array_equal(scale.to_unit(outside, kind), (0, 1))
+
+
+def test_both_kinds_have_one_unit_range(scale: IntensityScale) -> None:
+    volume = brain_volumes()["t2f"].astype(np.float32)
+    zscore, ranged = (scale.to_unit(scale.normalise(volume, kind), kind) for kind in KINDS)
+    np.testing.assert_allclose(zscore, ranged, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prepared_volumes(kind: str) -> None:
+    volumes = brain_volumes()
+    del volumes["t1c"]
+    prepared = prepare(case_from_arrays(volumes, oblique_affine(), "p1"), 16, kind)
+    assert tuple(prepared.volumes) == tuple(prepared.scales) == ("t1n", "t2w", "t2f")
+    for volume in prepared.volumes.values():
+        assert volume.dtype == np.float32
+        assert volume.shape == prepared.brain.shape == prepared.geometry.model_shape
+        assert all(edge % 16 == 0 for edge in volume.shape)
+        assert np.isfinite(volume).all()
+        np.testing.assert_array_equal(volume[~prepared.brain], BACKGROUND[kind])
+        assert volume[prepared.brain].std() > 0.1
+    if kind == "range":
+        assert all(volume.min() == -1 and volume.max() <= 1 + 1e-6 for volume in prepared.volumes.values())
+    np.testing.assert_array_equal(prepared.own_brain, np.any([v != 0 for v in volumes.values()], axis=0))
+
+
+def test_zscores_have_mean_0_and_deviation_1_over_the_brain() -> None:
+    case = case_from_arrays(brain_volumes(), np.diag((1.0, 1.0, 1.0, 1.0)), "p1")
+    prepared = prepare(case, 16, "zscore")
+    for volume in prepared.volumes.values():
+        assert volume[prepared.brain].mean() == pytest.approx(0, abs=1e-3)
+        assert volume[prepared.brain].std() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_brain_is_the_union_of_the_foregrounds() -> None:
+    volumes = brain_volumes()
+    volumes["t1n"][:12], volumes["t2w"][14:] = 0, 0
+    case = case_from_arrays({m: volumes[m] for m in ("t1n", "t2w")}, np.eye(4), "p1")
+    prepared = prepare(case, 8, "zscore")
+    np.testing.assert_array_equal(prepared.own_brain, (volumes["t1n"] != 0) | (volumes["t2w"] != 0))
+    assert prepared.brain.sum() == prepared.own_brain.sum()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("factor", [0.001, 3.0, 500.0])
+def test_units_do_not_matter(kind: str, factor: float) -> None:
+    """An int16 scan and the same scan in other units, as floats, look the same to the model."""
+    integers = brain_volumes()
+    floats = {modality: volume.astype(np.float64) * factor for modality, volume in integers.items()}
+    reference, scaled = (
+        prepare(case_from_arrays(volumes, oblique_affine(), "p1"), 16, kind) for volumes in (integers, floats)
+    )
+    for modality in integers:
+        np.testing.assert_allclose(scaled.volumes[modality], reference.volumes[modality], atol=2e-4)
+    assert scaled.scales["t1n"].high == pytest.approx(factor * reference.scales["t1n"].high, rel=1e-5)
+
+
+@pytest.mark.parametrize("voxels", [2, 63])
+def test_too_small_a_brain_is_refused(voxels: int) -> None:
+    volume = np.zeros((16, 16, 16), np.int16)
+    inside = np.argwhere(np.ones((4, 4, 4)))[:voxels] + 5
+    volume[tuple(inside.T)] = np.arange(1, voxels + 1)
+    with pytest.raises(CaseError, match=f"at least 64 voxels above 0, got {voxels}") as caught:
+        prepare(case_from_arrays({"t1n": volume}, np.eye(4), "p1"), 16, "zscore")
+    assert "p1" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_preparing_leaves_the_case_alone() -> None:
+    case = case_from_arrays(brain_volumes(), oblique_affine(), "p1")
+    for volume in prepare(case, 16, "zscore").volumes.values():
+        volume[:] = 99
+    for modality, volume in brain_volumes().items():
+        np.testing.assert_array_equal(case.volume(modality), volume)

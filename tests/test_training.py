@@ -1,0 +1,292 @@
+"""Training: all stages give weights that work, and a run that was killed goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modfill import checkpoint
+from modfill.completer import ModalityCompleter
+from modfill.config import PRESETS
+from modfill.errors import ModfillError
+from modfill.model.aldm import ALDM
+from modfill.training import loop, run
+from modfill.training.data import load_cohort
+from modfill.training.translation_stages import RefinerStage
+from tests.case_files import write_case
+from tests.short_training import STEPS, saving_often, shortened
+
+STAGES = PRESETS["tiny"].stages
+ROOT = Path(__file__).parents[1]
+# More than 32 voxels along x: oneDNN's bfloat16 weight gradient of a convolution over a volume 2 voxels deep reads
+# memory that nobody wrote (torch 2.13), and the denoiser's coarsest level is the x edge / 16.
+SHAPE = (44, 36, 28)
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three complete cases, and one that lacks t1c and is no training case."""
+    folder = tmp_path_factory.mktemp("cohort")
+    for seed in range(3):
+        write_case(folder, f"p{seed}", shape=SHAPE, seed=seed)
+    write_case(folder, "p3", ("t1n", "t2w", "t2f"), shape=SHAPE, seed=3)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PRESETS", shortened())
+
+
+@pytest.fixture(scope="session")
+def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run of all stages."""
+    out = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "PRESETS", shortened())
+        assert run.train_preset("tiny", cohort, out) == out / "weights.safetensors"
+    return out
+
+
+def rows(out: Path, stage: str) -> list[dict[str, str]]:
+    with (out / f"{stage}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Equal bit for bit: the weights, and every stage's parameters, averages and optimiser."""
+    for stage in STAGES:
+        one, other = (torch.load(out / f"{stage}.ckpt", weights_only=True) for out in (first, second))
+        assert one["step"] == other["step"] == STEPS
+        for part in ("parameters", "ema", "buffers"):
+            assert one[part].keys() == other[part].keys()
+            for name, value in one[part].items():
+                torch.testing.assert_close(other[part][name], value, rtol=0, atol=0, msg=f"{stage} {part} {name}")
+        for index, moments in one["optimiser"]["state"].items():
+            for name, value in moments.items():
+                torch.testing.assert_close(other["optimiser"]["state"][index][name], value, rtol=0, atol=0)
+    assert_same_weights(*(out / "weights.safetensors" for out in (first, second)))
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    one, other = load_file(first), load_file(second)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_weights_load_and_complete_a_case(trained: Path, case_folder: Path) -> None:
+    completer = ModalityCompleter(trained / "weights.safetensors", "cpu")
+    assert completer.model.preset == run.PRESETS["tiny"]
+    assert checkpoint.load(trained / "weights.safetensors")[1]["stages"] == ",".join(STAGES)
+    done = completer.complete(case_folder)
+    assert tuple(done.images) == ("t1c", "t2w")
+    assert all(np.asanyarray(image.dataobj).std() > 0 for image in done.images.values())
+
+
+def test_weights_are_the_averages_and_know_the_cohort(trained: Path, cohort: Path) -> None:
+    model, _ = checkpoint.load(trained / "weights.safetensors")
+    for stage in STAGES:
+        state = torch.load(trained / f"{stage}.ckpt", weights_only=True)
+        assert any(not torch.equal(state["ema"][name], value) for name, value in state["parameters"].items())
+        prefix = "autoencoder." if stage == "autoencoder" else "part."
+        for name, value in getattr(model, stage).named_parameters():
+            torch.testing.assert_close(value.detach(), state["ema"][prefix + name].half().float(), rtol=0, atol=0)
+    cases = load_cohort(cohort, trained / "cache" / "train", model.preset)
+    assert [case.case_id for case in cases] == ["p0", "p1", "p2"]  # p3 is not complete
+    expected = np.mean([[(s.unit_mean, s.unit_std) for s in case.scales] for case in cases[1:]], axis=0)  # p0 held out
+    np.testing.assert_allclose(model.unit_statistics.numpy(), expected, atol=1e-3)
+    assert float(model.latent_std) != 1.0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_curves_have_losses_and_validation(trained: Path, stage: str) -> None:
+    names = {row["name"] for row in rows(trained, stage)}
+    assert {"loss", "learning_rate", "validation_psnr"} <= names
+    last = [row for row in rows(trained, stage) if row["name"] == "validation_psnr"][-1]
+    assert int(last["step"]) == STEPS and 0 < float(last["value"]) < 80
+    assert list((trained / "tensorboard" / stage).iterdir())
+
+
+def test_the_autoencoder_learns(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PRESETS", shortened(40))
+    losses: list[float] = []
+    step = loop._step
+
+    def recorded(*arguments) -> dict[str, float]:
+        parts = step(*arguments)
+        losses.append(parts["l1"])
+        return parts
+
+    monkeypatch.setattr(loop, "_step", recorded)
+    run.train_preset("tiny", cohort, tmp_path, stage="autoencoder")
+    assert len(losses) == 40
+    print(losses)
+    assert np.mean(losses[-8:]) < 0.6 * np.mean(losses[:4])
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_a_run_interrupted_everywhere_gives_the_same_numbers(
+    trained: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after every second checkpoint in each of the four stages, and started again."""
+    saves: list[str] = []
+
+    def interrupt(path: Path) -> None:
+        saves.append(path.stem)
+        if saves.count(path.stem) == 2:
+            raise Interrupted
+
+    often = saving_often(interrupt)
+    monkeypatch.setattr(loop, "_save", often["save"])
+    monkeypatch.setattr(run, "train", often["train"])
+    for stage in STAGES:
+        with pytest.raises(Interrupted):
+            run.train_preset("tiny", cohort, tmp_path)
+        assert saves[-1] == stage
+    run.train_preset("tiny", cohort, tmp_path)
+    assert_same_run(trained, tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "denoiser"])
+def test_a_killed_process_gives_the_same_numbers(trained: Path, cohort: Path, tmp_path: Path, stage: str) -> None:
+    command = [sys.executable, "-m", "tests.short_training", str(cohort), str(tmp_path), stage]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "weights.safetensors").exists()
+    run.train_preset("tiny", cohort, tmp_path)
+    assert_same_run(trained, tmp_path)
+
+
+def test_a_finished_run_is_left_as_it_is(trained: Path, cohort: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "again")
+    run.train_preset("tiny", cohort, tmp_path / "again")
+    assert_same_run(trained, tmp_path / "again")
+
+
+def test_the_seed_decides(trained: Path, cohort: Path, tmp_path: Path) -> None:
+    run.train_preset("tiny", cohort, tmp_path, stage="autoencoder", seed=1)
+    one, other = (torch.load(out / "autoencoder.ckpt", weights_only=True)["ema"] for out in (trained, tmp_path))
+    assert any(not torch.allclose(one[name], other[name]) for name in one)
+
+
+def test_stages_one_by_one_give_the_weights_of_all_together(trained: Path, cohort: Path, tmp_path: Path) -> None:
+    for stage in STAGES:
+        weights = run.train_preset("tiny", cohort, tmp_path, stage=stage)
+        assert checkpoint.load(weights)[1]["stages"].endswith(stage)
+    assert_same_run(trained, tmp_path)
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_stage_needs_the_earlier_ones(cohort: Path, tmp_path: Path, stage: str) -> None:
+    with pytest.raises(ModfillError, match="train stage 'autoencoder' first"):
+        run.train_preset("tiny", cohort, tmp_path, stage=stage)
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_mistakes_are_told(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModfillError, match="preset must be one of tiny, got 'huge'"):
+        run.train_preset("huge", cohort, tmp_path)
+    with pytest.raises(ModfillError, match="stage of preset tiny must be one of"):
+        run.train_preset("tiny", cohort, tmp_path, stage="polisher")
+    with pytest.raises(ModfillError, match="needs cases with all of"):
+        run.train_preset("tiny", cohort / "p3", tmp_path)
+    with pytest.raises(ModfillError, match="--validate"):
+        run.train_preset("tiny", cohort / "p1", tmp_path / "one")
+    monkeypatch.setattr(run, "PRESETS", {"tiny": replace(shortened()["tiny"], refiner=None)})
+    with pytest.raises(ModfillError, match="must be one of autoencoder, translator, denoiser, got"):
+        run.train_preset("tiny", cohort, tmp_path, stage="refiner")
+
+
+@pytest.mark.parametrize("change", [{"latent_channels": 6}, {"blocks": 2}])
+def test_a_run_of_another_preset_is_told(
+    trained: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict
+) -> None:
+    (tmp_path / "autoencoder.ckpt").write_bytes((trained / "autoencoder.ckpt").read_bytes())
+    other = replace(PRESETS["tiny"], autoencoder=replace(PRESETS["tiny"].autoencoder, **change))
+    monkeypatch.setattr(run, "PRESETS", shortened(preset=other))
+    with pytest.raises(ModfillError, match="autoencoder.ckpt"):
+        run.train_preset("tiny", cohort, tmp_path, stage="autoencoder")
+
+
+def test_validation_cases_may_be_given(cohort: Path, tmp_path: Path) -> None:
+    write_case(tmp_path / "val", "v0", shape=SHAPE, seed=9)
+    run.train_preset("tiny", cohort, tmp_path / "run", validate=tmp_path / "val", stage="autoencoder")
+    cached = {path.name for path in (tmp_path / "run" / "cache").rglob("*.json")}
+    assert cached == {"p0.json", "p1.json", "p2.json", "v0.json"}
+
+
+def test_a_codebook_and_a_discriminator_train_and_resume(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the paper's preset has them: codes, a patch-GAN from step 2, epsilon prediction, no refiner."""
+    tiny = PRESETS["tiny"]
+    paper_like = replace(
+        tiny, refiner=None, normalisation="range", autoencoder=replace(tiny.autoencoder, codes=64, shortcut=False),
+        denoiser=replace(tiny.denoiser, prediction="epsilon"),
+        losses=replace(tiny.losses, adversarial=0.8, adversarial_from=1),
+        training={stage: tiny.training[stage] for stage in STAGES[:-1]},
+    )  # fmt: skip
+    monkeypatch.setattr(run, "PRESETS", shortened(preset=paper_like, crop=32))
+    run.train_preset("tiny", cohort, tmp_path / "whole")
+    saves: list[Path] = []
+
+    def interrupt(path: Path) -> None:
+        saves.append(path)
+        if len(saves) == 2:
+            raise Interrupted
+
+    often = saving_often(interrupt)
+    monkeypatch.setattr(loop, "_save", often["save"])
+    monkeypatch.setattr(run, "train", often["train"])
+    with pytest.raises(Interrupted):
+        run.train_preset("tiny", cohort, tmp_path / "parts")
+    run.train_preset("tiny", cohort, tmp_path / "parts")
+    whole, parts = (tmp_path / name / "weights.safetensors" for name in ("whole", "parts"))
+    assert_same_weights(whole, parts)
+    assert "adversarial" in {row["name"] for row in rows(tmp_path / "parts", "autoencoder")}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("start", [0, 16, 32])
+def test_the_refiner_is_trained_on_what_it_sees_in_use(tiny_model: ALDM, start: int) -> None:
+    """A training crop against the same region of the whole volume: equal, but for what is decoded from a piece."""
+    generator = torch.Generator().manual_seed(2)
+    latent, guidance = (torch.randn(1, c, 12, 12, 12, generator=generator) for c in (4, 16))
+    volumes, code = torch.randn(1, 4, 48, 48, 48, generator=generator), torch.randn(1, 64, generator=generator)
+    decoded = tiny_model.decode(latent)
+    whole_box, box = (slice(0, 48),) * 3, (slice(start, start + 16), slice(16, 32), slice(32, 48))
+    whole = tiny_model.refiner(*tiny_model.refiner_region(volumes, decoded, guidance, whole_box), code)[..., *box]
+    region = tiny_model.refiner(*tiny_model.refiner_region(volumes, decoded, guidance, box), code)
+    torch.testing.assert_close(region, whole, rtol=1e-4, atol=1e-5)
+    stage = RefinerStage(tiny_model, tiny_model.refiner, None, [])  # type: ignore[arg-type]
+    trained_on = tiny_model.refiner(*stage._region(volumes, latent, guidance, box), code)
+    assert float((trained_on - whole).square().mean().sqrt()) < 0.1 * float(whole.std())
+
+
+def test_two_processes_give_one_weights_file(cohort: Path, tmp_path: Path, case_folder: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+               "-m", "modfill.cli", "train", "--preset", "tiny", "--data", str(cohort), "--out", str(tmp_path),
+               "--minutes", "0.05"]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1 and not list(tmp_path.rglob("*.tmp*"))
+    for stage in STAGES:
+        assert [row["name"] for row in rows(tmp_path, stage)].count("validation_psnr") >= 1
+    completed = ModalityCompleter(tmp_path / "weights.safetensors", "cpu").complete(case_folder)
+    assert set(completed.images) == {"t1c", "t2w"}
