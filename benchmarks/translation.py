@@ -22,7 +22,7 @@ from benchmarks.baselines.ours import Modfill
 from benchmarks.baselines.simple import CopyNearest, MeanAvailable
 from benchmarks.baselines.voxelwise import Voxelwise
 from modfill.case import Case, find_cases, read_case
-from modfill.metrics import score
+from modfill.metrics import brain_box, score
 from modfill.modalities import MODALITIES, NAMES
 
 SHOWN = ("psnr", "ssim", "psnr_matched", "ssim_matched")
@@ -45,10 +45,11 @@ def evaluate(method: Method, case: Case, segmentation: np.ndarray | None, source
     targets = [m for m in MODALITIES if m not in sources]
     predictions = method.complete(reduced(case, sources), targets)
     brain = sum((case.volume(m) > 0).astype(int) for m in MODALITIES) >= 2
+    box = brain_box(brain)
+    tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
     rows = []
     for t in targets:
-        tumour = None if segmentation is None else (segmentation > 0) & brain
-        figures = score(case.volume(t), predictions[t], brain, tumour)
+        figures = score(case.volume(t)[box], predictions[t][box], brain[box], tumour)
         rows.append(
             {"method": method.name, "case_id": case.case_id, "sources": "+".join(sources), "target": t, **figures}
         )

@@ -61,6 +61,14 @@ def test_saving_leaves_no_temporary_file_and_no_pickle(tiny_weights: Path) -> No
         assert file.metadata()["format"] == "modfill"
 
 
+@pytest.mark.xfail(strict=True, reason="checkpoint.save: safetensors writes several metadata entries in random order")
+def test_the_same_model_gives_the_same_bytes(tiny_model: ALDM, tmp_path: Path) -> None:
+    """The file's hash stands in every sidecar and decides whether a finished output is of this run."""
+    for number in range(8):
+        checkpoint.save(tiny_model, tmp_path / f"{number}.safetensors", tiny_model.preset.stages)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

@@ -78,7 +78,6 @@ def _saved_with_slope(path: Path, volume: npt.NDArray[np.generic]) -> None:
     nib.save(image, path)
 
 
-@pytest.mark.xfail(strict=True, reason="completion.restore_image rounds to whole numbers although the source is scaled")
 def test_intensities_below_1_in_scaled_integer_files_survive(completer: ModalityCompleter, tmp_path: Path) -> None:
     """int16 on disk with scl_slope, as fsl and nibabel write floats: 0.3 to 0.8 must not be rounded to 1."""
     for modality, volume in sources().items():

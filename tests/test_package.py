@@ -17,7 +17,7 @@ HEAVY = ("torch", "monai", "torchio", "nnunetv2", "nibabel")
 
 
 def imports(path: Path, late: bool = True) -> set[str]:
-    """Every module a file imports, `a.b.c` for `from a.b import c` too; `late=False` leaves out what runs late or never."""
+    """Every module a file imports, `a.b.c` for `from a.b import c` too; not what runs late or never if not `late`."""
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:

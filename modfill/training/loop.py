@@ -24,6 +24,9 @@ from torch.nn.parallel import DistributedDataParallel
 from modfill.config import StageConfig
 
 
+VALIDATION_SHARE = 0.05  # of the training time, at most, goes into validation
+
+
 class Stage(nn.Module):
     """What the loop trains: parameters that require gradients, a batch to draw, and a loss.
 
@@ -103,7 +106,7 @@ def train(stage: Stage, run: Path, budget: Budget, seed: int, device: torch.devi
         _resume(checkpoint, stage, optimiser, ema, progress)
     model: Callable = DistributedDataParallel(stage, find_unused_parameters=True) if dist.is_initialized() else stage
     curves = Curves(run, stage.name) if rank() == 0 else None
-    saved = time.monotonic()
+    saved, validating = time.monotonic(), 0.0
     while not _finished(budget, progress, device):
         began = time.monotonic()
         rate = learning_rate(stage.config, progress.step, budget.fraction(progress))
@@ -114,9 +117,12 @@ def train(stage: Stage, run: Path, budget: Budget, seed: int, device: torch.devi
         if curves:
             curves.add(progress, budget, rate, parts, time.monotonic() - began)
             if time.monotonic() - saved > save_every:
-                ema.swap(parameters)
-                curves.validated(progress, validated(stage, device))
-                ema.swap(parameters)
+                if validating < VALIDATION_SHARE * progress.seconds:
+                    began = time.monotonic()
+                    ema.swap(parameters)
+                    curves.validated(progress, validated(stage, device))
+                    ema.swap(parameters)
+                    validating += time.monotonic() - began
                 _save(checkpoint, parameters, stage, optimiser, ema, progress)
                 saved = time.monotonic()
     if curves:

@@ -171,8 +171,8 @@ class RefinerStage(TranslationStage):
         return ((refined - wanted).square() * inside).sum() / inside.sum().clamp(min=1)
 
     def _region(self, volumes: Tensor, latent: Tensor, guidance: Tensor, box: Box) -> tuple[Tensor, Tensor, Tensor]:
-        """A region's inputs; its piece of the decoded volume is decoded with three latent voxels of surroundings."""
-        factor, margin = self.model.preset.autoencoder.factor, 3
+        """A region's inputs; its piece of the decoded volume is decoded with two latent voxels of surroundings."""
+        factor, margin = self.model.preset.autoencoder.factor, 2
         low = [
             slice(max(b.start // factor - margin, 0), min(b.stop // factor + margin, edge))
             for b, edge in zip(box, latent.shape[2:], strict=True)

@@ -1,0 +1,182 @@
+"""A case's channel files made whole: synthetic images for the channels that it lacks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy.typing as npt
+from modfill.integrations.nnunet.channels import ChannelFiles
+
+from modfill import __version__
+from modfill.case import SYNTHETIC_MARK, read_case
+from modfill.errors import CaseError
+from modfill.finding import CaseFiles
+from modfill.modalities import MODALITIES
+from modfill.provenance import output_path
+
+if TYPE_CHECKING:
+    from modfill.completer import ModalityCompleter
+
+
+@dataclass(frozen=True)
+class FilledCase:
+    """A case with all channels.
+
+    Attributes:
+        case_id: name of the case.
+        files: by channel number; acquired ones where they were.
+        synthetic: numbers of the channels that were not acquired.
+    """
+
+    case_id: str
+    files: tuple[Path, ...]
+    synthetic: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ChannelFiller:
+    """Completes cases of one dataset; may be pickled, and loads its model once a process, when it is first needed.
+
+    Attributes:
+        modalities: by channel number.
+        weights: a file that `modfill train` wrote; None takes the shipped ones.
+        device: as for `ModalityCompleter`.
+    """
+
+    modalities: tuple[str, ...]
+    weights: Path | None = None
+    device: str = "auto"
+
+    def fill(self, case: ChannelFiles, out: Path, overwrite: bool = False) -> FilledCase:
+        """Synthesise the channels that a case lacks; acquired files are referred to.
+
+        Args:
+            case: the files that are there.
+            out: receives `<case_id>/<case_id>-<modality>.nii.gz` and sidecars; what is finished there stays.
+            overwrite: do finished ones again.
+
+        Raises:
+            CaseError: the case cannot be completed, or other outputs are in the way.
+        """
+        absent = self._absent(case)
+        synthetic = tuple(sorted({*absent, *(n for n, path in case.paths.items() if is_synthetic(case.case_id, path))}))
+        files = dict(case.paths)
+        if absent:
+            names = {self.modalities[number]: path for number, path in case.paths.items()}
+            images = read_case(CaseFiles(case.case_id, {m: names[m] for m in MODALITIES if m in names}))
+            targets = [self.modalities[number] for number in absent]
+            done = _completer(self.weights, self.device).complete(images, out, targets, overwrite=overwrite)
+            files |= {number: done.paths[self.modalities[number]] for number in absent}
+        return FilledCase(case.case_id, tuple(files[number] for number in sorted(files)), synthetic)
+
+    def fill_cached(self, case: ChannelFiles, cache: Path) -> FilledCase:
+        """As `fill`, in a folder of its own for each content of the sources and weights: nothing is ever stale there.
+
+        What is finished is found without loading the model.
+
+        Args:
+            case: the files that are there.
+            cache: receives `<hash>/<case_id>/<case_id>-<modality>.nii.gz`.
+
+        Raises:
+            CaseError: the case cannot be completed.
+        """
+        absent = self._absent(case)
+        if not absent:
+            return self.fill(case, cache)
+        folder = cache / self._key(case)
+        paths = {number: output_path(folder, case.case_id, self.modalities[number]) for number in absent}
+        if not all(path.exists() for path in paths.values()):  # an image appears when all that belongs to it is there
+            return self.fill(case, folder)
+        files = case.paths | paths
+        return FilledCase(case.case_id, tuple(files[number] for number in sorted(files)), tuple(absent))
+
+    def fill_arrays(
+        self, arrays: Mapping[str, npt.NDArray], affine: npt.ArrayLike, case_id: str
+    ) -> dict[str, npt.NDArray]:
+        """Arrays (X, Y, Z) by modality, those given and those synthesised, in the order of the channels.
+
+        Args:
+            arrays: some of the channels' modalities, 0 outside the brain.
+            affine: 4x4, voxel indices to mm.
+            case_id: name of the case.
+
+        Raises:
+            CaseError: the case cannot be completed, or a modality is none of the channels'.
+        """
+        for name in arrays:
+            if name not in self.modalities:
+                raise CaseError(
+                    f"case {case_id}: an array's modality must be one of {', '.join(self.modalities)}, got {name!r}; "
+                    "leave it out"
+                )
+        targets = [modality for modality in self.modalities if modality not in arrays]
+        whole = dict(arrays)
+        if targets:
+            completer = _completer(self.weights, self.device)
+            whole |= completer.complete_arrays(arrays, affine, case_id, targets=targets)
+        return {modality: whole[modality] for modality in self.modalities}
+
+    def _absent(self, case: ChannelFiles) -> list[int]:
+        return [number for number in range(len(self.modalities)) if number not in case.paths]
+
+    def _key(self, case: ChannelFiles) -> str:
+        from modfill.checkpoint import SHIPPED
+
+        parts = [__version__, _hash_of(self.weights or SHIPPED)]
+        for number, path in sorted(case.paths.items()):
+            parts += [self.modalities[number], _hash_of(path)]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+
+
+def is_synthetic(case_id: str, path: Path) -> bool:
+    """Whether a channel file's header says that modfill made it.
+
+    Raises:
+        CaseError: it is no NIfTI image.
+    """
+    try:
+        return bool(nib.Nifti1Image.from_filename(path).header["descrip"].item().startswith(SYNTHETIC_MARK.encode()))
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise CaseError(
+            f"case {case_id}: {path} must be a NIfTI image, got something else ({type(error).__name__}); replace it"
+        ) from error
+
+
+def channels_note(case: FilledCase, names: Sequence[str], modalities: Sequence[str]) -> dict[str, Any]:
+    """What the JSON beside a segmentation says about the channels it was made from.
+
+    Args:
+        case: the completed case; without files if it came from arrays.
+        names: dataset.json's names by channel number.
+        modalities: by channel number.
+    """
+    channels: list[dict[str, Any]] = [
+        {"Channel": f"{number:04d}", "Name": name, "Modality": modality, "Synthetic": number in case.synthetic}
+        for number, (name, modality) in enumerate(zip(names, modalities, strict=True))
+    ]
+    for channel, file in zip(channels, case.files, strict=False):
+        channel["File"] = file.name
+    return {
+        "Case": case.case_id,
+        "GeneratedBy": [{"Name": "modfill", "Version": __version__}, {"Name": "nnU-Net"}],
+        "SyntheticChannels": [modalities[number] for number in case.synthetic],
+        "Channels": channels,
+    }
+
+
+@lru_cache(maxsize=1)
+def _completer(weights: Path | None, device: str) -> ModalityCompleter:
+    from modfill.completer import ModalityCompleter
+
+    return ModalityCompleter(weights, device)
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,126 @@
+"""A trained nnU-Net predicts on cases that lack channels it was trained with."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from modfill.integrations.nnunet.channels import FILE_ENDING, channel_files, channel_modalities, channel_names
+from modfill.integrations.nnunet.filling import ChannelFiller, FilledCase, channels_note
+from modfill.integrations.nnunet.shim import require_nnunet
+
+from modfill.errors import CaseError
+
+require_nnunet()
+
+from nibabel.affines import voxel_sizes  # noqa: E402
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: E402
+
+_PLAIN_READERS = ("SimpleITKIO", "NibabelIO")  # they leave the axes as they are in the file
+
+
+class ModalityCompletionPredictor(nnUNetPredictor):
+    """nnU-Net's predictor, for cases with gaps: `predict_from_files` and the rest of its methods work unchanged.
+
+    Synthetic channels go to the output folder's `synthetic`, and `<case>.json` beside each segmentation says which
+    channels were synthetic. Without an output folder they go to a temporary one.
+
+    Args:
+        channels: modalities in the order of the channels; None takes them from the model's channel_names.
+        weights: a file that `modfill train` wrote; None takes the shipped ones.
+        **options: nnUNetPredictor's.
+    """
+
+    def __init__(self, channels: Sequence[str] | None = None, weights: Path | str | None = None, **options: Any):
+        super().__init__(**options)
+        self.channels = channels
+        self.weights = None if weights is None else Path(weights)
+
+    def predict_arrays(
+        self, arrays: Mapping[str, npt.NDArray], affine: npt.ArrayLike, case_id: str = "case"
+    ) -> tuple[npt.NDArray, dict[str, Any]]:
+        """Arrays in, array out, nothing on disk.
+
+        Args:
+            arrays: (X, Y, Z) by modality, as nibabel reads them, 0 outside the brain; some of the model's.
+            affine: 4x4, voxel indices to mm.
+            case_id: part of the seed.
+
+        Returns:
+            The segmentation (X, Y, Z), and what the JSON beside a segmentation would say.
+
+        Raises:
+            CaseError: the case cannot be completed, or the model reorients what it reads.
+        """
+        reader = self.plans_manager.image_reader_writer_class.__name__
+        if reader not in _PLAIN_READERS:
+            raise CaseError(
+                f"case {case_id}: the model's reader must be {' or '.join(_PLAIN_READERS)} for arrays, got {reader}; "
+                "predict from files"
+            )
+        filler = self._filler()
+        whole = filler.fill_arrays(arrays, np.asarray(affine), case_id)
+        image = np.stack([whole[m].astype(np.float32).transpose(2, 1, 0) for m in filler.modalities])
+        spacing = [float(size) for size in voxel_sizes(np.asarray(affine))[::-1]]
+        segmentation = self.predict_single_npy_array(image, {"spacing": spacing})
+        synthetic = tuple(n for n, modality in enumerate(filler.modalities) if modality not in arrays)
+        return segmentation.transpose(2, 1, 0), self._note(FilledCase(case_id, (), synthetic), filler)
+
+    def initialize_from_trained_model_folder(self, *arguments: Any, **options: Any) -> None:
+        """As nnU-Net's. Raises ModfillError if the modalities of the model's channels are doubtful."""
+        super().initialize_from_trained_model_folder(*arguments, **options)
+        self._take_stock_preprocessor()
+
+    def manual_initialization(self, *arguments: Any, **options: Any) -> None:
+        """As nnU-Net's. Raises ModfillError if the modalities of the model's channels are doubtful."""
+        super().manual_initialization(*arguments, **options)
+        self._take_stock_preprocessor()
+
+    def _take_stock_preprocessor(self) -> None:
+        """Cases are complete before they reach a worker, which would not find the plugin's preprocessor by name."""
+        self._filler()  # doubtful channels are refused now, not after hours
+        configuration = self.configuration_manager.configuration
+        if configuration["preprocessor_name"] == "ModalityCompletionPreprocessor":
+            configuration["preprocessor_name"] = "DefaultPreprocessor"
+
+    def _filler(self) -> ChannelFiller:
+        where = self.plans_manager.dataset_name
+        device = "auto" if self.device.type == "cuda" else "cpu"
+        return ChannelFiller(channel_modalities(self.dataset_json, where, self.channels), self.weights, device)
+
+    def _manage_input_and_output_lists(
+        self,
+        list_of_lists_or_source_folder: str | list[list[str]],
+        output_folder_or_list_of_truncated_output_files: str | list[str] | None,
+        folder_with_segs_from_prev_stage: str | None = None,
+        overwrite: bool = True,
+        *rest: Any,
+        **options: Any,
+    ) -> tuple[list[list[str]], list[str] | None, list[str | None]]:
+        """nnU-Net's lists of what to predict, with the gaps filled."""
+        lists, outputs, previous = super()._manage_input_and_output_lists(
+            list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files,
+            folder_with_segs_from_prev_stage, overwrite, *rest, **options,
+        )  # fmt: skip
+        filler = self._filler()
+        if outputs is None:
+            self._passing = tempfile.TemporaryDirectory()  # lives as long as the predictor
+        complete = []
+        for number, files in enumerate(lists):
+            case_id = Path(files[0]).name.removesuffix(FILE_ENDING).rpartition("_")[0]
+            case = channel_files(case_id, files, len(filler.modalities))
+            folder = Path(self._passing.name) if outputs is None else Path(outputs[number]).parent / "synthetic"
+            filled = filler.fill(case, folder, overwrite)
+            if outputs is not None:
+                note = json.dumps(self._note(filled, filler), indent=1)
+                Path(outputs[number] + ".json").write_text(note + "\n", encoding="utf8")
+            complete.append([str(file) for file in filled.files])
+        return complete, outputs, previous
+
+    def _note(self, case: FilledCase, filler: ChannelFiller) -> dict[str, Any]:
+        return channels_note(case, channel_names(self.dataset_json, self.plans_manager.dataset_name), filler.modalities)

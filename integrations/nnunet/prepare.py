@@ -1,0 +1,157 @@
+"""A raw nnU-Net dataset with gaps becomes one without, beside it, for nnU-Net's own commands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modfill.integrations.nnunet.channels import (
+    FILE_ENDING,
+    ChannelFiles,
+    cases_in,
+    channel_files,
+    channel_modalities,
+    channel_names,
+    read_dataset_json,
+)
+from modfill.integrations.nnunet.filling import ChannelFiller, FilledCase
+
+from modfill.errors import CaseError, ModfillError
+
+SYNTHETIC_FOLDER = "synthetic"
+
+
+def prepare_dataset(
+    dataset_id: int,
+    new_id: int,
+    channels: Sequence[str] | None = None,
+    weights: Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+) -> Path:
+    """Write `Dataset<new_id>_<name>_modfill` into nnUNet_raw, in which no case lacks a channel.
+
+    Its dataset.json lists every file: acquired images and labels where they are, synthetic ones in its own folder
+    `synthetic`. Test cases stand in `imagesTs`, acquired files as links, so that the folder can be predicted.
+
+    Args:
+        dataset_id: of the dataset that is there.
+        new_id: of the one to write.
+        channels: modalities in the order of the channels; None takes them from dataset.json's channel_names.
+        weights: a file that `modfill train` wrote; None takes the shipped ones.
+        device: as for `ModalityCompleter`.
+        overwrite: do finished synthetic images again.
+
+    Returns:
+        The new dataset's folder; dataset.json appears in it when all else is done.
+
+    Raises:
+        ModfillError: the dataset is not there or cannot be read, its channels' modalities are doubtful, the new
+            number is taken, or a case cannot be completed.
+    """
+    raw = _raw_folder()
+    source = _dataset_folder(raw, dataset_id)
+    target = raw / f"Dataset{new_id:03d}_{source.name.partition('_')[2]}_modfill"
+    taken = [folder.name for folder in raw.glob(f"Dataset{new_id:03d}_*") if folder != target]
+    if taken:
+        raise ModfillError(f"the new dataset's number must be free, got {new_id}, that of {taken[0]}; choose another")
+    dataset = read_dataset_json(source)
+    filler = ChannelFiller(channel_modalities(dataset, source.name, channels), weights, device)
+    count = len(filler.modalities)
+    training = _training_cases(source, dataset, count)
+    filled = [filler.fill(case, target / SYNTHETIC_FOLDER / "imagesTr", overwrite) for case, _ in training]
+    for case in cases_in(source / "imagesTs", count):
+        done = filler.fill(case, target / SYNTHETIC_FOLDER / "imagesTs", overwrite)
+        for number, file in enumerate(done.files):
+            _link(file, target / "imagesTs" / f"{done.case_id}_{number:04d}{FILE_ENDING}")
+    listing = {case.case_id: _entry(case, label, target) for case, (_, label) in zip(filled, training, strict=True)}
+    synthetic = {case.case_id: [filler.modalities[n] for n in case.synthetic] for case in filled if case.synthetic}
+    description = {
+        **dataset,
+        "channel_names": {str(n): name for n, name in enumerate(channel_names(dataset, source.name))},
+        "numTraining": len(filled),
+        "dataset": listing,
+        "modfill": {"CompletedFrom": source.name, "SyntheticChannels": synthetic},
+    }
+    _write_json(target / "dataset.json", description)
+    return target
+
+
+def _raw_folder() -> Path:
+    raw = os.environ.get("nnUNet_raw")  # noqa: SIM112 (nnU-Net's own name)
+    if not raw or not Path(raw).is_dir():
+        raise ModfillError(f"nnUNet_raw must be set to the folder of nnU-Net's raw datasets, got {raw!r}; export it")
+    return Path(os.path.abspath(raw))
+
+
+def _dataset_folder(raw: Path, dataset_id: int) -> Path:
+    found = sorted(raw.glob(f"Dataset{dataset_id:03d}_*"))
+    if len(found) != 1:
+        got = ", ".join(folder.name for folder in found) or "none"
+        raise ModfillError(f"{raw} must hold one Dataset{dataset_id:03d}_<name>, got {got}; check -d and nnUNet_raw")
+    return found[0]
+
+
+def _training_cases(source: Path, dataset: Mapping[str, Any], count: int) -> list[tuple[ChannelFiles, Path]]:
+    """Each training case with its label, from an explicit listing or from the folders."""
+    listing = dataset.get("dataset")
+    if listing is not None:
+        cases = [
+            (channel_files(case_id, [_listed(source, image) for image in entry["images"]], count),
+             _listed(source, entry["label"]))
+            for case_id, entry in listing.items()
+        ]  # fmt: skip
+    else:
+        cases = [
+            (case, source / "labelsTr" / f"{case.case_id}{FILE_ENDING}")
+            for case in cases_in(source / "imagesTr", count)
+        ]
+        unseen = {path.name for path in (source / "labelsTr").glob(f"*{FILE_ENDING}")} - {c[1].name for c in cases}
+        if unseen:
+            name = min(unseen)
+            raise CaseError(
+                f"case {name.removesuffix(FILE_ENDING)}: {name} must have an image, got none; add or move it"
+            )
+    if not cases:
+        raise ModfillError(f"{source} must hold training cases, got none in dataset.json and imagesTr; add them")
+    for case, label in cases:
+        if not label.is_file():
+            raise CaseError(
+                f"case {case.case_id}: label {label} must be a file, got none; add it or move the case away"
+            )
+    return cases
+
+
+def _listed(source: Path, file: str) -> Path:
+    return Path(os.path.abspath(source / os.path.expandvars(file)))  # as nnU-Net reads a listing
+
+
+def _entry(case: FilledCase, label: Path, target: Path) -> dict[str, Any]:
+    """The entry of dataset.json; relative, so that nnUNet_raw may be moved as a whole."""
+    return {
+        "images": [Path(os.path.relpath(file, target)).as_posix() for file in case.files],
+        "label": Path(os.path.relpath(label, target)).as_posix(),
+    }
+
+
+def _link(file: Path, link: Path) -> None:
+    """Put a relative link to `file` at `link`, or a copy where the file system has no links."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        link.unlink()
+    try:
+        link.symlink_to(os.path.relpath(file, link.parent))
+    except OSError:
+        shutil.copyfile(file, link)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
+    os.replace(temporary, path)

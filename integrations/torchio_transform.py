@@ -1,0 +1,221 @@
+"""TorchIO transforms: subjects that lack a modality become complete; modalities are dropped at random for training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modfill.cache import complete_arrays
+from modfill.errors import CaseError, ModfillError
+from modfill.modalities import MODALITIES, NEAREST
+from modfill.provenance import Settings
+
+try:
+    import torchio as tio
+    from torchio.transforms.augmentation import RandomTransform
+except ImportError as error:
+    raise ModfillError("The TorchIO transforms need TorchIO: pip install 'modfill[torchio]'") from error
+
+__all__ = ["CompleteModalities", "ModalityDropout", "RandomModalityDropout"]
+
+
+class CompleteModalities(tio.Transform):
+    """Add the modalities that a subject lacks, synthesised from those it has.
+
+    A modality is missing when its key is absent or None. What is added is a `ScalarImage` on the sources' grid, in the
+    type of the nearest source. The subject also receives `acquired`: a bool tensor (4,) in the order t1n, t1c, t2w,
+    t2f, true where the image was acquired. An image that it calls synthetic is never a source.
+
+    Put it before whatever moves the background away from 0, e.g. `ZNormalization`, and give a cache folder, so that a
+    training run synthesises each subject once and not once an epoch. The noise depends on seed, subject and target
+    only; the subject is known by its `subject_id`, if it has one, or by its voxels.
+
+    Args:
+        weights: a file that `modfill train` wrote; None takes the shipped ones.
+        names: image name by modality where it is another, e.g. `{"t1c": "t1gd"}`.
+        cache: folder of completed images, shared by all workers and runs; None keeps nothing.
+        mode: "mean" (least error) or "sample" (one plausible image).
+        steps: diffusion steps; None takes the preset's.
+        samples: samples drawn.
+        seed: of the noise.
+        device: "cpu", or a GPU, which workers can use only if they are spawned.
+        **kwargs: of `torchio.Transform`. `include` and `exclude` choose which missing images are added; all
+            acquired ones are sources. `p` must be 1: incomplete subjects cannot be collated.
+
+    Raises:
+        ModfillError: an argument cannot be used; on a call, CaseError if the subject cannot be completed.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        names: Mapping[str, str] | None = None,
+        cache: str | Path | None = None,
+        mode: str = "mean",
+        steps: int | None = None,
+        samples: int = 1,
+        seed: int = 0,
+        device: str = "cpu",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if self.probability != 1:
+            raise ModfillError(
+                f"CompleteModalities: p must be 1, got {self.probability}: incomplete subjects cannot be collated"
+            )
+        Settings(mode, steps, samples, seed)  # refuses what cannot be used
+        self.weights = None if weights is None else str(weights)
+        self.names = _all_names(names)
+        self.cache = None if cache is None else str(cache)
+        self.mode, self.steps, self.samples, self.seed, self.device = mode, steps, samples, seed, device
+        self.args_names = ["weights", "names", "cache", "mode", "steps", "samples", "seed", "device"]
+        _check_choice(self.include, self.exclude, self.names)
+
+    def apply_transform(self, subject: tio.Subject) -> tio.Subject:
+        """Complete one subject; changes and returns it."""
+        present = _present(subject, self.names)
+        before = subject.get("acquired")
+        flags = [m in present and (before is None or bool(before[i])) for i, m in enumerate(MODALITIES)]  # type: ignore[index]
+        sources = {m: present[m] for m, acquired in zip(MODALITIES, flags, strict=True) if acquired}
+        if not sources:
+            raise CaseError(
+                f"{_label(subject)} must have an acquired image under one of {', '.join(self.names.values())}, got "
+                f"{', '.join(subject.get_images_names())}; give the names, e.g. names={{'t1c': 't1gd'}}"
+            )
+        targets = [m for m in MODALITIES if m not in present and _chosen(self.names[m], self.include, self.exclude)]
+        with np.errstate(divide="warn", over="warn", invalid="warn"):  # TorchIO makes them errors
+            synthetic = complete_arrays(
+                {m: _array(subject, self.names[m], image) for m, image in sources.items()},
+                {m: image.affine for m, image in sources.items()},
+                Settings(self.mode, self.steps, self.samples, self.seed),
+                case_id=str(subject["subject_id"]) if "subject_id" in subject else None,
+                targets=targets,
+                weights=self.weights,
+                device=self.device,
+                cache=self.cache,
+            )
+        for modality, made in synthetic.items():
+            like = sources.get(NEAREST[modality], next(iter(sources.values())))
+            tensor = torch.from_numpy(made.volume)[None].to(like.data.dtype)
+            subject.add_image(tio.ScalarImage(tensor=tensor, affine=like.affine), self.names[modality])
+        subject["acquired"] = torch.tensor(flags)
+        subject.update_attributes()
+        return subject
+
+
+class RandomModalityDropout(RandomTransform):
+    """Remove random modalities, to train networks for synthetic ones or to simulate incomplete subjects.
+
+    At least one modality always stays. `CompleteModalities` after it makes the subject complete again. What was
+    removed stands in the history as `ModalityDropout`.
+
+    Args:
+        num_dropped: how many are removed, or the least and the greatest number, drawn evenly.
+        names: image name by modality where it is another.
+        **kwargs: of `torchio.Transform`. `include` and `exclude` choose which images may be removed.
+
+    Raises:
+        ModfillError: an argument cannot be used.
+    """
+
+    def __init__(
+        self, num_dropped: int | tuple[int, int] = (1, 3), names: Mapping[str, str] | None = None, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        low, high = (num_dropped, num_dropped) if isinstance(num_dropped, int) else num_dropped
+        if not 0 <= low <= high < len(MODALITIES):
+            raise ModfillError(
+                f"num_dropped must be from 0 to {len(MODALITIES) - 1}, or such a pair in order, got {num_dropped}"
+            )
+        self.num_dropped = (low, high)
+        self.names = _all_names(names)
+        _check_choice(self.include, self.exclude, self.names)
+
+    def apply_transform(self, subject: tio.Subject) -> tio.Subject:
+        """Draw what is removed with torch's global generator, which data loaders seed for each worker."""
+        present = [self.names[m] for m in _present(subject, self.names)]
+        candidates = [name for name in present if _chosen(name, self.include, self.exclude)]
+        low, high = self.num_dropped
+        count = min(int(torch.randint(low, high + 1, ())), len(candidates), len(present) - 1)
+        if count <= 0:
+            return subject
+        dropped = [candidates[i] for i in torch.randperm(len(candidates))[:count].tolist()]
+        transformed = ModalityDropout(dropped, **self._get_base_args())(subject)
+        assert isinstance(transformed, tio.Subject)
+        return transformed
+
+
+class ModalityDropout(tio.Transform):
+    """Remove images from a subject.
+
+    Args:
+        dropped: names of the images; those that are not there are passed over.
+        **kwargs: of `torchio.Transform`.
+    """
+
+    def __init__(self, dropped: Sequence[str], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.dropped = list(dropped)
+        self.args_names = ["dropped"]
+
+    def apply_transform(self, subject: tio.Subject) -> tio.Subject:
+        """Remove them; changes and returns the subject."""
+        for name in self.dropped:
+            if name in subject:
+                subject.remove_image(name)
+        return subject
+
+
+def _all_names(names: Mapping[str, str] | None) -> dict[str, str]:
+    """The image name of every modality."""
+    unknown = [modality for modality in names or {} if modality not in MODALITIES]
+    if unknown:
+        raise ModfillError(f"names must map modalities ({', '.join(MODALITIES)}), got '{unknown[0]}'")
+    complete = {modality: (names or {}).get(modality, modality) for modality in MODALITIES}
+    if len(set(complete.values())) < len(complete):
+        raise ModfillError(f"names must be another for each modality, got {', '.join(complete.values())}")
+    return complete
+
+
+def _check_choice(include: Sequence[str] | None, exclude: Sequence[str] | None, names: Mapping[str, str]) -> None:
+    unknown = [name for name in (*(include or ()), *(exclude or ())) if name not in names.values()]
+    if unknown:
+        raise ModfillError(
+            f"include and exclude must be among {', '.join(names.values())}, got '{unknown[0]}'; give names= if they differ"
+        )
+
+
+def _chosen(name: str, include: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
+    return (include is None or name in include) and (exclude is None or name not in exclude)
+
+
+def _present(subject: tio.Subject, names: Mapping[str, str]) -> dict[str, tio.ScalarImage]:
+    """The images that are there, by modality. Raises CaseError for anything else under their names."""
+    found = {}
+    for modality, name in names.items():
+        image = subject.get(name)
+        if isinstance(image, tio.ScalarImage):
+            found[modality] = image
+        elif image is not None:
+            raise CaseError(f"{_label(subject)}: {name} must be a ScalarImage or None, got {type(image).__name__}")
+    return found
+
+
+def _array(subject: tio.Subject, name: str, image: tio.ScalarImage) -> np.ndarray:
+    """The voxels (W, H, D) of a one-channel 3D image."""
+    tensor = image.data
+    if tensor.shape[0] != 1 or tensor.shape[-1] == 1:
+        kind = "2D" if tensor.shape[-1] == 1 else f"{tensor.shape[0]} channels"
+        raise CaseError(
+            f"{_label(subject)}: {name} must be 3D with one channel, got {kind} (shape {tuple(tensor.shape)}); "
+            "give each modality its own 3D image"
+        )
+    return (tensor.float() if tensor.is_floating_point() else tensor)[0].numpy()
+
+
+def _label(subject: tio.Subject) -> str:
+    return f"subject {subject['subject_id']}" if "subject_id" in subject else "a subject"
