@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from modfill.integrations.availability import ACQUIRED, acquired_mask, acquired_only, count_range
 
 from modfill.cache import complete_arrays
 from modfill.errors import CaseError, ModfillError
@@ -27,8 +28,8 @@ class CompleteModalities(tio.Transform):
     """Add the modalities that a subject lacks, synthesised from those it has.
 
     A modality is missing when its key is absent or None. What is added is a `ScalarImage` on the sources' grid, in the
-    type of the nearest source. The subject also receives `acquired`: a bool tensor (4,) in the order t1n, t1c, t2w,
-    t2f, true where the image was acquired. An image that it calls synthetic is never a source.
+    type of the nearest source. The subject also receives `acquired_modalities`: a bool tensor (4,) in the order t1n,
+    t1c, t2w, t2f, true where the image was acquired. An image that it calls synthetic is never a source.
 
     Put it before whatever moves the background away from 0, e.g. `ZNormalization`, and give a cache folder, so that a
     training run synthesises each subject once and not once an epoch. The noise depends on seed, subject and target
@@ -78,9 +79,7 @@ class CompleteModalities(tio.Transform):
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Complete one subject; changes and returns it."""
         present = _present(subject, self.names)
-        before = subject.get("acquired")
-        flags = [m in present and (before is None or bool(before[i])) for i, m in enumerate(MODALITIES)]  # type: ignore[index]
-        sources = {m: present[m] for m, acquired in zip(MODALITIES, flags, strict=True) if acquired}
+        sources = acquired_only(present, subject.get(ACQUIRED))
         if not sources:
             raise CaseError(
                 f"{_label(subject)} must have an acquired image under one of {', '.join(self.names.values())}, got "
@@ -102,7 +101,7 @@ class CompleteModalities(tio.Transform):
             like = sources.get(NEAREST[modality], next(iter(sources.values())))
             tensor = torch.from_numpy(made.volume)[None].to(like.data.dtype)
             subject.add_image(tio.ScalarImage(tensor=tensor, affine=like.affine), self.names[modality])
-        subject["acquired"] = torch.tensor(flags)
+        subject[ACQUIRED] = acquired_mask(sources)
         subject.update_attributes()
         return subject
 
@@ -126,12 +125,7 @@ class RandomModalityDropout(RandomTransform):
         self, num_dropped: int | tuple[int, int] = (1, 3), names: Mapping[str, str] | None = None, **kwargs: Any
     ):
         super().__init__(**kwargs)
-        low, high = (num_dropped, num_dropped) if isinstance(num_dropped, int) else num_dropped
-        if not 0 <= low <= high < len(MODALITIES):
-            raise ModfillError(
-                f"num_dropped must be from 0 to {len(MODALITIES) - 1}, or such a pair in order, got {num_dropped}"
-            )
-        self.num_dropped = (low, high)
+        self.num_dropped = count_range(num_dropped)
         self.names = _all_names(names)
         _check_choice(self.include, self.exclude, self.names)
 
@@ -165,8 +159,8 @@ class ModalityDropout(tio.Transform):
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Remove them; changes and returns the subject."""
         for name in self.dropped:
-            if name in subject:
-                subject.remove_image(name)
+            if subject.pop(name, None) is not None:
+                subject.__dict__.pop(name, None)  # subject.t1c is another way to the same image
         return subject
 
 
@@ -185,7 +179,8 @@ def _check_choice(include: Sequence[str] | None, exclude: Sequence[str] | None, 
     unknown = [name for name in (*(include or ()), *(exclude or ())) if name not in names.values()]
     if unknown:
         raise ModfillError(
-            f"include and exclude must be among {', '.join(names.values())}, got '{unknown[0]}'; give names= if they differ"
+            f"include and exclude must be among {', '.join(names.values())}, got '{unknown[0]}'; "
+            "give names= if the images have others"
         )
 
 
@@ -218,4 +213,4 @@ def _array(subject: tio.Subject, name: str, image: tio.ScalarImage) -> np.ndarra
 
 
 def _label(subject: tio.Subject) -> str:
-    return f"subject {subject['subject_id']}" if "subject_id" in subject else "a subject"
+    return f"case {subject['subject_id']}" if "subject_id" in subject else "a subject"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import mkstemp
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import nibabel as nib
@@ -88,20 +88,19 @@ class CompletionCache:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, volume=synthetic.volume, unit_range=np.asarray(synthetic.unit_range, np.float64))
         body = buffer.getvalue()
-        path, temporary = self.path(key), None
+        path = self.path(key)
+        temporary = path.with_name(f".tmp-{token_hex(8)}")  # another one in each process and thread
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = mkstemp(prefix=".tmp-", dir=path.parent)
-            with open(handle, "wb") as file:
-                file.write(body + hashlib.sha256(body).digest())
+            temporary.write_bytes(body + hashlib.sha256(body).digest())
             os.replace(temporary, path)
         except OSError as error:
             raise ModfillError(
                 f"the cache folder {self.folder} must be writable, got '{error.strerror or error}'; choose another one"
             ) from error
         finally:
-            with contextlib.suppress(OSError, TypeError):
-                os.unlink(temporary)  # type: ignore[arg-type]  # None where there is nothing to take away
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def complete_arrays(
@@ -139,9 +138,9 @@ def complete_arrays(
     """
     settings = settings or Settings()
     targets = [m for m in MODALITIES if m not in arrays] if targets is None else sorted(targets, key=_rank)
-    affine = _common_affine(case_id or "of these arrays", arrays, affine) if isinstance(affine, Mapping) else affine
+    affine = _common_affine(case_id or "without a name", arrays, affine) if isinstance(affine, Mapping) else affine
     if not targets:
-        _require_content(case_id or "of these arrays", arrays)
+        _require_content(case_id or "without a name", arrays)
         return {}
     content = _content_hash(arrays, affine)
     case_id = case_id or f"array-{content[:12]}"
@@ -229,7 +228,7 @@ def _file_hash(path: Path, modified: int, size: int) -> str:
 
 def _content_hash(arrays: Mapping[str, npt.NDArray], affine: npt.ArrayLike) -> str:
     """SHA-256 of the voxels with their names, types and shapes, and of the affine."""
-    parts = [np.asarray(affine, np.float64).tobytes()]
+    parts: list[bytes | memoryview] = [np.asarray(affine, np.float64).tobytes()]
     for modality in sorted(arrays):
         array = np.ascontiguousarray(arrays[modality])
         parts += [f"{modality} {array.dtype.str} {array.shape}".encode(), array.data.cast("B")]

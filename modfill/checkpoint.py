@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def save(model: ALDM, path: Path, stages: tuple[str, ...]) -> None:
 
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
     tensors["latent_std"] = model.latent_std.detach().cpu().float()
-    metadata = {"format": "modfill", "preset": model.preset.to_json(), "stages": ",".join(stages)}
+    # one entry only: safetensors writes several in random order, and the file's hash stands in every sidecar
+    metadata = {"modfill": json.dumps({"preset": model.preset.to_json(), "stages": ",".join(stages)})}
     temporary = path.with_name("." + path.name + ".tmp")
     save_file(tensors, temporary, metadata)
     os.replace(temporary, path)
@@ -51,21 +53,22 @@ def load(path: Path) -> tuple[ALDM, dict[str, str]]:
                            f"got '{path.suffix}'")  # fmt: skip
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
+            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path}: damaged or not a safetensors file ({error}); download or train it again"
         ) from error
-    if metadata.get("format") != "modfill":
-        raise WeightsError(f"{path}: not a modfill checkpoint: its metadata lacks format 'modfill'")
+    if "modfill" not in header:
+        raise WeightsError(f"{path}: must be a modfill checkpoint, got metadata without 'modfill'; train one")
     try:
-        preset = Preset.from_json(metadata["preset"])
-    except (KeyError, TypeError, ValueError) as error:
+        metadata = json.loads(header["modfill"])
+        model = ALDM(Preset.from_json(metadata["preset"]))
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
         raise WeightsError(
-            f"{path}: its preset cannot be read ({error}); it may come from another version of modfill"
+            f"{path}: its preset cannot be read ({reason}); it may come from another version of modfill"
         ) from error
-    model = ALDM(preset)
     _fill(model, tensors, path)
     return model.eval(), metadata | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 

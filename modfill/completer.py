@@ -15,7 +15,7 @@ import torch
 from modfill.case import Case, case_from_arrays, find_cases, read_case
 from modfill.checkpoint import SHIPPED, load
 from modfill.completion import Synthesis, complete_case, half_is_fast
-from modfill.errors import CaseError, ModfillError
+from modfill.errors import CaseError, ModfillError, WeightsError
 from modfill.provenance import Settings, finished, output_path, sidecar, uncertainty_path, write
 
 __all__ = ["Completed", "ModalityCompleter"]
@@ -58,6 +58,9 @@ class ModalityCompleter:
         path = SHIPPED if weights is None else Path(weights)
         self.device = _device(device)
         model, metadata = load(path)
+        untrained = [stage for stage in model.preset.stages if stage not in metadata["stages"].split(",")]
+        if untrained:
+            raise WeightsError(f"{path} must have every stage trained, got none of {', '.join(untrained)}; train on")
         self.model = model.to(self.device)
         self.weights = {"Preset": model.preset.name, "File": path.name, "SHA256": metadata["sha256"]}
 

@@ -123,7 +123,7 @@ def restore_spread(
 
 def _image(source: nib.Nifti1Image, volume: np.ndarray, dtype: np.dtype) -> nib.Nifti1Image:
     """`volume` with the source's affine and orientation codes, and nothing else of what its header says."""
-    image = nib.Nifti1Image(volume.astype(dtype), source.affine)
+    image = nib.Nifti1Image(volume.astype(dtype), source.affine, dtype=dtype)
     for name in ("sform", "qform"):
         matrix, code = getattr(source, f"get_{name}")(coded=True)
         getattr(image, f"set_{name}")(source.affine if matrix is None else matrix, int(code))

@@ -24,6 +24,7 @@ class AutoencoderConfig:
         codes: codebook size; None regularises with KL instead of a codebook (the paper's ablation d).
         voxelwise_norm: normalise over the channels of each voxel instead of over groups of the volume; a crop and the
             whole volume then give the same latents.
+        commitment: how far the codebook's loss also pulls the latents to their codes (beta).
         shortcut: a linear path beside the encoder and the decoder, which alone is a principal component analysis of
             blocks and from which the small presets start learning.
     """
@@ -35,6 +36,7 @@ class AutoencoderConfig:
     codes: int | None = 8192
     voxelwise_norm: bool = False
     shortcut: bool = False
+    commitment: float = 0.25
 
     @property
     def factor(self) -> int:
@@ -110,7 +112,6 @@ class StageConfig:
 class LossConfig:
     """Weights of the autoencoder's losses (paper, section 3.1 and the released code)."""
 
-    commitment: float = 0.25
     kl: float = 1e-6
     perceptual: float = 1.0
     adversarial: float = 0.8
@@ -205,7 +206,7 @@ PRESETS: dict[str, Preset] = {
                 "autoencoder": StageConfig(8_000, 0.2, 5e-4, crop=64),
                 "translator": StageConfig(4_000, 0.1, 4e-4),
                 "denoiser": StageConfig(4_000, 0.2, 4e-4),
-                "refiner": StageConfig(10_000, 0.5, 2e-3, crop=40, crops=3),
+                "refiner": StageConfig(10_000, 0.5, 1e-3, crop=32, crops=3, ema=0.998),
             },
         ),
         Preset(

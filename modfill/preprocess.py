@@ -101,7 +101,7 @@ def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
     volumes = {modality: case.volume(modality) for modality in case.available}
     own_brain = np.logical_or.reduce([volume != 0 for volume in volumes.values()])
     if own_brain.sum() < MINIMUM_BRAIN:
-        raise CaseError(f"{case.case_id}: the brain must have at least {MINIMUM_BRAIN} voxels above 0, "
+        raise CaseError(f"case {case.case_id}: the brain must have at least {MINIMUM_BRAIN} voxels above 0, "
                         f"got {int(own_brain.sum())}; check the images")  # fmt: skip
     affine = next(iter(case.images.values())).affine
     geometry = Geometry.of(affine, own_brain, multiple)

@@ -6,12 +6,16 @@ import contextlib
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from modfill import __version__
 from modfill.case import SYNTHETIC_MARK, Case
@@ -114,12 +118,9 @@ def finished(path: Path, note: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         CaseError: the output there was made from other sources, with other weights or with other settings.
     """
-    try:
-        former = json.loads(sidecar_path(path).read_text(encoding="utf8"))
-    except (OSError, ValueError):
+    if not (_is_ours(path) and _is_ours(sidecar_path(path))):
         return None
-    if not (path.exists() and isinstance(former, dict) and former.get("Synthetic") is True and "UnitRange" in former):
-        return None
+    former = json.loads(sidecar_path(path).read_text(encoding="utf8"))
     for key in DECISIVE:
         if former.get(key) != note[key]:
             raise CaseError(
@@ -146,8 +147,8 @@ def write(images: Mapping[Path, nib.Nifti1Image], note: Mapping[str, Any], path:
     order = [sidecar_path(path), *(p for p in images if p != path), path]
     temporaries = {final: final.with_name(f".tmp-{os.getpid()}-{final.name}") for final in order}
     try:
-        for occupied in images:
-            if occupied.exists() and not _is_marked(occupied):
+        for occupied in (path, uncertainty_path(path), sidecar_path(path)):
+            if occupied.exists() and not _is_ours(occupied):
                 raise CaseError(
                     f"{case}: {occupied} must be free or a former output of modfill, got another image; "
                     "choose another output folder"
@@ -156,7 +157,8 @@ def write(images: Mapping[Path, nib.Nifti1Image], note: Mapping[str, Any], path:
         temporaries[sidecar_path(path)].write_text(json.dumps(note, indent=1) + "\n", encoding="utf8")
         for final, image in images.items():
             nib.save(image, temporaries[final])
-        path.unlink(missing_ok=True)  # an old image must not stand beside a new sidecar
+        for old in (path, uncertainty_path(path)):  # neither may stand beside a new sidecar
+            old.unlink(missing_ok=True)
         for final, temporary in temporaries.items():
             os.replace(temporary, final)
     except OSError as error:
@@ -168,9 +170,12 @@ def write(images: Mapping[Path, nib.Nifti1Image], note: Mapping[str, Any], path:
                 temporary.unlink()
 
 
-def _is_marked(path: Path) -> bool:
-    """Whether the file's header says that modfill made it."""
+def _is_ours(path: Path) -> bool:
+    """Whether a sidecar, or an image by its header, says that modfill made it."""
     try:
+        if path.suffix == ".json":
+            note = json.loads(path.read_text(encoding="utf8"))
+            return isinstance(note, dict) and note.get("Synthetic") is True and "UnitRange" in note
         return nib.Nifti1Image.from_filename(path).header["descrip"].item().startswith(SYNTHETIC_MARK.encode())
-    except (OSError, ValueError, nib.filebasedimages.ImageFileError):
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError):
         return False

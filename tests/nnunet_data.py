@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Mapping, Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.case_files import MODALITIES, brain_volumes, oblique_affine, save
 
@@ -52,19 +56,57 @@ def write_dataset(raw: Path, gaps: Mapping[str, Sequence[str]] = GAPS, name: str
 
 
 TRAINER = """
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
 class TwoStepTrainer(nnUNetTrainer):
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 2, 1
 """
 
 
-def shrink_plans(path: Path) -> None:
-    """Make the network of a plans.json narrow."""
+class _Threads:
+    """Stands for a multiprocessing context: its workers are threads, which need not import nnU-Net for seconds each."""
+
+    Pool = ThreadPool
+    Process = Thread
+
+
+def make_quick(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Point nnU-Net to `folder`, and let it work in this process, on few fingerprint samples, with TwoStepTrainer."""
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+
+    for name in ("raw", "preprocessed", "results"):
+        (folder / name).mkdir()
+        patch.setenv(f"nnUNet_{name}", str(folder / name))
+    (folder / "trainers").mkdir()
+    (folder / "trainers" / "two_step_trainer.py").write_text(TRAINER)
+    patch.setenv("nnUNet_extTrainer", str(folder / "trainers"))
+    patch.setenv("nnUNet_n_proc_DA", "1")
+    analyse = DatasetFingerprintExtractor.analyze_case
+    few = staticmethod(lambda images, label, reader, samples: analyse(images, label, reader, 1000))
+    patch.setattr(DatasetFingerprintExtractor, "analyze_case", few)
+    patch.setattr(multiprocessing, "get_context", lambda kind=None: _Threads)
+
+
+def shrink_plans(path: Path, features: Sequence[int] | None = None, patch: Sequence[int] | None = None) -> None:
+    """Make the network of a plans.json narrow: 4, 8, ... features on the planned patch, unless told otherwise.
+
+    Args:
+        path: nnUNetPlans.json.
+        features: by stage; the stages are as many.
+        patch: edges of the patch in voxels.
+    """
     plans = json.loads(path.read_text())
-    kwargs = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
-    kwargs["features_per_stage"] = [4 * 2**stage for stage in range(kwargs["n_stages"])]
+    configuration = plans["configurations"]["3d_fullres"]
+    kwargs = configuration["architecture"]["arch_kwargs"]
+    stages = len(features) if features else kwargs["n_stages"]
+    kwargs["n_stages"] = stages
+    kwargs["features_per_stage"] = list(features or (4 * 2**stage for stage in range(stages)))
+    for name in ("kernel_sizes", "strides", "n_conv_per_stage"):
+        kwargs[name] = kwargs[name][:stages]
+    kwargs["n_conv_per_stage_decoder"] = kwargs["n_conv_per_stage_decoder"][: stages - 1]
+    configuration["patch_size"] = list(patch or configuration["patch_size"])
     path.write_text(json.dumps(plans))

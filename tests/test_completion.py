@@ -219,7 +219,6 @@ def test_an_output_of_other_settings_or_sources_is_not_taken_for_this_one(
     assert json.loads((tmp_path / "out" / "p1" / "p1-t1c.json").read_text())["Seed"] == 3
 
 
-@pytest.mark.xfail(strict=True, reason="provenance.write leaves the uncertainty map of the image it replaces")
 def test_an_overwritten_image_keeps_no_old_uncertainty(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path
 ) -> None:
@@ -263,7 +262,6 @@ def test_an_acquired_file_in_the_way_is_refused_and_survives(
     assert hashes(tmp_path / "out") == before
 
 
-@pytest.mark.xfail(strict=True, reason="completer._take_finished lets nibabel's errors through")
 @pytest.mark.parametrize("damage", [b"", b"no image"])
 def test_a_damaged_output_is_one_line(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path, damage: bytes

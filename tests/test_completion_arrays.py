@@ -35,14 +35,7 @@ def test_arrays_are_left_alone_and_their_voxels_hashed(completer: ModalityComple
         np.testing.assert_array_equal(arrays[modality], array)
 
 
-INT64 = pytest.mark.xfail(strict=True, reason="completion._image: nibabel refuses int64 without an explicit dtype")
-
-
-@pytest.mark.parametrize(
-    "dtype",
-    [np.uint8, np.int16, np.uint16, np.int32,
-     pytest.param(np.int64, marks=INT64), pytest.param(np.uint64, marks=INT64)],
-)  # fmt: skip
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64, np.uint64])
 def test_integers_give_integers(completer: ModalityCompleter, dtype: type) -> None:
     arrays = sources(dtype, 0.2)
     for array in completer.complete_arrays(arrays, oblique_affine()).values():

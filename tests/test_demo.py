@@ -24,7 +24,7 @@ from modfill.model.aldm import ALDM  # noqa: E402
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    checkpoint.save(ALDM(PRESETS["tiny"]), path, ())
+    checkpoint.save(ALDM(PRESETS["tiny"]), path, PRESETS["tiny"].stages)
     return path
 
 

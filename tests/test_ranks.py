@@ -42,15 +42,7 @@ def test_two_processes_give_one_weights_file(case_folder: Path, tmp_path: Path) 
     assert set(completed.images) == {"t1c", "t2w"}
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(
-            "clock", marks=pytest.mark.xfail(strict=True, reason="loop.train: each rank anneals by its clock")
-        ),
-        "codes",
-    ],
-)
+@pytest.mark.parametrize("kind", ["clock", "codes"])
 def test_ranks_hold_the_same_parameters(tmp_path: Path, kind: str) -> None:
     torchrun("tests.two_ranks", tmp_path, kind)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))

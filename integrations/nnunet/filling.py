@@ -5,23 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nibabel as nib
 import numpy.typing as npt
 from modfill.integrations.nnunet.channels import ChannelFiles
 
 from modfill import __version__
+from modfill.cache import shared_completer
 from modfill.case import SYNTHETIC_MARK, read_case
-from modfill.errors import CaseError
+from modfill.errors import CaseError, ModfillError
 from modfill.finding import CaseFiles
 from modfill.modalities import MODALITIES
 from modfill.provenance import output_path
-
-if TYPE_CHECKING:
-    from modfill.completer import ModalityCompleter
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,8 @@ class ChannelFiller:
             names = {self.modalities[number]: path for number, path in case.paths.items()}
             images = read_case(CaseFiles(case.case_id, {m: names[m] for m in MODALITIES if m in names}))
             targets = [self.modalities[number] for number in absent]
-            done = _completer(self.weights, self.device).complete(images, out, targets, overwrite=overwrite)
+            completer = shared_completer(self.weights, self.device)
+            done = completer.complete(images, out, targets, overwrite=overwrite)
             files |= {number: done.paths[self.modalities[number]] for number in absent}
         return FilledCase(case.case_id, tuple(files[number] for number in sorted(files)), synthetic)
 
@@ -119,7 +117,7 @@ class ChannelFiller:
         targets = [modality for modality in self.modalities if modality not in arrays]
         whole = dict(arrays)
         if targets:
-            completer = _completer(self.weights, self.device)
+            completer = shared_completer(self.weights, self.device)
             whole |= completer.complete_arrays(arrays, affine, case_id, targets=targets)
         return {modality: whole[modality] for modality in self.modalities}
 
@@ -171,12 +169,7 @@ def channels_note(case: FilledCase, names: Sequence[str], modalities: Sequence[s
     }
 
 
-@lru_cache(maxsize=1)
-def _completer(weights: Path | None, device: str) -> ModalityCompleter:
-    from modfill.completer import ModalityCompleter
-
-    return ModalityCompleter(weights, device)
-
-
 def _hash_of(path: Path) -> str:
+    if not path.is_file():
+        raise ModfillError(f"{path} must be a file, got none there; check the path")
     return hashlib.sha256(path.read_bytes()).hexdigest()

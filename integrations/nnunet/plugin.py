@@ -79,10 +79,11 @@ def cache_folder(dataset_name: str) -> Path:
 class ModalityCompletionFingerprintExtractor(fingerprint_extractor.DatasetFingerprintExtractor):
     """Measures the dataset as it is after completion."""
 
+    dataset: Listing
+
     def run(self, overwrite_existing: bool = False) -> dict:
         """As nnU-Net's. Raises ModfillError if the dataset cannot be completed."""
-        listing: Listing = self.dataset
-        self.dataset = _completion.complete_listing(listing, self.dataset_json, self.dataset_name)
+        self.dataset = _completion.complete_listing(self.dataset, self.dataset_json, self.dataset_name)
         return super().run(overwrite_existing)
 
 

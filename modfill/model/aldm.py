@@ -165,7 +165,8 @@ class ALDM(nn.Module):
         slabs, (x, y, z) = [], decoded.shape[2:]
         for start in range(0, x, SLAB):
             box = (slice(start, min(start + SLAB, x)), slice(0, y), slice(0, z))
-            slabs.append(self.refiner(*self.refiner_region(encoded.volumes, decoded, guidance, box), code))
+            region = self.refiner_region(encoded.volumes, decoded, guidance, box)
+            slabs.append(self.refiner(*region, code, encoded.sources, target))
         return torch.cat(slabs, dim=2).float()
 
     def refiner_region(

@@ -27,7 +27,7 @@ class Autoencoder(nn.Module):
         self.regulariser: VectorQuantizer | GaussianRegulariser = (
             GaussianRegulariser(config.latent_channels)
             if config.codes is None
-            else VectorQuantizer(config.codes, config.latent_channels)
+            else VectorQuantizer(config.codes, config.latent_channels, config.commitment)
         )
 
     def encode(self, volume: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ class VectorQuantizer(nn.Module):
 
     unused_for: Tensor
 
-    def __init__(self, codes: int, dimensions: int, commitment: float = 0.25):
+    def __init__(self, codes: int, dimensions: int, commitment: float):
         super().__init__()
         self.codebook = nn.Embedding(codes, dimensions)
         nn.init.uniform_(self.codebook.weight, -1.0, 1.0)

@@ -1,8 +1,9 @@
 """The guided pointwise network: what the latents lost is in the sources, at full resolution.
 
 Compression caps the decoded volume; the sources hold the same anatomy voxel by voxel. So the last word is a small
-pointwise network at full resolution that reads the z-scored sources and the decoded volume, told what to do where by
-features at latent resolution and by a code of the whole case (which modalities, which target, which kind of scanner).
+pointwise network at full resolution. It corrects the answer of a voxelwise table, reads the z-scored sources and the
+decoded volume, and is told what to do where by features at latent resolution and by a code of the whole case (which
+modalities, which target, which kind of scanner).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from modfill.config import RefinerConfig
-from modfill.model.layers import ResidualBlock
+from modfill.model.layers import ResidualBlock, group_norm
+from modfill.model.table import VoxelwiseTable
 
 CODE = 64  # width of the code of a case and target
 
@@ -27,6 +29,8 @@ class ContextUNet(nn.Module):
         self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairs)
         self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairs)
         self.decode = nn.ModuleList(ResidualBlock(a, a) for a, _ in pairs)
+        self.out = nn.Sequential(group_norm(widths[0]), nn.SiLU())
+        self.out_pooled = nn.LayerNorm(widths[-1])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, channels, x, y, z) -> (B, widths[0], x, y, z) and the coarsest level pooled (B, widths[-1])."""
@@ -36,10 +40,10 @@ class ContextUNet(nn.Module):
             if level < len(self.down):
                 skips.append(h)
                 h = self.down[level](h)
-        pooled = h.mean((2, 3, 4))
+        pooled = self.out_pooled(h.mean((2, 3, 4)).float())
         for level in reversed(range(len(self.up))):
             h = self.decode[level](self.up[level](h) + skips[level])
-        return h, pooled
+        return self.out(h), pooled
 
 
 class Modulated(nn.Module):
@@ -72,7 +76,8 @@ class Refiner(nn.Module):
         self.code = nn.Sequential(nn.Linear(2 * modalities + widths[-1], CODE), nn.SiLU(), nn.Linear(CODE, CODE))
         width = config.pointwise_channels
         self.guidance = Modulated(widths[0] + 2 * latent_channels, width, 1, CODE)
-        self.local = Modulated(modalities + 1, width, 3, CODE)
+        self.table = VoxelwiseTable(modalities)
+        self.local = Modulated(modalities + 2, width, 3, CODE)
         self.pointwise = nn.ModuleList(Modulated(width, width, 1, CODE) for _ in range(config.pointwise_layers))
         self.head = nn.Conv3d(width, 1, 1)
         nn.init.zeros_(self.head.weight)
@@ -111,23 +116,29 @@ class Refiner(nn.Module):
         code = self.code(torch.cat([available, wanted.to(available.dtype), pooled.to(available.dtype)], dim=1))
         return self.guidance(torch.cat([features, latents.to(features.dtype)], dim=1), code), code
 
-    def forward(self, sources: Tensor, decoded: Tensor, guidance: Tensor, code: Tensor) -> Tensor:
+    def forward(
+        self, volumes: Tensor, decoded: Tensor, guidance: Tensor, code: Tensor, sources: tuple[int, ...], target: int
+    ) -> Tensor:
         """Refine a region.
 
         Args:
-            sources: (B, M, X + 2, Y + 2, Z + 2), with one voxel of surroundings on each side.
+            volumes: z-scored (B, M, X + 2, Y + 2, Z + 2), with one voxel of surroundings on each side.
             decoded: the decoded volume of the same region and surroundings, (B, 1, X + 2, Y + 2, Z + 2).
             guidance: what `guide` returned, (B, W, x + 2, y + 2, z + 2) of the region with one latent voxel of
                 surroundings on each side; x = X / factor.
             code: (1, 64), of the case.
+            sources: indices of the available modalities.
+            target: index of the target modality.
 
         Returns:
             The refined volume (B, 1, X, Y, Z).
         """
+        looked_up = self.table(volumes, sources, target)
         f = self.factor
         wide = nn.functional.interpolate(guidance, scale_factor=f, mode="trilinear", align_corners=False)
         wide = wide[(slice(None), slice(None), *(slice(f, -f),) * 3)]
-        h = nn.functional.silu(self.local(torch.cat([sources, decoded], dim=1).to(wide.dtype), code) + wide)
+        inputs = torch.cat([volumes, decoded, looked_up], dim=1)
+        h = nn.functional.silu(self.local(inputs.to(wide.dtype), code) + wide)
         for layer in self.pointwise:
             h = nn.functional.silu(layer(h, code))
-        return decoded[(slice(None), slice(None), *(slice(1, -1),) * 3)] + self.head(h)
+        return looked_up[(slice(None), slice(None), *(slice(1, -1),) * 3)] + self.head(h)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modfill.case import find_cases, read_case
 from modfill.config import Preset
@@ -111,6 +111,7 @@ def autoencoder_batch(rng: np.random.Generator, cases: list[TrainingCase], edge:
         box = random_box(rng, case, edge) if edge else (slice(None),) * 3
         volume = torch.from_numpy(case.volumes[int(rng.integers(len(case.volumes)))][box].astype(np.float32))
         brain = torch.from_numpy(np.ascontiguousarray(case.brain[box]))
-        volume = jitter(rng, volume, brain)
-        batch.append(volume.flip(random_flips(rng, (0, 1, 2))))
+        volume = jitter(rng, volume, brain).flip(random_flips(rng, (0, 1, 2)))
+        missing = [max(edge - n, 0) for n in reversed(volume.shape)]  # where the volume is smaller than the cube
+        batch.append(nn.functional.pad(volume, [m for n in missing for m in (0, n)]))
     return torch.stack(batch)[:, None]

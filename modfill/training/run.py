@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -17,6 +18,7 @@ from modfill.training.autoencoder_stage import AutoencoderStage
 from modfill.training.data import TrainingCase, load_cohort, unit_statistics
 from modfill.training.latents import LatentBank
 from modfill.training.loop import Budget, Stage, rank, train
+from modfill.training.tables import fit_tables
 from modfill.training.translation_stages import DenoiserStage, RefinerStage, TranslationStage, TranslatorStage
 
 TRANSLATION_STAGES: dict[str, type[TranslationStage]] = {
@@ -61,22 +63,29 @@ def train_preset(
     torch.manual_seed(seed)
     model = ALDM(preset).to(device)
     model.unit_statistics.copy_(unit_statistics(cases))
+    half = _half_is_sound(cases, preset, device)
     stages = (stage,) if stage else preset.stages
-    for name in preset.stages[: preset.stages.index(stages[-1]) + 1]:
+    ready = []
+    for name in preset.stages:
         part = getattr(model, name)
         if name in stages:
             model.requires_grad_(False)
             part.requires_grad_(True)
             share = preset.training[name].share / sum(preset.training[s].share for s in stages)
+            if name == "refiner":
+                fit_tables(part.table, (case.volumes[:, case.brain].astype(np.float32) for case in cases))
             budget = Budget(preset.training[name].steps, minutes and minutes * share)
-            train(_stage(name, model, cases, held_out, out), out, budget, seed, device)
-        else:
+            train(_stage(name, model, cases, held_out, out), out, budget, seed, device, half)
+        elif (out / f"{name}.ckpt").exists() or preset.stages.index(name) < preset.stages.index(stages[0]):
             _load_averaged(part, out / f"{name}.ckpt")
+        else:
+            break
+        ready.append(name)
         if name == "autoencoder":
             model.latent_std.fill_(_bank(model, cases, out).std())
     weights = out / "weights.safetensors"
     if rank() == 0:
-        checkpoint.save(model, weights, preset.stages[: preset.stages.index(stages[-1]) + 1])
+        checkpoint.save(model, weights, tuple(ready))
     return weights
 
 
@@ -107,6 +116,8 @@ def _cohorts(
     """Training and held-out cases. Rank 0 fills the cache before the others read it."""
     if rank() == 0:
         load_cohort(data, out / "cache" / "train", preset)
+        if validate is not None:
+            load_cohort(validate, out / "cache" / "validate", preset)
     if dist.is_initialized():
         dist.barrier()
     cases = load_cohort(data, out / "cache" / "train", preset)
@@ -116,6 +127,12 @@ def _cohorts(
         raise ModfillError(f"{data}: one case cannot be split into training and validation; give --validate DIR")
     held_out = cases[::HELD_OUT_EVERY]
     return [case for case in cases if case not in held_out], held_out
+
+
+def _half_is_sound(cases: list[TrainingCase], preset: Preset, device: torch.device) -> bool:
+    """Whether bfloat16 can be trusted: on the CPU, the weight gradient of a 3x3x3 convolution over a volume whose first
+    edge is 2 reads uninitialised memory (torch 2.13), so no network may get that small a level."""
+    return device.type == "cuda" or all(case.brain.shape[0] >= 3 * preset.multiple for case in cases)
 
 
 def _bank(model: ALDM, cases: list[TrainingCase], out: Path) -> LatentBank:

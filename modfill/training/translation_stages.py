@@ -152,10 +152,12 @@ class RefinerStage(TranslationStage):
         volumes = place(torch.stack(stacked).to(latents.device), example.sources, len(model.preset.modalities))
         brain = self.bank.brain(example.case, example.mirrored).to(latents.device)
         encoded = model.looked(self.part, example.sources, volumes, latents)
-        losses = [self._target_loss(example, target, boxes, encoded, brain) for target in example.targets]
-        return torch.stack(losses).mean(), {}
+        errors = [self._errors(example, target, boxes, encoded, brain) for target in example.targets]
+        refined, decoded = torch.stack(errors).mean(0)
+        return refined, {"decoded": decoded}
 
-    def _target_loss(self, example: Draw, target: int, boxes: list[Box], encoded: Encoded, brain: Tensor) -> Tensor:
+    def _errors(self, example: Draw, target: int, boxes: list[Box], encoded: Encoded, brain: Tensor) -> Tensor:
+        """Mean squared error over the brain, refined and merely decoded, (2,)."""
         model = self.model
         with torch.no_grad():
             noise = torch.randn(1, *encoded.latents.shape[1:]).to(brain.device)
@@ -164,11 +166,12 @@ class RefinerStage(TranslationStage):
         guidance, code = self.part.guide(encoded.seen, latents, encoded.available, target)
         regions = [self._region(encoded.volumes, latent, guidance, box) for box in boxes]
         sources, decoded, guided = (torch.cat(parts) for parts in zip(*regions, strict=True))
-        refined = self.part(sources, decoded, guided, code).float()[:, 0]
+        refined = self.part(sources, decoded, guided, code, example.sources, target).float()[:, 0]
         truth = self.bank.volume(example.case, target, example.mirrored, False).to(brain.device)
         wanted = torch.stack([truth[box] for box in boxes])
         inside = torch.stack([brain[box] for box in boxes])
-        return ((refined - wanted).square() * inside).sum() / inside.sum().clamp(min=1)
+        answers = torch.stack([refined, decoded[:, 0, 1:-1, 1:-1, 1:-1]])
+        return ((answers - wanted).square() * inside).sum((1, 2, 3, 4)) / inside.sum().clamp(min=1)
 
     def _region(self, volumes: Tensor, latent: Tensor, guidance: Tensor, box: Box) -> tuple[Tensor, Tensor, Tensor]:
         """A region's inputs; its piece of the decoded volume is decoded with two latent voxels of surroundings."""

@@ -1,0 +1,212 @@
+"""MONAI dictionary transforms: data that lack a modality become complete; modalities are dropped at random."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from modfill.integrations.availability import ACQUIRED, acquired_mask, acquired_only, count_range
+
+from modfill.cache import Synthetic, complete_arrays
+from modfill.errors import CaseError, ModfillError
+from modfill.modalities import MODALITIES, NEAREST, nifti_stem
+from modfill.provenance import Settings
+
+try:
+    from monai.config import KeysCollection
+    from monai.data import MetaTensor
+    from monai.transforms import MapTransform, RandomizableTransform
+except ImportError as error:
+    raise ModfillError("The MONAI transforms need MONAI: pip install 'monai>=1.4'") from error
+
+__all__ = ["CompleteModalitiesd", "RandModalityDropoutd"]
+
+
+class CompleteModalitiesd(MapTransform):
+    """Add the modalities that the data lack, synthesised from those they have.
+
+    With one key per modality, each a MetaTensor (1, X, Y, Z), a modality is missing when its key is absent or None;
+    load with `allow_missing_keys=True`. With a single key, a MetaTensor (C, X, Y, Z) of stacked modalities, a modality
+    is missing when its channel is all zero. What is added has the nearest source's type and metadata, under a file name
+    of its own. The data also receive `acquired_modalities`: a bool tensor (4,) in the order t1n, t1c, t2w, t2f, true
+    where the image was acquired. An image that it calls synthetic is never a source.
+
+    Put it before normalisation: the background must be 0. It is not random, so `CacheDataset` keeps its result; a cache
+    folder keeps it from run to run and among workers. The noise depends on seed, data and target only; the data are
+    known by their `subject_id`, if they have one, or by their voxels.
+
+    Args:
+        keys: one key per modality, or the one key of a stack.
+        modalities: which modality each key, or each channel of the stack, is.
+        weights: a file that `modfill train` wrote; None takes the shipped ones.
+        cache: folder of completed images, shared by all workers and runs; None keeps nothing.
+        mode: "mean" (least error) or "sample" (one plausible image).
+        steps: diffusion steps; None takes the preset's.
+        samples: samples drawn.
+        seed: of the noise.
+        device: "cpu", or a GPU, which workers can use only if they are spawned.
+
+    Raises:
+        ModfillError: an argument cannot be used; on a call, CaseError if the data cannot be completed.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = MODALITIES,
+        modalities: Sequence[str] = MODALITIES,
+        weights: str | Path | None = None,
+        cache: str | Path | None = None,
+        mode: str = "mean",
+        steps: int | None = None,
+        samples: int = 1,
+        seed: int = 0,
+        device: str = "cpu",
+    ):
+        super().__init__(keys, allow_missing_keys=True)
+        self.modalities = tuple(modalities)
+        unknown = [modality for modality in self.modalities if modality not in MODALITIES]
+        if unknown or len(set(self.modalities)) < max(len(self.modalities), 2):
+            got = unknown[0] if unknown else ", ".join(self.modalities) or "none"
+            raise ModfillError(f"modalities must be two or more different ones of {', '.join(MODALITIES)}, got '{got}'")
+        if len(self.keys) not in (1, len(self.modalities)):
+            raise ModfillError(
+                f"keys must be one stack or one key for each of {', '.join(self.modalities)}, got {len(self.keys)} "
+                f"keys ({', '.join(map(str, self.keys))}); give modalities= in the order of the keys"
+            )
+        self.settings = Settings(mode, steps, samples, seed)
+        self.weights, self.cache, self.device = weights, cache, device
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Complete one dictionary; the given one and its images stay as they are."""
+        completed = dict(data)
+        stacked = len(self.keys) == 1
+        present = self._channels(data) if stacked else self._images(data)
+        sources = acquired_only(present, data.get(ACQUIRED))
+        if not sources:
+            kind = "channel that is not all zero" if stacked else "image"
+            keys = ", ".join(map(str, self.keys))
+            raise CaseError(f"{_label(data)} must have an acquired {kind} under {keys}, got none; check keys")
+        made = complete_arrays(
+            {m: _array(volume) for m, volume in sources.items()},
+            {m: volume.affine.cpu().numpy() for m, volume in sources.items()},
+            self.settings,
+            case_id=str(data["subject_id"]) if "subject_id" in data else None,
+            targets=[modality for modality in self.modalities if modality not in present],
+            weights=self.weights,
+            device=self.device,
+            cache=self.cache,
+        )
+        if stacked:
+            image = data[self.keys[0]].clone()
+            for modality, synthetic in made.items():
+                image[self.modalities.index(modality)] = torch.from_numpy(synthetic.volume).to(image)
+            completed[self.keys[0]] = image
+        else:
+            for modality, synthetic in made.items():
+                like = sources.get(NEAREST[modality], next(iter(sources.values())))
+                completed[self.keys[self.modalities.index(modality)]] = _meta_tensor(synthetic, modality, like)
+        completed[ACQUIRED] = acquired_mask(sources)
+        return completed
+
+    def _images(self, data: Mapping[Hashable, Any]) -> dict[str, MetaTensor]:
+        """The images (1, X, Y, Z) that are there, by modality."""
+        found = {}
+        for key, modality in zip(self.keys, self.modalities, strict=True):
+            if data.get(key) is not None:
+                found[modality] = _require(data, key, 1, "its one channel")
+        return found
+
+    def _channels(self, data: Mapping[Hashable, Any]) -> dict[str, MetaTensor]:
+        """The channels (1, X, Y, Z) of the stack that are not all zero, by modality."""
+        count, names = len(self.modalities), ", ".join(self.modalities)
+        if data.get(self.keys[0]) is None:
+            raise CaseError(f"{_label(data)} must have a stack of {names} under '{self.keys[0]}', got none; check keys")
+        image = _require(data, self.keys[0], count, f"a channel for each of {names}, all zero where it is missing")
+        channels = {m: cast(MetaTensor, image[i : i + 1]) for i, m in enumerate(self.modalities)}
+        return {modality: channel for modality, channel in channels.items() if channel.any()}
+
+
+class RandModalityDropoutd(RandomizableTransform, MapTransform):
+    """Remove random modalities, to train networks for synthetic ones or to simulate incomplete data.
+
+    With several keys, keys are removed; with one, channels of its stack (C, X, Y, Z) are set to 0. At least one
+    modality always stays. `CompleteModalitiesd` after it makes the data complete again.
+
+    Args:
+        keys: those that may be removed, or the one key of a stack.
+        num_dropped: how many are removed, or the least and the greatest number, drawn evenly.
+        prob: probability that any are removed.
+
+    Raises:
+        ModfillError: `num_dropped` cannot be used.
+    """
+
+    def __init__(
+        self, keys: KeysCollection = MODALITIES, num_dropped: int | tuple[int, int] = (1, 3), prob: float = 1.0
+    ):
+        MapTransform.__init__(self, keys, allow_missing_keys=True)
+        RandomizableTransform.__init__(self, prob)
+        self.num_dropped = count_range(num_dropped)
+        self.dropped: list[Any] = []
+
+    def randomize(self, candidates: Sequence[Any]) -> None:
+        """Draw which of the candidates are removed; one stays.
+
+        Args:
+            candidates: keys that are there, or channels that are not all zero.
+        """
+        super().randomize(None)
+        low, high = self.num_dropped
+        count = min(int(self.R.randint(low, high + 1)), len(candidates) - 1)
+        order = self.R.permutation(len(candidates))
+        self.dropped = [candidates[i] for i in order[: max(count, 0)]] if self._do_transform else []
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Remove modalities from one dictionary; the given one and its images stay as they are."""
+        if len(self.keys) > 1:
+            self.randomize([key for key in self.keys if data.get(key) is not None])
+            return {key: value for key, value in data.items() if key not in self.dropped}
+        remaining = dict(data)
+        if data.get(self.keys[0]) is not None:
+            self.randomize([i for i, channel in enumerate(data[self.keys[0]]) if channel.any()])
+            remaining[self.keys[0]] = data[self.keys[0]].clone()
+            remaining[self.keys[0]][self.dropped] = 0
+        return remaining
+
+
+def _require(data: Mapping[Hashable, Any], key: Hashable, channels: int, what: str) -> MetaTensor:
+    """The MetaTensor (channels, X, Y, Z) under a key. Raises CaseError for anything else."""
+    image = data[key]
+    if not isinstance(image, MetaTensor):
+        raise CaseError(
+            f"{_label(data)}: {key} must be a MetaTensor, whose affine says how the voxels lie, got "
+            f"{type(image).__name__}; load it with LoadImaged and EnsureChannelFirstd"
+        )
+    if image.ndim != 4 or image.shape[0] != channels:
+        raise CaseError(
+            f"{_label(data)}: {key} must have the shape ({channels}, X, Y, Z), {what}, got {tuple(image.shape)}"
+        )
+    return image
+
+
+def _array(volume: MetaTensor) -> np.ndarray:
+    tensor = volume.as_tensor()[0]
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+
+
+def _meta_tensor(synthetic: Synthetic, modality: str, like: MetaTensor) -> MetaTensor:
+    """(1, X, Y, Z) with the metadata of a source, whose file it must not be taken for."""
+    tensor = torch.from_numpy(synthetic.volume)[None].to(like.as_tensor())
+    meta = deepcopy(like.meta)
+    source = Path(str(meta.get("filename_or_obj", "image")))
+    stem = nifti_stem(source.name) or source.name
+    meta["filename_or_obj"] = str(source.with_name(f"{stem}-synthetic-{modality}.nii.gz"))
+    return MetaTensor(tensor, meta=meta, applied_operations=deepcopy(like.applied_operations))
+
+
+def _label(data: Mapping[Hashable, Any]) -> str:
+    return f"case {data['subject_id']}" if "subject_id" in data else "a case"

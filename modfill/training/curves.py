@@ -1,0 +1,85 @@
+"""Where a stage stands, and the record of it: CSV, TensorBoard and progress lines."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+
+@dataclass
+class Progress:
+    """Where a stage stands: steps done and seconds trained over all its runs."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a stage ends: after `steps`, or after `minutes` if they are given."""
+
+    steps: int
+    minutes: float | None = None
+
+    def fraction(self, progress: Progress) -> float:
+        """How much of the budget is spent, 0 to 1. Under a time budget the learning rate follows the clock, so that the
+        stage always ends annealed."""
+        spent = progress.step / self.steps if self.minutes is None else progress.seconds / (60 * self.minutes)
+        return min(spent, 1.0)
+
+
+class Curves:
+    """Losses to CSV and TensorBoard, and one progress line a minute on standard output."""
+
+    def __init__(self, run: Path, stage: str):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.stage, self.board = stage, SummaryWriter(str(run / "tensorboard" / stage))
+        self.file = (run / f"{stage}.csv").open("a", newline="")
+        self.rows = csv.writer(self.file)
+        if self.file.tell() == 0:
+            self.rows.writerow(["step", "seconds", "name", "value"])
+        self.recent: list[tuple[float, dict[str, float]]] = []
+        self.printed = -math.inf
+
+    def add(self, progress: Progress, budget: Budget, rate: float, parts: Mapping[str, Tensor], seconds: float) -> None:
+        """Collect one step; write the means and print a line when a minute has passed since the last."""
+        self.recent.append((seconds, {name: float(value.detach()) for name, value in parts.items()}))
+        fraction = max(budget.fraction(progress), 1e-9)
+        if time.monotonic() - self.printed < 60 and fraction < 1:
+            return
+        names = {name: None for _, p in self.recent for name in p}
+        means = {name: _mean([p[name] for _, p in self.recent if name in p]) for name in names}
+        per_step = _mean([s for s, _ in self.recent])
+        remaining = progress.seconds * (1 - fraction) / fraction
+        for name, value in {**means, "learning_rate": rate}.items():
+            self._write(progress, name, value)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+        print(f"{self.stage} step {progress.step}  {shown}  {1 / per_step:.2f} steps/s  "
+              f"{remaining / 60:.1f} min left", flush=True)  # fmt: skip
+        self.printed, self.recent = time.monotonic(), []
+
+    def validated(self, progress: Progress, value: float) -> None:
+        """Record a validation PSNR."""
+        self._write(progress, "validation_psnr", value)
+        print(f"{self.stage} step {progress.step}  validation PSNR {value:.2f} dB", flush=True)
+
+    def _write(self, progress: Progress, name: str, value: float) -> None:
+        self.rows.writerow([progress.step, f"{progress.seconds:.1f}", name, f"{value:.6g}"])
+        self.file.flush()
+        self.board.add_scalar(f"{self.stage}/{name}", value, progress.step)
+
+    def close(self) -> None:
+        """Finish both files."""
+        self.file.close()
+        self.board.close()
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,295 @@
+"""The MONAI transforms: separate images and stacks, loaders and workers, caches, metadata."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from modfill.integrations.monai_transform import CompleteModalitiesd, RandModalityDropoutd
+from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, decollate_batch
+from monai.transforms import (
+    Compose,
+    ConcatItemsd,
+    EnsureChannelFirstd,
+    Invertd,
+    LoadImaged,
+    NormalizeIntensityd,
+    Orientationd,
+    SaveImaged,
+)
+
+from modfill.completer import ModalityCompleter
+from modfill.errors import CaseError, ModfillError
+from tests.case_files import MODALITIES, brain_volumes, oblique_affine, write_case
+from tests.loading import PRESENT
+
+
+def item(present: Sequence[str] = ("t1n", "t2f"), seed: int = 0, **more: Any) -> dict[str, Any]:
+    """A dictionary of MetaTensors (1, X, Y, Z), float32 as LoadImaged gives them."""
+    volumes = brain_volumes(seed=seed)
+    affine = torch.from_numpy(oblique_affine())
+    images = {m: MetaTensor(torch.from_numpy(volumes[m]).float()[None], affine=affine) for m in present}
+    return {**images, **more}
+
+
+def stack(present: Sequence[str], order: Sequence[str] = MODALITIES, seed: int = 0) -> dict[str, Any]:
+    """A dictionary with one MetaTensor (C, X, Y, Z), all zero in the channels that are missing."""
+    volumes = brain_volumes(seed=seed)
+    channels = [volumes[m] if m in present else np.zeros_like(volumes[m]) for m in order]
+    return {"image": MetaTensor(torch.from_numpy(np.stack(channels)).float(), affine=torch.eye(4))}
+
+
+def same(first: dict, second: dict, keys: Sequence[str] = MODALITIES) -> bool:
+    return all(torch.equal(torch.as_tensor(first[key]), torch.as_tensor(second[key])) for key in keys)
+
+
+@pytest.fixture
+def complete(tiny_weights: Path) -> CompleteModalitiesd:
+    return CompleteModalitiesd(weights=tiny_weights)
+
+
+def test_missing_keys_are_added(complete: CompleteModalitiesd, completer: ModalityCompleter) -> None:
+    before = item(subject_id="p1", label=3)
+    after = complete(before)
+    assert set(before) == {"t1n", "t2f", "subject_id", "label"}
+    expected = completer.complete_arrays({m: before[m].numpy()[0] for m in ("t1n", "t2f")}, oblique_affine(), "p1")
+    for modality in ("t1c", "t2w"):
+        assert isinstance(after[modality], MetaTensor)
+        assert np.array_equal(after[modality].numpy()[0], expected[modality])
+        assert torch.equal(after[modality].affine, before["t1n"].affine)
+    assert same(before, after, ("t1n", "t2f")) and after["label"] == 3
+    assert after["acquired_modalities"].tolist() == [True, False, False, True]
+
+
+def test_none_is_missing_too(complete: CompleteModalitiesd) -> None:
+    assert same(complete(item(t1c=None)), complete(item()))
+
+
+def test_stacks_and_separate_images_give_the_same(tiny_weights: Path) -> None:
+    order = ("t2f", "t1n", "t1c", "t2w")  # as in the Medical Decathlon
+    separate = CompleteModalitiesd(weights=tiny_weights)(
+        {m: MetaTensor(t.as_tensor(), affine=torch.eye(4)) for m, t in item(("t1n", "t2f")).items()}
+    )
+    before = stack(("t1n", "t2f"), order)
+    after = CompleteModalitiesd("image", order, tiny_weights)(before)
+    assert not before["image"][2].any()  # the input is not changed
+    assert isinstance(after["image"], MetaTensor) and after["image"].shape[0] == 4
+    assert all(torch.equal(after["image"][i], separate[m][0]) for i, m in enumerate(order))
+    assert after["acquired_modalities"].tolist() == [True, False, False, True]
+
+
+def test_keys_of_other_names_and_fewer_modalities(tiny_weights: Path) -> None:
+    images = item()
+    after = CompleteModalitiesd(("T1", "T1GD", "FLAIR"), ("t1n", "t1c", "t2f"), tiny_weights)(
+        {"T1": images["t1n"], "FLAIR": images["t2f"]}
+    )
+    assert set(after) == {"T1", "T1GD", "FLAIR", "acquired_modalities"}
+    assert torch.equal(after["T1GD"], CompleteModalitiesd(weights=tiny_weights)(images)["t1c"])
+    assert after["acquired_modalities"].tolist() == [True, False, False, True]
+
+
+def test_a_synthetic_image_is_never_a_source(complete: CompleteModalitiesd) -> None:
+    once = complete(item())
+    again = complete({key: value for key, value in once.items() if key != "t2w"})
+    assert same(once, again, (*MODALITIES, "acquired_modalities"))
+
+
+def test_deterministic_in_seed_and_subject(tiny_weights: Path) -> None:
+    def t1c(seed: int, **more: Any) -> torch.Tensor:
+        return CompleteModalitiesd(weights=tiny_weights, mode="sample", seed=seed)(item(**more))["t1c"]
+
+    assert torch.equal(t1c(0), t1c(0))
+    assert not torch.equal(t1c(0), t1c(1))
+    assert not torch.equal(t1c(0, subject_id="a"), t1c(0, subject_id="b"))
+
+
+def test_pickles_small_and_whole(complete: CompleteModalitiesd) -> None:
+    first = complete(item())
+    assert len(pickle.dumps(complete)) < 2000
+    assert same(first, pickle.loads(pickle.dumps(complete))(item()))
+
+
+# pipelines and loaders
+
+
+def pipeline(weights: Path, **options: Any) -> Compose:
+    return Compose(
+        [
+            LoadImaged(MODALITIES, allow_missing_keys=True),
+            EnsureChannelFirstd(MODALITIES, allow_missing_keys=True),
+            Orientationd(MODALITIES, "RAS", labels=None, allow_missing_keys=True),
+            CompleteModalitiesd(weights=weights, **options),
+            NormalizeIntensityd(MODALITIES, nonzero=True),
+            ConcatItemsd(MODALITIES, "image"),
+        ]
+    )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[dict[str, str]]:
+    cases = []
+    for seed, present in enumerate(PRESENT):
+        folder = write_case(tmp_path, f"p{seed}", present, seed=seed)
+        cases.append({m: str(folder / f"p{seed}-{m}.nii.gz") for m in present})
+    return cases
+
+
+def batches(data: Any, workers: int = 0, start: str | None = None) -> dict[str, torch.Tensor]:
+    loaded = list(DataLoader(data, batch_size=2, num_workers=workers, multiprocessing_context=start))
+    return {
+        key: torch.cat([torch.as_tensor(batch[key]) for batch in loaded]) for key in ("image", "acquired_modalities")
+    }
+
+
+@pytest.mark.parametrize(("workers", "start"), [(1, "fork"), (2, "fork"), (2, "spawn")])
+def test_workers_give_the_same_batches(
+    tiny_weights: Path, files: list, tmp_path: Path, workers: int, start: str
+) -> None:
+    here = batches(Dataset(files, pipeline(tiny_weights)))
+    assert here["image"].shape == (4, 4, 24, 28, 20)
+    assert here["acquired_modalities"].tolist() == [[m in present for m in MODALITIES] for present in PRESENT]
+    there = batches(Dataset(files, pipeline(tiny_weights, cache=tmp_path / "cache")), workers, start)
+    assert same(here, there, tuple(here))
+
+
+def test_second_epoch_comes_from_the_cache(
+    tiny_weights: Path, files: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Dataset(files, pipeline(tiny_weights, cache=tmp_path / "cache"))
+    first = batches(data)
+    monkeypatch.delattr(ModalityCompleter, "complete")
+    assert same(first, batches(data), tuple(first))
+    assert same(first, batches(data, 2, "fork"), tuple(first))
+
+
+def test_cache_dataset_keeps_what_was_completed(
+    tiny_weights: Path, files: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = pipeline(tiny_weights)
+    kept = CacheDataset(files, steps, num_workers=2, progress=False)
+    monkeypatch.delattr(ModalityCompleter, "complete")
+    first = batches(kept)
+    assert same(first, batches(kept), tuple(first))
+
+
+def test_metadata_of_its_own_and_the_way_back(tiny_weights: Path, files: list, tmp_path: Path) -> None:
+    """A synthetic image is inverted and saved like its sources, and never under the name of one."""
+    steps = Compose(pipeline(tiny_weights).transforms[:4])
+    after = steps(files[0])
+    named = [Path(after[m].meta["filename_or_obj"]).name for m in MODALITIES]
+    assert named == ["p0-t1n.nii.gz", "p0-t1n-synthetic-t1c.nii.gz", "p0-t2f-synthetic-t2w.nii.gz", "p0-t2f.nii.gz"]
+    back = Invertd(MODALITIES, steps, orig_keys=MODALITIES)(after)
+    loaded = LoadImaged("t1n")(files[0])["t1n"]
+    assert back["t1c"].shape[1:] == loaded.shape and torch.allclose(back["t1c"].affine, loaded.affine)
+    SaveImaged("t1c", output_dir=tmp_path / "out", separate_folder=False, print_log=False)(back)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["p0-t1n-synthetic-t1c_trans.nii.gz"]
+
+
+def test_decollates(complete: CompleteModalitiesd) -> None:
+    batch = next(iter(DataLoader([complete(item(seed=s)) for s in (0, 1)], batch_size=2)))
+    assert [one["t1c"].shape for one in decollate_batch(batch)] == [(1, 24, 28, 20)] * 2
+
+
+# dropout
+
+
+def test_dropout_of_keys_leaves_one() -> None:
+    drop = RandModalityDropoutd().set_random_state(0)
+    before = item(MODALITIES, label=1)
+    counts = [len(set(drop(before)) & set(MODALITIES)) for _ in range(60)]
+    assert set(counts) == {1, 2, 3} and len(before) == 5
+    assert set(drop(item(("t2f",), label=1))) == {"t2f", "label"}
+
+
+def test_dropout_of_channels_leaves_one() -> None:
+    drop = RandModalityDropoutd("image").set_random_state(0)
+    before = stack(MODALITIES)
+    counts = [sum(bool(channel.any()) for channel in drop(before)["image"]) for _ in range(60)]
+    assert set(counts) == {1, 2, 3} and all(channel.any() for channel in before["image"])
+    assert drop(stack(("t2w",)))["image"][2].any()
+
+
+def test_dropout_follows_its_seed_and_probability() -> None:
+    def left(**options: Any) -> list[set]:
+        drop = RandModalityDropoutd(**options).set_random_state(4)
+        return [set(drop(item(MODALITIES))) for _ in range(10)]
+
+    assert left() == left()
+    assert left(prob=0.0) == left(num_dropped=0) == [set(MODALITIES)] * 10
+    assert all("t1n" in one for one in left(keys=MODALITIES[1:]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_dropped_modalities_are_synthesised(tiny_weights: Path, workers: int) -> None:
+    steps = Compose([RandModalityDropoutd("image", 2), CompleteModalitiesd("image", weights=tiny_weights)])
+    given = batches(Dataset([stack(MODALITIES, seed=s) for s in range(2)], steps), workers)
+    assert given["acquired_modalities"].sum(1).tolist() == [2, 2]
+    assert all(channel.any() for case in given["image"] for channel in case)
+
+
+# wrong input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"modalities": ("t1n", "t1c", "t2w", "adc")}, "modalities must be two or more different .*, got 'adc'"),
+        ({"modalities": ("t1n", "t1n")}, "modalities must be two or more different .*, got 't1n, t1n'"),
+        ({"modalities": ()}, "modalities must be two or more different .*, got 'none'"),
+        ({"keys": ("a", "b")}, r"keys must be one stack or one key for each .*, got 2 keys \(a, b\); give"),
+        ({"mode": "best"}, "mode must be 'mean' or 'sample', got 'best'"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments(options: dict, message: str) -> None:
+    with pytest.raises(ModfillError, match=message):
+        CompleteModalitiesd(**options)
+
+
+@pytest.mark.parametrize("count", [-1, 4, (2, 1)])
+def test_wrong_numbers_to_drop(count: Any) -> None:
+    with pytest.raises(ModfillError, match="num_dropped must be from 0 to 3"):
+        RandModalityDropoutd(num_dropped=count)
+
+
+def meta(tensor: torch.Tensor) -> MetaTensor:
+    return MetaTensor(tensor, affine=torch.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("keys", "data", "message"),
+    [
+        (MODALITIES, {"t1n": torch.ones(1, 8, 8, 8)}, "case s: t1n must be a MetaTensor, .*, got Tensor; load it with"),
+        (MODALITIES, {"t1n": "file.nii.gz"}, "t1n must be a MetaTensor, .*, got str; load it with LoadImaged"),
+        (MODALITIES, {"t1n": meta(torch.ones(8, 8, 8))}, r"the shape \(1, X, Y, Z\), its one channel"),
+        (MODALITIES, {"t1n": meta(torch.ones(1, 8, 8))}, r"got \(1, 8, 8\)"),
+        (MODALITIES, {"flair": meta(torch.ones(1, 8, 8, 8))}, "an acquired image under t1n, .*, got none"),
+        ("image", {"image": meta(torch.ones(3, 8, 8, 8))}, r"shape \(4, X, Y, Z\), a channel for each of t1n"),
+        ("image", {"image": meta(torch.zeros(4, 8, 8, 8))}, "acquired channel that is not all zero"),
+        ("image", {}, "must have a stack of t1n, t1c, t2w, t2f under 'image', got none"),
+    ],
+)  # fmt: skip
+def test_wrong_data(tiny_weights: Path, keys: Any, data: dict, message: str) -> None:
+    with pytest.raises(CaseError, match=message) as caught:
+        CompleteModalitiesd(keys, weights=tiny_weights)({**data, "subject_id": "s"})
+    assert "\n" not in str(caught.value)
+
+
+def test_images_on_different_grids(complete: CompleteModalitiesd) -> None:
+    data = item(subject_id="s")
+    data["t2f"] = MetaTensor(data["t2f"].as_tensor(), affine=torch.eye(4))
+    with pytest.raises(CaseError, match="case s: all images must be on one grid, got t1n with .* and t2f"):
+        complete(data)
+
+
+def test_without_monai_the_message_says_what_to_install() -> None:
+    code = "import sys; sys.modules['monai.config'] = None; import modfill.integrations.monai_transform"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith("ModfillError: The MONAI transforms need MONAI: pip install 'monai>=1.4'")

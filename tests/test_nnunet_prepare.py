@@ -1,0 +1,137 @@
+"""A raw dataset with gaps becomes one without; nothing acquired is copied or changed, and nnU-Net is not needed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from modfill.integrations.nnunet.command import main
+from modfill.integrations.nnunet.prepare import prepare_dataset
+
+from modfill.errors import ModfillError
+from tests.case_files import MODALITIES
+from tests.nnunet_data import GAPS, write_dataset
+
+
+@pytest.fixture
+def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """nnUNet_raw with a dataset 501 that has gaps."""
+    folder = tmp_path / "raw"
+    write_dataset(folder)
+    monkeypatch.setenv("nnUNet_raw", str(folder))
+    return folder
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def listing(folder: Path) -> dict[str, list[Path]]:
+    content = json.loads((folder / "dataset.json").read_text())
+    return {case_id: [folder / image for image in entry["images"]] for case_id, entry in content["dataset"].items()}
+
+
+def test_every_case_has_every_channel(raw: Path, tiny_weights: Path) -> None:
+    before = hashes(raw / "Dataset501_Toy")
+    folder = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
+    assert folder == raw / "Dataset502_Toy_modfill" and hashes(raw / "Dataset501_Toy") == before
+    content = json.loads((folder / "dataset.json").read_text())
+    assert content["numTraining"] == 5 and content["labels"] == {"background": 0, "tumour": 1}
+    gaps = {case_id: list(missing) for case_id, missing in GAPS.items() if missing}
+    assert content["modfill"] == {"CompletedFrom": "Dataset501_Toy", "SyntheticChannels": gaps}
+    for case_id, images in listing(folder).items():
+        label = folder / content["dataset"][case_id]["label"]
+        assert label.resolve() == raw / "Dataset501_Toy" / "labelsTr" / f"{case_id}.nii.gz" and label.is_file()
+        reference = nib.load(label)
+        for number, (modality, path) in enumerate(zip(MODALITIES, images, strict=True)):
+            if modality in GAPS[case_id]:
+                assert path == folder / "synthetic" / "imagesTr" / case_id / f"{case_id}-{modality}.nii.gz"
+                assert path.with_name(f"{case_id}-{modality}.json").is_file()
+            else:
+                assert path.resolve() == raw / "Dataset501_Toy" / "imagesTr" / f"{case_id}_{number:04d}.nii.gz"
+            image = nib.load(path)
+            assert image.shape == reference.shape
+            np.testing.assert_allclose(image.affine, reference.affine, atol=1e-6)
+
+
+def test_test_cases_are_complete_in_one_folder(raw: Path, tiny_weights: Path) -> None:
+    folder = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
+    images = sorted((folder / "imagesTs").iterdir())
+    assert [path.name for path in images] == [f"x_{number:04d}.nii.gz" for number in range(4)]
+    assert images[3].resolve() == raw / "Dataset501_Toy" / "imagesTs" / "x_0003.nii.gz"
+    assert images[0].resolve() == folder / "synthetic" / "imagesTs" / "x" / "x-t1n.nii.gz"
+    assert all(path.is_symlink() and not Path(path.readlink()).is_absolute() for path in images)
+
+
+def test_nnunet_raw_may_be_moved(raw: Path, tiny_weights: Path) -> None:
+    prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
+    moved = raw.rename(raw.parent / "elsewhere")
+    folder = moved / "Dataset502_Toy_modfill"
+    assert all(path.is_file() for images in listing(folder).values() for path in images)
+    assert all(path.is_file() for path in (folder / "imagesTs").iterdir())
+
+
+def test_a_second_run_does_nothing_again(raw: Path, tiny_weights: Path, capsys: pytest.CaptureFixture) -> None:
+    options = ["prepare", "-d", "501", "-o", "502", "--weights", str(tiny_weights), "--device", "cpu"]
+    assert main(options) == 0
+    folder = Path(capsys.readouterr().out.strip())
+    stamps = {path: path.stat().st_mtime_ns for path in (folder / "synthetic").rglob("*.nii.gz")}
+    before = hashes(folder)
+    assert len(stamps) == 4 + 3
+    assert main(options) == 0
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps and hashes(folder) == before
+    assert main([*options, "--overwrite"]) == 0
+    assert hashes(folder) == before
+
+
+def test_an_explicit_listing_is_read_and_a_prepared_dataset_needs_nothing(raw: Path, tiny_weights: Path) -> None:
+    first = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
+    second = prepare_dataset(502, 503, weights=tiny_weights, device="cpu")
+    assert not (second / "synthetic").exists()
+    assert [[p.resolve() for p in images] for images in listing(second).values()] == [
+        [p.resolve() for p in images] for images in listing(first).values()
+    ]
+    content = json.loads((second / "dataset.json").read_text())  # what was synthetic before is synthetic still
+    assert content["modfill"]["SyntheticChannels"]["c"] == ["t1n", "t2w"]
+
+
+def test_the_order_of_channels_may_be_told(raw: Path, tiny_weights: Path) -> None:
+    path = raw / "Dataset501_Toy" / "dataset.json"
+    content = json.loads(path.read_text())
+    content["channel_names"] = {str(number): "MRI" for number in range(4)}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ModfillError, match="Dataset501_Toy: the name of channel 0 .* --channels"):
+        main(["prepare", "-d", "501", "-o", "502"])
+    assert not (raw / "Dataset502_Toy_modfill").exists()
+    main(["prepare", "-d", "501", "-o", "502", "-c", *MODALITIES, "--weights", str(tiny_weights), "--device", "cpu"])
+    assert len(listing(raw / "Dataset502_Toy_modfill")["c"]) == 4
+
+
+def test_a_broken_run_leaves_no_dataset(raw: Path, tiny_weights: Path) -> None:
+    (raw / "Dataset501_Toy" / "imagesTr" / "e_0000.nii.gz").write_bytes(b"no image")
+    with pytest.raises(ModfillError, match="case e: .*e_0000.nii.gz"):
+        prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
+    assert not (raw / "Dataset502_Toy_modfill" / "dataset.json").exists()
+
+
+def test_clear_errors(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModfillError, match="must hold one Dataset600_<name>, got none"):
+        prepare_dataset(600, 601)
+    (raw / "Dataset502_Other").mkdir()
+    with pytest.raises(ModfillError, match="must be free, got 502, that of Dataset502_Other"):
+        prepare_dataset(501, 502)
+    label = raw / "Dataset501_Toy" / "labelsTr" / "b.nii.gz"
+    label.rename(label.with_name("z.nii.gz"))
+    with pytest.raises(ModfillError, match="case z: z.nii.gz must have an image"):
+        prepare_dataset(501, 503)
+    label.with_name("z.nii.gz").unlink()
+    with pytest.raises(ModfillError, match="case b: label .*b.nii.gz must be a file, got none"):
+        prepare_dataset(501, 503)
+    monkeypatch.delenv("nnUNet_raw")
+    with pytest.raises(ModfillError, match="nnUNet_raw must be set"):
+        prepare_dataset(501, 503)
