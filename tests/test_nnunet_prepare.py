@@ -9,12 +9,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from modfill.integrations.nnunet.channels import cases_in
 from modfill.integrations.nnunet.command import main
+from modfill.integrations.nnunet.filling import ChannelFiller
 from modfill.integrations.nnunet.prepare import prepare_dataset
 
 from modfill.errors import ModfillError
 from tests.case_files import MODALITIES
-from tests.nnunet_data import GAPS, write_dataset
+from tests.nnunet_data import GAPS, write_dataset, write_images
 
 
 @pytest.fixture
@@ -110,6 +112,20 @@ def test_the_order_of_channels_may_be_told(raw: Path, tiny_weights: Path) -> Non
     assert not (raw / "Dataset502_Toy_modfill").exists()
     main(["prepare", "-d", "501", "-o", "502", "-c", *MODALITIES, "--weights", str(tiny_weights), "--device", "cpu"])
     assert len(listing(raw / "Dataset502_Toy_modfill")["c"]) == 4
+
+
+def test_the_plugin_s_cache_follows_the_content(raw: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    filler = ChannelFiller(MODALITIES, tiny_weights, "cpu")
+    images = raw / "Dataset501_Toy" / "imagesTr"
+    [case] = [case for case in cases_in(images, 4) if case.case_id == "b"]
+    first = filler.fill_cached(case, tmp_path / "cache")
+    again = filler.fill_cached(case, tmp_path / "cache")
+    assert again == first and first.synthetic == (1,) and [path.parent for path in first.files[2:]] == [images] * 2
+    write_images(images, "b", GAPS["b"], seed=40)
+    changed = filler.fill_cached(case, tmp_path / "cache")
+    assert changed.files[1] != first.files[1] and changed.files[1].read_bytes() != first.files[1].read_bytes()
+    with pytest.raises(ModfillError, match="lost.safetensors must be a file"):
+        ChannelFiller(MODALITIES, tmp_path / "lost.safetensors", "cpu").fill_cached(case, tmp_path / "cache")
 
 
 def test_a_broken_run_leaves_no_dataset(raw: Path, tiny_weights: Path) -> None:

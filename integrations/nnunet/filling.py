@@ -62,7 +62,6 @@ class ChannelFiller:
             CaseError: the case cannot be completed, or other outputs are in the way.
         """
         absent = self._absent(case)
-        synthetic = tuple(sorted({*absent, *(n for n, path in case.paths.items() if is_synthetic(case.case_id, path))}))
         files = dict(case.paths)
         if absent:
             names = {self.modalities[number]: path for number, path in case.paths.items()}
@@ -71,7 +70,7 @@ class ChannelFiller:
             completer = shared_completer(self.weights, self.device)
             done = completer.complete(images, out, targets, overwrite=overwrite)
             files |= {number: done.paths[self.modalities[number]] for number in absent}
-        return FilledCase(case.case_id, tuple(files[number] for number in sorted(files)), synthetic)
+        return self._filled(case, files)
 
     def fill_cached(self, case: ChannelFiles, cache: Path) -> FilledCase:
         """As `fill`, in a folder of its own for each content of the sources and weights: nothing is ever stale there.
@@ -92,8 +91,7 @@ class ChannelFiller:
         paths = {number: output_path(folder, case.case_id, self.modalities[number]) for number in absent}
         if not all(path.exists() for path in paths.values()):  # an image appears when all that belongs to it is there
             return self.fill(case, folder)
-        files = case.paths | paths
-        return FilledCase(case.case_id, tuple(files[number] for number in sorted(files)), tuple(absent))
+        return self._filled(case, case.paths | paths)
 
     def fill_arrays(
         self, arrays: Mapping[str, npt.NDArray], affine: npt.ArrayLike, case_id: str
@@ -123,6 +121,11 @@ class ChannelFiller:
 
     def _absent(self, case: ChannelFiles) -> list[int]:
         return [number for number in range(len(self.modalities)) if number not in case.paths]
+
+    def _filled(self, case: ChannelFiles, files: Mapping[int, Path]) -> FilledCase:
+        numbers = range(len(self.modalities))
+        synthetic = [n for n in numbers if n not in case.paths or is_synthetic(case.case_id, case.paths[n])]
+        return FilledCase(case.case_id, tuple(files[number] for number in numbers), tuple(synthetic))
 
     def _key(self, case: ChannelFiles) -> str:
         from modfill.checkpoint import SHIPPED
