@@ -1,4 +1,4 @@
-"""The command line: modfill complete | demo | train | info."""
+"""The command line: modfill complete | demo | train | nnunet | info."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 all well, 1 something failed, 2 wrong usage."""
     # two thread pools that spin while they wait slow each other down fourfold; read before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    # what follows nnunet is between modfill.integrations.nnunet and nnU-Net
+    options = _parser().parse_args(words[:1] if words[:1] == ["nnunet"] else words)
+    options.rest = words[1:]
     try:
         return options.run(options)
     except ModfillError as error:
@@ -34,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="modfill", description="Synthesise the MRI modalities that a case lacks.")
     parser.add_argument("--version", action="version", version=f"modfill {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="complete | demo | train | info")
+    commands = parser.add_subparsers(required=True, metavar="complete | demo | train | nnunet | info")
 
     complete = commands.add_parser("complete", help="complete a case folder, or every case of a cohort folder")
     complete.add_argument("cohort", type=Path, metavar="CASE_OR_COHORT")
@@ -63,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--minutes", type=float, metavar="N", help="time budget, shared among the stages")
     train.add_argument("--seed", type=int, default=0, metavar="N")
     train.set_defaults(run=_train)
+
+    nnunet = commands.add_parser("nnunet", help="nnU-Net on cases that lack channels: prepare, train, predict, ...")
+    nnunet.set_defaults(run=_nnunet)
 
     info = commands.add_parser("info", help="say what weights are made of")
     info.add_argument("--weights", type=Path, metavar="FILE")
@@ -109,6 +115,12 @@ def _train(options: argparse.Namespace) -> int:
                            options.seed)  # fmt: skip
     print(f"weights: {weights}")
     return 0
+
+
+def _nnunet(options: argparse.Namespace) -> int:
+    from modfill.integrations.nnunet.command import main as run_nnunet
+
+    return run_nnunet(options.rest)
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -64,6 +64,9 @@ class TwoStepTrainer(nnUNetTrainer):
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cpu")):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, 2, 1
+
+    def perform_actual_validation(self, save_probabilities=False):
+        pass
 """
 
 
@@ -75,8 +78,10 @@ class _Threads:
 
 
 def make_quick(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Point nnU-Net to `folder`, and let it work in this process, on few fingerprint samples, with TwoStepTrainer."""
+    """Point nnU-Net to `folder`; it works in this process, on few samples, with narrow networks and TwoStepTrainer."""
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+    from nnunetv2.utilities import utils
 
     for name in ("raw", "preprocessed", "results"):
         (folder / name).mkdir()
@@ -88,7 +93,15 @@ def make_quick(patch: pytest.MonkeyPatch, folder: Path) -> None:
     analyse = DatasetFingerprintExtractor.analyze_case
     few = staticmethod(lambda images, label, reader, samples: analyse(images, label, reader, 1000))
     patch.setattr(DatasetFingerprintExtractor, "analyze_case", few)
+    plan = ExperimentPlanner.__init__
+
+    def plan_narrow(planner: Any, *arguments: Any, **options: Any) -> None:
+        plan(planner, *arguments, **options)
+        planner.UNet_base_num_features = 4
+
+    patch.setattr(ExperimentPlanner, "__init__", plan_narrow)
     patch.setattr(multiprocessing, "get_context", lambda kind=None: _Threads)
+    patch.setattr(utils, "Pool", ThreadPool)
 
 
 def shrink_plans(path: Path, features: Sequence[int] | None = None, patch: Sequence[int] | None = None) -> None:

@@ -139,7 +139,6 @@ def test_both_routes_on_real_cases(tmp_path: Path) -> None:
     (source / "dataset.json").write_text(json.dumps(description(NAMES, len(TRAINING), labels=labels)))
     nnunet = NnUNet(tmp_path, SHIPPED)
     trainer = TRAINER.replace("TwoStepTrainer", "ThirtyStepTrainer").replace("= 1, 2, 1", "= 1, 30, 1")
-    trainer += "\n    def perform_actual_validation(self, save_probabilities=False):\n        pass\n"
     (tmp_path / "trainers" / "thirty_step_trainer.py").write_text(trainer)
     predictions = both_routes(nnunet, "ThirtyStepTrainer", (16, 32, 64, 128), (64, 64, 64))
     for run in predictions.iterdir():

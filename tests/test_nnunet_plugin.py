@@ -18,7 +18,7 @@ from modfill.integrations.nnunet.command import main
 
 from modfill.errors import ModfillError
 from tests.case_files import oblique_affine
-from tests.nnunet_data import GAPS, SPACE, make_quick, shrink_plans, write_dataset, write_images
+from tests.nnunet_data import GAPS, SPACE, make_quick, write_dataset, write_images
 
 pytest.importorskip("nnunetv2")
 
@@ -53,7 +53,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Itera
         preprocess([502], configurations=["3d_fullres"], num_processes=[1], show_progress_bar=False)
         assert main(["plan_and_preprocess", "-d", "501", *PLAIN, *weights]) == 0
         patch.setenv("nnUNet_n_proc_DA", "0")  # right for training here, but planning fails with it
-        shrink_plans(folder / "preprocessed" / "Dataset502_Toy_modfill" / "nnUNetPlans.json")
         assert main(["train", "502", "3d_fullres", "all", "-tr", "TwoStepTrainer", "-device", "cpu"]) == 0
         yield folder
         configure()
