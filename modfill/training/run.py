@@ -65,19 +65,15 @@ def train_preset(
     model.unit_statistics.copy_(unit_statistics(cases))
     half = _half_is_sound(cases, preset, device)
     stages = (stage,) if stage else preset.stages
+    whole = sum(preset.training[name].share for name in stages)
     ready = []
     for name in preset.stages:
-        part = getattr(model, name)
+        part, settings, done = getattr(model, name), preset.training[name], out / f"{name}.ckpt"
         if name in stages:
-            model.requires_grad_(False)
-            part.requires_grad_(True)
-            share = preset.training[name].share / sum(preset.training[s].share for s in stages)
-            if name == "refiner":
-                fit_tables(part.table, (case.volumes[:, case.brain].astype(np.float32) for case in cases))
-            budget = Budget(preset.training[name].steps, minutes and minutes * share)
+            budget = Budget(settings.steps, minutes and minutes * settings.share / whole)
             train(_stage(name, model, cases, held_out, out), out, budget, seed, device, half)
-        elif (out / f"{name}.ckpt").exists() or preset.stages.index(name) < preset.stages.index(stages[0]):
-            _load_averaged(part, out / f"{name}.ckpt")
+        elif done.exists() or preset.stages.index(name) < preset.stages.index(stages[0]):
+            _load_averaged(part, done)
         else:
             break
         ready.append(name)
@@ -145,9 +141,15 @@ def _bank(model: ALDM, cases: list[TrainingCase], out: Path) -> LatentBank:
 
 
 def _stage(name: str, model: ALDM, cases: list[TrainingCase], held_out: list[TrainingCase], out: Path) -> Stage:
+    """The stage, with its part of the model alone set to learn, and what needs no learning fitted."""
+    part = getattr(model, name)
+    model.requires_grad_(False)
+    part.requires_grad_(True)
+    if name == "refiner":
+        fit_tables(part.table, (case.volumes[:, case.brain].astype(np.float32) for case in cases))
     if name == "autoencoder":
         return AutoencoderStage(model.autoencoder, model.preset, cases, held_out)
-    return TRANSLATION_STAGES[name](model, getattr(model, name), _bank(model, cases, out), held_out)
+    return TRANSLATION_STAGES[name](model, part, _bank(model, cases, out), held_out)
 
 
 def _load_averaged(part: nn.Module, path: Path) -> None:
