@@ -27,6 +27,9 @@ def awake(preset: Preset, seed: int = 0) -> ALDM:
         for parameter in model.parameters():
             if parameter.ndim > 1 and not parameter.any():
                 parameter.normal_(std=0.1)
+        if model.refiner is not None:
+            for table in model.refiner.table.buffers():
+                table.normal_()
     return model.eval()
 
 
