@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from modfill.case import SYNTHETIC_MARK
 from modfill.errors import ModfillError
 
 pytest.importorskip("nilearn")
@@ -32,8 +33,10 @@ def leave_an_earlier_output(out: Path) -> None:
     """What an earlier demo may have left: a finished FLAIR, on another grid."""
     folder = out / "completed" / CASE_ID
     folder.mkdir(parents=True)
-    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.int16), np.eye(4)), folder / f"{CASE_ID}-t2f.nii.gz")
-    (folder / f"{CASE_ID}-t2f.json").write_text("{}")
+    stale = nib.Nifti1Image(np.ones((4, 4, 4), np.int16), np.eye(4))
+    stale.header["descrip"] = SYNTHETIC_MARK
+    nib.save(stale, folder / f"{CASE_ID}-t2f.nii.gz")
+    (folder / f"{CASE_ID}-t2f.json").write_text(json.dumps({"Synthetic": True, "UnitRange": [0, 1]}))
 
 
 def test_demo(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +49,9 @@ def test_demo(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str])
     }
     assert names["acquired"] == {f"{CASE_ID}-{key}.nii.gz" for key in ("t1n", "t1c", "t2w", "t2f", "seg")}
     assert names["input"] == {f"{CASE_ID}-{key}.nii.gz" for key in ("t1n", "t2w")}
-    assert names["completed"] == {f"{CASE_ID}-{key}{end}" for key in HIDDEN for end in (".nii.gz", ".json")}
+    assert names["completed"] == {
+        f"{CASE_ID}-{key}{end}" for key in HIDDEN for end in (".nii.gz", "-uncertainty.nii.gz", ".json")
+    }
 
     source = nib.load(out / "input" / CASE_ID / f"{CASE_ID}-t1n.nii.gz")
     for modality in HIDDEN:

@@ -11,7 +11,7 @@ from modfill.model.quantizer import GaussianRegulariser, VectorQuantizer
 @pytest.fixture
 def quantizer() -> VectorQuantizer:
     torch.manual_seed(0)
-    return VectorQuantizer(50, 3)
+    return VectorQuantizer(50, 3, 0.25)
 
 
 def test_latents_become_their_nearest_codes(quantizer: VectorQuantizer) -> None:

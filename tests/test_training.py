@@ -271,9 +271,11 @@ def test_the_refiner_is_trained_on_what_it_sees_in_use(tiny_model: ALDM, start: 
     volumes, code = torch.randn(1, 4, 48, 48, 48, generator=generator), torch.randn(1, 64, generator=generator)
     decoded = tiny_model.decode(latent)
     whole_box, box = (slice(0, 48),) * 3, (slice(start, start + 16), slice(16, 32), slice(32, 48))
-    whole = tiny_model.refiner(*tiny_model.refiner_region(volumes, decoded, guidance, whole_box), code)[..., *box]
-    region = tiny_model.refiner(*tiny_model.refiner_region(volumes, decoded, guidance, box), code)
+    whole = tiny_model.refiner(*tiny_model.refiner_region(volumes, decoded, guidance, whole_box), code, (0, 2), 1)[
+        ..., *box
+    ]
+    region = tiny_model.refiner(*tiny_model.refiner_region(volumes, decoded, guidance, box), code, (0, 2), 1)
     torch.testing.assert_close(region, whole, rtol=1e-4, atol=1e-5)
     stage = RefinerStage(tiny_model, tiny_model.refiner, None, [])  # type: ignore[arg-type]
-    trained_on = tiny_model.refiner(*stage._region(volumes, latent, guidance, box), code)
+    trained_on = tiny_model.refiner(*stage._region(volumes, latent, guidance, box), code, (0, 2), 1)
     assert float((trained_on - whole).square().mean().sqrt()) < 0.2 * float(whole.std())

@@ -48,7 +48,7 @@ class Coded(Clocked):
 
     def __init__(self) -> None:
         super().__init__()
-        self.quantizer = VectorQuantizer(32, 3)
+        self.quantizer = VectorQuantizer(32, 3, 0.25)
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         latent = self.layer(batch["x"]).T.reshape(1, 1, 2, 2, 2).expand(1, 3, 2, 2, 2)
@@ -61,7 +61,7 @@ def _main(out: str, kind: str) -> None:
     torch.manual_seed(0)
     stage = Clocked() if kind == "clock" else Coded()
     budget = Budget(10**6, minutes=0.02) if kind == "clock" else Budget(230)
-    train(stage, Path(out), budget, 0, torch.device("cpu"))
+    train(stage, Path(out), budget, 0, torch.device("cpu"), half=False)
     torch.save(dict(stage.named_parameters()), Path(out) / f"rank{rank()}.pt")
     dist.barrier()
 
