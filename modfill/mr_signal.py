@@ -35,11 +35,10 @@ class Tissue:
     agent: float = 0.0
 
 
-# T1 of grey and white matter: Wansapura et al., J Magn Reson Imaging 1999; of CSF: Lin et al., ISMRM 2001; of blood: Lu
-# et al., Magn Reson Med 2004. Proton densities: Tofts, Quantitative MRI of the Brain, 2003. T2 of CSF is shortened by
-# pulsation, that of blood stands for its flow void. The other T2, the lesions and the agent's concentrations are round
-# values inside the reported ranges (lesions: Badve et al., AJNR 2017), where real cases have the same contrast: healthy
-# tissue takes up its blood volume, tumour what its vessels leak.
+# Milliseconds at 3 T, of the order that the literature reports (T1 of grey and white matter: Wansapura et al., J Magn
+# Reson Imaging 1999; proton densities: Tofts, Quantitative MRI of the Brain, 2003). T2 of CSF is shortened by pulsation,
+# that of blood stands for its flow void. The other T2, the lesions and the agent's concentrations are round values, so
+# chosen that the contrast looks like that of real training cases: a simulation for demonstration, not a reference.
 TISSUES: Mapping[str, Tissue] = {
     "csf": Tissue(4163, 1200, 1.00),
     "gm": Tissue(1331, 100, 0.81, agent=0.03),
@@ -49,7 +48,7 @@ TISSUES: Mapping[str, Tissue] = {
     "rim": Tissue(1300, 120, 0.87, agent=0.3),
     "blood": Tissue(1664, 35, 0.85, agent=0.7),
 }
-# Longitudinal relaxivity of gadobutrol in blood at 3 T, l/mmol/s (Shen et al., Invest Radiol 2015).
+# Longitudinal relaxivity of a gadolinium agent in blood at 3 T, l/mmol/s.
 _RELAXIVITY = 4.5
 
 
