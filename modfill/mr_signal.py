@@ -36,8 +36,8 @@ class Tissue:
 
 
 # Milliseconds at 3 T, of the order that the literature reports (T1 of grey and white matter: Wansapura et al., J Magn
-# Reson Imaging 1999; proton densities: Tofts, Quantitative MRI of the Brain, 2003). T2 of CSF is shortened by pulsation,
-# that of blood stands for its flow void. The other T2, the lesions and the agent's concentrations are round values, so
+# Reson Imaging 1999; proton densities: Tofts, Quantitative MRI of the Brain, 2003). T2 of CSF is shortened by
+# pulsation, that of blood stands for its flow void. The other T2, the lesions and the agent's concentrations are round values, so
 # chosen that the contrast looks like that of real training cases: a simulation for demonstration, not a reference.
 TISSUES: Mapping[str, Tissue] = {
     "csf": Tissue(4163, 1200, 1.00),
