@@ -35,10 +35,10 @@ class Tissue:
     agent: float = 0.0
 
 
-# Milliseconds at 3 T, of the order that the literature reports (T1 of grey and white matter: Wansapura et al., J Magn
-# Reson Imaging 1999; proton densities: Tofts, Quantitative MRI of the Brain, 2003). T2 of CSF is shortened by
-# pulsation, that of blood stands for its flow void. The other T2, the lesions and the agent's concentrations are round values, so
-# chosen that the contrast looks like that of real training cases: a simulation for demonstration, not a reference.
+# Milliseconds at 3 T, of the order that the literature reports (T1 of grey and white matter: Wansapura et al., 1999;
+# proton densities: Tofts, Quantitative MRI of the Brain, 2003). T2 of CSF is shortened by pulsation, that of blood
+# stands for its flow void. The other T2, the lesions and the agent's concentrations are round values, so chosen that
+# the contrast looks like that of real training cases: a simulation for demonstration, not a reference.
 TISSUES: Mapping[str, Tissue] = {
     "csf": Tissue(4163, 1200, 1.00),
     "gm": Tissue(1331, 100, 0.81, agent=0.03),
