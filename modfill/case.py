@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
-from nibabel.openers import ImageOpener
-from nibabel.spatialimages import HeaderDataError
 
-from modfill.checks import check_affine, check_background, check_grids, check_shape, content_problem, same_voxels, times
-from modfill.errors import CaseError
+from modfill.checks import (
+    check_affine,
+    check_background,
+    check_grids,
+    check_shape,
+    content_problem,
+    nothing_usable,
+    same_voxels,
+)
+from modfill.errors import CaseError, within_memory
 from modfill.finding import CaseFiles, find_cases
+from modfill.marks import SYNTHETIC_MARK, has_mark, matches_sidecar
 from modfill.modalities import MODALITIES
+from modfill.nifti import Unusable, read_header, read_image
 
 __all__ = [
     "SYNTHETIC_MARK",
@@ -27,18 +32,10 @@ __all__ = [
     "CaseFiles",
     "case_from_arrays",
     "find_cases",
+    "image_labels",
     "read_case",
     "require_usable",
 ]
-
-SYNTHETIC_MARK = "modfill synthetic"
-"""How the NIfTI field ``descrip`` of every synthesised image begins."""
-
-_READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
-
-
-class _Unusable(Exception):
-    """Carries the reason why one image cannot serve, while its case may."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +49,9 @@ class Case:
             orientation codes).
         paths: File by modality of those images; empty for a case from arrays.
         unusable: Reason by modality, of those that are there but cannot serve; it begins with the file's name.
-        synthetic: Modalities whose file is marked synthetic; never a source.
+        synthetic: Modalities whose file is synthetic; also in ``images`` only where that was allowed.
+        hashes: SHA-256 by modality of the files as they were read; empty for a case from arrays.
+        volume_index: Place along the fourth axis by modality, of those images that share a 4D file.
     """
 
     case_id: str
@@ -60,6 +59,8 @@ class Case:
     paths: dict[str, Path]
     unusable: dict[str, str]
     synthetic: tuple[str, ...] = ()
+    hashes: dict[str, str] = field(default_factory=dict)
+    volume_index: dict[str, int] = field(default_factory=dict)
 
     @property
     def available(self) -> tuple[str, ...]:
@@ -82,44 +83,75 @@ class Case:
         return np.asanyarray(self.images[modality].dataobj)
 
 
-def read_case(files: CaseFiles) -> Case:
+def read_case(files: CaseFiles, allow_synthetic: bool = False) -> Case:
     """Read and check the images of a case.
 
     An image that is truncated, not NIfTI, all zero, constant over its non-zero voxels, not finite, or an exact
-    copy of an earlier modality goes to ``unusable``.
+    copy of an earlier modality goes to ``unusable``. A volume of zeros in a 4D file is a missing modality, since such
+    a file has no other way to say so. No file makes this take more memory than the voxels that it may have, whatever
+    its header claims.
 
     Args:
         files: A case as ``find_cases`` returns it.
+        allow_synthetic: Take synthetic images for sources too, instead of for missing ones.
 
     Returns:
         The case, with at least one available modality.
 
     Raises:
-        CaseError: If ``files`` has a problem, no image is usable, an image is not 3D or claims more voxels than
-            the environment variable ``MODFILL_MAX_VOXELS`` allows (2**28 by default), the images are on different
-            grids, an affine cannot be inverted, or one has no background of 0 (skull not stripped).
+        CaseError: If ``files`` has a problem, no image is usable, an image is not 3D (or 4D with as many volumes as
+            ``files.volume_index``) or claims more voxels than the environment variable ``MODFILL_MAX_VOXELS`` allows
+            (2**28 by default), the images are on different grids, an affine cannot be used, or one has no
+            background of 0 (skull not stripped).
+        ModfillError: If memory does not suffice.
     """
     if files.problem:
         raise CaseError(files.problem)
     images: dict[str, nib.Nifti1Image] = {}
+    hashes: dict[str, str] = {}
     unusable: dict[str, str] = {}
     synthetic: list[str] = []
-    for modality, path in files.paths.items():
-        try:
-            image = _open(path)
-            if image.header["descrip"].item().startswith(SYNTHETIC_MARK.encode()):
-                synthetic.append(modality)
-                continue
-            where = f"case {files.case_id}: {path.name}"
-            check_shape(where, image.shape)
-            check_affine(where, np.asarray(image.affine))
-            images[modality] = _in_memory(image, path)
-        except _Unusable as reason:
-            unusable[modality] = f"{path.name} {reason}"
-    labels = {modality: path.name for modality, path in files.paths.items()}
-    images = _check(files.case_id, images, labels, unusable)
+    stacks: dict[Path, tuple[nib.Nifti1Image, str]] = {}  # 4D files, each read once
+    with within_memory(f"case {files.case_id}"):
+        for modality, path in files.paths.items():
+            try:
+                header = read_header(path)
+                if has_mark(header) and not allow_synthetic:
+                    synthetic.append(modality)
+                    continue
+                image, digest = _read(files, modality, header, stacks)
+                voxels = np.asanyarray(image.dataobj)
+                marked = has_mark(header) or matches_sidecar(path, voxels)
+                if marked:
+                    synthetic.append(modality)
+                absent = modality in files.volume_index and not voxels.any()
+                if (allow_synthetic or not marked) and not absent:
+                    images[modality], hashes[modality] = image, digest
+            except Unusable as reason:
+                unusable[modality] = f"{path.name} {reason}"
+        images = _check(files.case_id, images, image_labels(files), unusable)
     paths = {modality: files.paths[modality] for modality in images}
-    return Case(files.case_id, images, paths, unusable, tuple(synthetic))
+    volume_index = {modality: index for modality, index in files.volume_index.items() if modality in images}
+    return Case(files.case_id, images, paths, unusable, tuple(synthetic), {m: hashes[m] for m in images}, volume_index)
+
+
+def _read(
+    files: CaseFiles, modality: str, header: nib.Nifti1Header, stacks: dict[Path, tuple[nib.Nifti1Image, str]]
+) -> tuple[nib.Nifti1Image, str]:
+    """One modality's image and its file's SHA-256; a 4D file is kept in `stacks` for the modalities to come."""
+    path = files.paths[modality]
+    index = files.volume_index.get(modality)
+    if index is None:
+        return read_image(files.case_id, path, header)
+    if path not in stacks:
+        stacks[path] = read_image(files.case_id, path, header, len(files.volume_index))
+    image, digest = stacks[path]
+    return image.slicer[..., index], digest
+
+
+def image_labels(files: CaseFiles) -> dict[str, str]:
+    """What messages call each image: its file, and its modality where the file holds several."""
+    return {m: f"{path.name} ({m})" if m in files.volume_index else path.name for m, path in files.paths.items()}
 
 
 def case_from_arrays(
@@ -168,39 +200,6 @@ def require_usable(case: Case) -> None:
         )
 
 
-def _open(path: Path) -> nib.Nifti1Image:
-    """Read a NIfTI header; voxels are left on disk."""
-    try:
-        image = nib.load(path)
-    except _READ_ERRORS as error:
-        raise _Unusable(f"must be a NIfTI image, got something else ({type(error).__name__})") from error
-    if not isinstance(image, nib.Nifti1Image):
-        raise _Unusable(f"must be a NIfTI image, got {type(image).__name__}")
-    kind = image.get_data_dtype()
-    if kind.kind not in "iuf":
-        raise _Unusable(f"must hold one real number per voxel, got {kind}")
-    return image
-
-
-def _in_memory(image: nib.Nifti1Image, path: Path) -> nib.Nifti1Image:
-    """Read the voxels once, checksum included, and keep them with affine and header."""
-    stored = image.dataobj
-    assert isinstance(stored, ArrayProxy)
-    spec = (stored.shape, stored.dtype, stored.offset, stored.slope, stored.inter)
-    try:
-        with ImageOpener(str(path)) as stream, np.errstate(over="ignore"):
-            voxels = np.asanyarray(ArrayProxy(stream, spec, mmap=False), dtype=np.float32)
-            stream.read(1)  # gzip compares its checksum only when asked to read past the end
-    except _READ_ERRORS as error:
-        raise _Unusable(
-            f"must hold {times(image.shape)} voxels, got a truncated or corrupt file ({type(error).__name__})"
-        ) from error
-    held = type(image)(voxels, image.affine, image.header)
-    if (stored.slope, stored.inter) != (1.0, 0.0):
-        held.set_data_dtype(np.float32)  # scaled integers stand for real numbers
-    return held
-
-
 def _check(
     case_id: str, images: dict[str, nib.Nifti1Image], labels: dict[str, str], unusable: dict[str, str]
 ) -> dict[str, nib.Nifti1Image]:
@@ -214,8 +213,7 @@ def _check(
             unusable[second] = f"{labels[second]} must differ from {labels[first]}, got an exact copy of it"
     usable = {modality: image for modality, image in images.items() if modality not in unusable}
     if not usable:
-        got = "; ".join(unusable.values()) or "none that is acquired"
-        raise CaseError(f"case {case_id}: at least one modality must be usable, got {got}; replace or add files")
+        raise CaseError(nothing_usable(case_id, unusable))
     check_grids(case_id, usable, labels)
     for modality, image in usable.items():
         check_background(f"case {case_id}: {labels[modality]}", image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import nibabel as nib
@@ -10,11 +11,24 @@ import numpy.typing as npt
 
 from modfill.errors import CaseError, ModfillError
 
-__all__ = ["check_affine", "check_background", "check_grids", "check_shape", "content_problem", "same_voxels", "times"]
+__all__ = [
+    "check_affine",
+    "check_background",
+    "check_grids",
+    "check_shape",
+    "content_problem",
+    "nothing_usable",
+    "same_voxels",
+    "times",
+]
 
 _MAX_VOXELS = 2**28
 _GRID_TOLERANCE = 1e-3  # of the affines' entries, in mm: writing an affine as float32 costs less
-_LEAST_VOXEL = 1e-9  # mm^3
+_VOXEL_SIZES = (0.01, 100.0)  # mm; microscopes and headers in metres are beyond
+_FARTHEST = 1e5  # mm from the origin: beyond, float32 no longer tells neighbouring voxels apart
+_LEAST_VOLUME = 1e-3  # of a voxel, as a share of the cube with its edges: less is flat
+_MOST_A_SIDE = 32767  # voxels: what NIfTI-1 can say
+_LARGEST_INTENSITY = 1e15  # its square still fits in float32, and it in every 64-bit integer
 _EDGE_LIMIT = 0.05  # share of non-zero voxels along the volume's edges; brains cropped to their box have 0.000
 _BRAIN_LIMIT_ML = 2500.0  # a stripped brain is at most about 1900 ml, a head at least 3000
 
@@ -27,18 +41,20 @@ def check_shape(where: str, shape: tuple[int, ...]) -> None:
         shape: By the header; no voxel need be read yet.
 
     Raises:
-        CaseError: If it is not 3D, a side is less than 2, or it has more voxels than the environment variable
-            ``MODFILL_MAX_VOXELS`` allows (2**28 by default).
+        CaseError: If it is not 3D, a side is less than 2 or more than 32767, or it has more voxels than the
+            environment variable ``MODFILL_MAX_VOXELS`` allows (2**28 by default).
         ModfillError: If that variable is no whole number.
     """
     if len(shape) != 3:
         raise CaseError(f"{where} must be 3D, got {len(shape)}D with shape {shape}; give one 3D file per modality")
     if min(shape) < 2:
         raise CaseError(f"{where} must have at least 2 voxels a side, got shape {shape}; give a whole volume")
+    if max(shape) > _MOST_A_SIDE:
+        raise CaseError(f"{where} must have at most {_MOST_A_SIDE} voxels a side, got shape {shape}; check the file")
     setting = os.environ.get("MODFILL_MAX_VOXELS", str(_MAX_VOXELS))
     if not setting.isdecimal():
         raise ModfillError(f"MODFILL_MAX_VOXELS must be a whole number, got {setting!r}")
-    voxels = int(np.prod(shape, dtype=object))  # Python integers: a damaged header may claim more than 2**63
+    voxels = math.prod(shape)
     if voxels > int(setting):
         raise CaseError(
             f"{where} must have at most {setting} voxels, got {voxels} by its header; "
@@ -54,17 +70,27 @@ def check_affine(where: str, affine: npt.NDArray[np.float64]) -> None:
         affine: From voxel indices to mm.
 
     Raises:
-        CaseError: If it has another shape, is not finite, or cannot be inverted.
+        CaseError: If it has another shape, is not finite, cannot be inverted, or its voxels are of no size or at no
+            place that a scanner gives.
     """
     if affine.shape != (4, 4):
         raise CaseError(f"{where} must have a 4x4 affine, got shape {affine.shape}; give nibabel's image.affine")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < _LEAST_VOXEL:
-        rows = np.array2string(affine[:3], precision=3).replace("\n", "")
+    rows = np.array2string(affine[:3], precision=3).replace("\n", "")
+    with np.errstate(all="ignore"):
+        sizes = nib.affines.voxel_sizes(affine)
+        volume = abs(np.linalg.det(affine[:3, :3] / sizes))  # NaN where a size is 0
+    if not (np.isfinite(affine).all() and volume >= _LEAST_VOLUME):
         raise CaseError(f"{where} must have an invertible affine, got {rows}; convert the scan anew")
+    smallest, largest = _VOXEL_SIZES
+    if min(sizes) < smallest or max(sizes) > largest or abs(affine[:3, 3]).max() > _FARTHEST:
+        raise CaseError(
+            f"{where} must have voxels of {smallest} to {largest:g} mm within {_FARTHEST / 1000:g} m of the origin, "
+            f"got the affine {rows}; convert the scan anew"
+        )
 
 
 def content_problem(voxels: npt.NDArray[np.float32]) -> str | None:
-    """Say why voxels cannot be an acquired brain image (not finite, all zero, constant), or return None."""
+    """Say why voxels cannot be an acquired brain image (not finite, all zero, constant, too large), or None."""
     finite = np.count_nonzero(np.isfinite(voxels))
     if finite < voxels.size:
         return f"must be finite everywhere, got NaN or infinity in {voxels.size - finite} of {voxels.size} voxels"
@@ -73,7 +99,19 @@ def content_problem(voxels: npt.NDArray[np.float32]) -> str | None:
         return "must show a brain, got all zero"
     if foreground.min() == foreground.max():
         return f"must show a brain, got the constant {foreground[0]:g}"
+    largest = max(-foreground.min(), foreground.max())
+    if largest > _LARGEST_INTENSITY:
+        return f"must have intensities of at most {_LARGEST_INTENSITY:g}, got {largest:g}"
     return None
+
+
+def nothing_usable(case_id: str, unusable: dict[str, str]) -> str:
+    """Say that a case has no usable image, and why those that it has are not."""
+    got = "; ".join(unusable.values()) or "none that is acquired"
+    return (
+        f"case {case_id}: at least one modality must be usable, got {got}; replace or add files, "
+        "or allow synthetic sources (--allow-synthetic)"
+    )
 
 
 def same_voxels(first: nib.Nifti1Image, second: nib.Nifti1Image) -> bool:

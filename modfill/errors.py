@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["CaseError", "ModfillError", "WeightsError"]
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["CaseError", "ModfillError", "WeightsError", "printable", "within_memory"]
 
 
 class ModfillError(Exception):
     """Base of all errors that a user can put right."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())  # a file's name may hold line breaks and terminal codes
 
 
 class CaseError(ModfillError):
@@ -15,3 +21,30 @@ class CaseError(ModfillError):
 
 class WeightsError(ModfillError):
     """A weights file that cannot be read or does not fit."""
+
+
+def printable(text: str) -> str:
+    """Text on one line that any terminal and any encoding of Unicode takes: what is not printable is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+@contextmanager
+def within_memory(where: str) -> Iterator[None]:
+    """Turn running out of memory, on the CPU or a GPU, into one line.
+
+    Args:
+        where: Case or file, with which the message begins.
+
+    Raises:
+        ModfillError: The memory does not suffice for what is done in the context.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch says it with a RuntimeError; on the CPU, oneDNN only that it could not make its parts
+        said = ("allocate memory", "out of memory", "could not create a memory", "could not create a primitive")
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in said):
+            raise
+        raise ModfillError(
+            f"{where}: must fit into memory, got out of memory; free some, or crop the images to the brain"
+        ) from error

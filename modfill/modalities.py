@@ -8,7 +8,9 @@ __all__ = [
     "NAMES",
     "NEAREST",
     "SEGMENTATION_WORDS",
+    "is_contrast_word",
     "is_segmentation",
+    "modality_of",
     "nifti_stem",
     "split_name",
 ]
@@ -57,6 +59,18 @@ def nifti_stem(filename: str) -> str | None:
         if filename.lower().endswith(extension):
             return filename[: -len(extension)]
     return None
+
+
+def modality_of(name: str) -> str | None:
+    """The modality that a channel, column or the like is named after, e.g. ``T1 Gd``; None if it is no alias."""
+    uniform = "_".join(name.lower().replace("-", " ").replace("_", " ").split())
+    return next((modality for modality, aliases in ALIASES.items() if uniform in aliases), None)
+
+
+def is_contrast_word(word: str) -> bool:
+    """Tell whether a word in a file's name says that contrast agent was given, e.g. ``gd`` or ``PostGad``."""
+    word = word.lower()
+    return word in _CONTRAST_WORDS or any(part in word for part in ("gad", "post", "contrast"))
 
 
 def split_name(filename: str) -> tuple[str, str] | None:

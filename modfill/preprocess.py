@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from modfill.geometry import Geometry
 
 PERCENTILES = (0.5, 99.5)
 MINIMUM_BRAIN = 64  # voxels: fewer give no percentiles
+MOST_VOXELS = 2**25  # of the model's grid, 33 litres at 1 mm: a brain's box has about 6, obliquely in its grid 16
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
         normalisation: "zscore" or "range".
 
     Raises:
-        CaseError: the foreground is too small to be a brain.
+        CaseError: the foreground is too small or lies too far apart to be a brain.
     """
     volumes = {modality: case.volume(modality) for modality in case.available}
     own_brain = np.logical_or.reduce([volume != 0 for volume in volumes.values()])
@@ -105,6 +107,11 @@ def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
                         f"got {int(own_brain.sum())}; check the images")  # fmt: skip
     affine = next(iter(case.images.values())).affine
     geometry = Geometry.of(affine, own_brain, multiple)
+    if math.prod(geometry.model_shape) > MOST_VOXELS:
+        raise CaseError(
+            f"case {case.case_id}: the brain must lie in a box of at most {MOST_VOXELS / 1e6:.0f} litres, got "
+            f"{math.prod(geometry.model_shape) / 1e6:.0f}; check the voxel sizes, and set stray voxels to 0"
+        )
     brain = geometry.apply(own_brain.astype(np.float32)) > 0.5
     scales = {modality: IntensityScale.of(volume, own_brain) for modality, volume in volumes.items()}
     normalised = {

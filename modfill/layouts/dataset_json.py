@@ -1,0 +1,197 @@
+"""A dataset.json, nnU-Net's or the Decathlon's: which modality each channel is, and which channels a case has."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modfill.errors import CaseError, ModfillError
+from modfill.modalities import MODALITIES, modality_of
+
+FILE_ENDING = ".nii.gz"
+IMAGE_FOLDERS = ("imagesTr", "imagesTs")
+_WAY_OUT = (
+    f"correct the names in dataset.json ({', '.join(MODALITIES)}), "
+    "or give modfill nnunet the modalities in order with --channels"
+)
+
+
+@dataclass(frozen=True)
+class ChannelFiles:
+    """The channel files that one case has.
+
+    Attributes:
+        case_id: nnU-Net's case identifier.
+        paths: file by channel number.
+    """
+
+    case_id: str
+    paths: dict[int, Path]
+
+
+def described(path: Path) -> Path | None:
+    """The folder whose dataset.json describes the images in `path`: itself, or the one above imagesTr or imagesTs."""
+    for folder in (path, path.absolute().parent) if path.absolute().name in IMAGE_FOLDERS else (path,):
+        if (folder / "dataset.json").is_file():
+            return folder
+    return None
+
+
+def load_description(folder: Path) -> dict[str, Any]:
+    """Read a folder's dataset.json, of whatever kind.
+
+    Raises:
+        ModfillError: there is none, or it is damaged.
+    """
+    path = folder / "dataset.json"
+    try:
+        dataset = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise ModfillError(
+            f"{path} must be nnU-Net's description of the dataset, got {type(error).__name__}; give a folder with one"
+        ) from error
+    if not isinstance(dataset, dict):
+        raise ModfillError(f"{path} must hold channel_names, labels and file_ending, got others; see nnU-Net's manual")
+    return dataset
+
+
+def read_dataset_json(folder: Path) -> dict[str, Any]:
+    """Read nnU-Net's dataset.json, of a dataset or a trained model.
+
+    Raises:
+        ModfillError: there is none, it is damaged, or its images are not NIfTI.
+    """
+    path, dataset = folder / "dataset.json", load_description(folder)
+    if not isinstance(dataset.get("labels"), dict):
+        raise ModfillError(f"{path} must hold channel_names, labels and file_ending, got others; see nnU-Net's manual")
+    if dataset.get("file_ending") != FILE_ENDING:
+        raise ModfillError(
+            f"{path}: file_ending must be '{FILE_ENDING}', got {dataset.get('file_ending')!r}; convert the images"
+        )
+    return dataset
+
+
+def channel_names(dataset: Mapping[str, Any], where: Path | str) -> tuple[str, ...]:
+    """The names in dataset.json's `channel_names` (once `modality`), by channel number.
+
+    Args:
+        dataset: content of dataset.json.
+        where: the dataset, with which a message begins.
+
+    Raises:
+        ModfillError: there are none, or their numbers are not 0, 1, 2, ...
+    """
+    names = dataset.get("channel_names", dataset.get("modality"))
+    if not isinstance(names, Mapping) or sorted(names) != sorted(str(n) for n in range(len(names))) or not names:
+        raise ModfillError(f"{where}: channel_names must number the channels '0', '1', ..., got {names}; correct it")
+    return tuple(str(names[str(number)]) for number in range(len(names)))
+
+
+def channel_modalities(
+    dataset: Mapping[str, Any], where: Path | str, explicit: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Which modality each channel is.
+
+    Args:
+        dataset: content of dataset.json.
+        where: the dataset, with which a message begins.
+        explicit: names of the modalities in the order of the channels, instead of dataset.json's.
+
+    Returns:
+        The modalities by channel number.
+
+    Raises:
+        ModfillError: a name is unknown, or stands for the same modality as another one, or there are too many or too
+            few: the order is never guessed.
+    """
+    names = channel_names(dataset, where)
+    if explicit is not None and len(explicit) != len(names):
+        got = f"{len(explicit)} ({', '.join(explicit)})"
+        raise ModfillError(f"{where}: --channels must name {len(names)} channels ({', '.join(names)}), got {got}")
+    modalities = []
+    for number, name in enumerate(names if explicit is None else explicit):
+        modality = modality_of(name)
+        if modality is None:
+            raise ModfillError(
+                f"{where}: the name of channel {number} must be that of a modality, got '{name}'; {_WAY_OUT}"
+            )
+        modalities.append(modality)
+    twice = [modality for modality, count in Counter(modalities).items() if count > 1]
+    if twice:
+        raise ModfillError(f"{where}: each channel must be another modality, got {twice[0]} twice; {_WAY_OUT}")
+    return tuple(modalities)
+
+
+def channel_number(path: Path | str) -> int | None:
+    """The number at the end of `<case>_<4 digits>.nii.gz`, or None."""
+    match = re.search(rf"_(\d{{4}}){re.escape(FILE_ENDING)}$", str(path))
+    return int(match[1]) if match else None
+
+
+def channel_files(case_id: str, images: Sequence[Path | str], count: int) -> ChannelFiles:
+    """Number a case's files.
+
+    Args:
+        case_id: name of the case.
+        images: its files as nnU-Net lists them; some may be missing.
+        count: channels of the dataset.
+
+    Raises:
+        CaseError: there is none, or it is not certain which channel each one is.
+    """
+    numbers = [channel_number(image) for image in images]
+    if len(images) == count and all(number in (None, index) for index, number in enumerate(numbers)):
+        return ChannelFiles(case_id, {index: Path(image) for index, image in enumerate(images)})
+    for image, number in zip(images, numbers, strict=True):
+        if number is None or number >= count or numbers.count(number) > 1 or len(images) == count:
+            raise CaseError(
+                f"case {case_id}: {Path(image).name} must end in a channel number from _0000 to _{count - 1:04d}, each "
+                f"once and in order, got {number if number is not None else 'none'}; rename the file or its listing"
+            )
+    if not images:
+        raise CaseError(f"case {case_id}: at least one of {count} channels must be there, got none; add its files")
+    return ChannelFiles(case_id, {n: Path(image) for image, n in zip(images, numbers, strict=True) if n is not None})
+
+
+def group_channels(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
+    """The files of a folder such as imagesTr by case, and the images without a channel number; hidden ones left out."""
+    files: dict[str, list[Path]] = {}
+    others = []
+    for path in sorted(folder.glob(f"[!.]*{FILE_ENDING}")):
+        if channel_number(path) is None:
+            others.append(path)
+        else:
+            files.setdefault(path.name[: -len("_0000" + FILE_ENDING)], []).append(path)
+    return files, others
+
+
+def cases_in(folder: Path, count: int) -> list[ChannelFiles]:
+    """The cases of a folder with files `<case>_<4 digits>.nii.gz`, sorted by name.
+
+    Args:
+        folder: e.g. imagesTr.
+        count: channels of the dataset.
+
+    Raises:
+        CaseError: a NIfTI file has no channel number, or one out of range.
+    """
+    files, others = group_channels(folder)
+    if others:
+        raise CaseError(unnumbered(others[0]))
+    return [channel_files(case_id, paths, count) for case_id, paths in files.items()]
+
+
+def unnumbered(path: Path) -> str:
+    """What is wrong with an image that has no channel number."""
+    return f"{path} must end in a channel number, e.g. _0000{FILE_ENDING}, got none; rename or move it"
+
+
+def listed(folder: Path, file: str) -> Path:
+    """A file that dataset.json lists, as nnU-Net reads a listing."""
+    return Path(os.path.abspath(folder / os.path.expandvars(file)))

@@ -1,0 +1,176 @@
+"""Makes an output folder a whole dataset: links to what was acquired, and the description that its naming asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from modfill import __version__
+from modfill.case import Case
+from modfill.errors import CaseError, ModfillError
+from modfill.layouts.dataset_json import FILE_ENDING, channel_names
+from modfill.layouts.files import Cohort
+from modfill.modalities import NAMES
+from modfill.naming import OutputFolder
+
+__all__ = ["describe", "link", "link_acquired", "write_json"]
+
+_BIDS_VERSION = "1.9.0"
+_GENERATED_BY = [{"Name": "modfill", "Version": __version__}]
+_DECATHLON_KEYS = ("name", "description", "reference", "licence", "release")  # of use to nnU-Net's users too
+
+
+def link_acquired(case: Case, out: OutputFolder, label: Path | None = None) -> None:
+    """Put links to a case's acquired images where the naming of `out` wants them.
+
+    A volume of a 4D file is written out instead, and so is an uncompressed file where nnU-Net wants ``.nii.gz``.
+
+    Args:
+        case: A case from files.
+        out: The output folder.
+        label: The segmentation of a training case, linked in nnU-Net's naming.
+
+    Raises:
+        CaseError: If another file lies there, a label is not there, or the folder cannot be written.
+    """
+    try:
+        for modality, path in case.paths.items():
+            ending = FILE_ENDING if path.name.lower().endswith(".gz") else ".nii"
+            if modality in case.volume_index or (out.naming == "nnunet" and ending != FILE_ENDING):
+                _copy(case, modality, out.image(case.case_id, modality, acquired=True))
+            else:
+                link(path, out.image(case.case_id, modality, True, ending))
+        if label is not None and out.naming == "nnunet":
+            if not label.is_file():
+                raise CaseError(f"case {case.case_id}: label {label} must be a file, got none; add it")
+            link(label, out.path / "labelsTr" / f"{case.case_id}{FILE_ENDING}")
+    except OSError as error:
+        raise CaseError(
+            f"case {case.case_id}: {out.path} must be writable, got '{error.strerror or error}'; "
+            "choose another output folder"
+        ) from error
+
+
+def link(file: Path, place: Path) -> None:
+    """Put a relative link to `file` at `place`, or a copy where the file system has no links.
+
+    A link that is there already is left if it leads to `file`, and replaced if not; a file with the same bytes is left.
+
+    Raises:
+        CaseError: If another file lies there.
+        OSError: If the folder cannot be written.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.parent.resolve() / place.name == file.parent.resolve() / file.name:
+        return  # the output folder is the input folder
+    target = os.path.relpath(os.path.abspath(file), os.path.realpath(place.parent))
+    if place.is_symlink():
+        if os.readlink(place) == target:
+            return
+    elif place.exists():
+        if filecmp.cmp(file, place, shallow=False):
+            return
+        raise _occupied(place)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=place.parent) as scratch:
+        temporary = Path(scratch) / place.name
+        try:
+            os.symlink(target, temporary)
+        except OSError:
+            shutil.copyfile(file, temporary)
+        os.replace(temporary, place)
+
+
+def _copy(case: Case, modality: str, place: Path) -> None:
+    """Write an acquired image that cannot be linked; leave it if it is there."""
+    image = case.images[modality]
+    voxels = np.asanyarray(image.dataobj).astype(image.get_data_dtype())
+    if place.exists():
+        with contextlib.suppress(OSError, ValueError, nib.filebasedimages.ImageFileError):
+            present = nib.Nifti1Image.from_filename(place)
+            if np.array_equal(np.asanyarray(present.dataobj), voxels) and np.allclose(present.affine, image.affine):
+                return
+        raise _occupied(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=place.parent) as scratch:
+        temporary = Path(scratch) / place.name
+        nib.save(nib.Nifti1Image(voxels, image.affine, image.header), temporary)
+        os.replace(temporary, place)
+
+
+def _occupied(place: Path) -> CaseError:
+    return CaseError(f"{place} must be free or a link, got another file; move it away or choose another output folder")
+
+
+def describe(out: OutputFolder, cohort: Cohort) -> None:
+    """Write the description that the naming of `out` asks for: nnU-Net's dataset.json, BIDS' dataset_description.json.
+
+    Raises:
+        ModfillError: If the folder cannot be written, or a description that is not modfill's lies there.
+    """
+    descriptions: dict[str, tuple[str, Callable[[OutputFolder, Cohort], dict[str, Any]]]] = {
+        "nnunet": ("dataset.json", _nnunet_description),
+        "bids": ("dataset_description.json", _bids_description),
+    }
+    if out.naming not in descriptions:
+        return
+    name, make = descriptions[out.naming]
+    path, content = out.path / name, make(out, cohort)
+    try:
+        if path.exists() and not _is_ours(path):
+            raise ModfillError(f"{path} must be free or modfill's, got another one; choose another output folder")
+        write_json(path, content)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ModfillError(f"{path} must be writable, got '{reason}'; choose another output folder") from error
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a description says that modfill made it."""
+    try:
+        return bool(json.loads(path.read_text(encoding="utf8"))["GeneratedBy"][0]["Name"] == "modfill")
+    except (ValueError, TypeError, LookupError):
+        return False
+
+
+def _nnunet_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
+    dataset = dict(cohort.dataset)
+    names = dict(zip(cohort.channels, channel_names(dataset, "dataset.json"), strict=True)) if cohort.channels else {}
+    labels = dataset.get("labels", {"background": 0})
+    if cohort.layout == "decathlon":  # it has the names by value
+        dataset = {key: dataset[key] for key in _DECATHLON_KEYS if key in dataset}
+        labels = {name: int(value) for value, name in labels.items()}
+    dataset = {key: value for key, value in dataset.items() if key not in ("dataset", "modality")}
+    return dataset | {
+        "channel_names": {str(n): names.get(m, NAMES[m].split(" (")[0]) for n, m in enumerate(out.channels)},
+        "labels": labels,
+        "numTraining": len(out.training),
+        "file_ending": FILE_ENDING,
+        "GeneratedBy": _GENERATED_BY,
+    }
+
+
+def _bids_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
+    return {
+        "Name": "Brain MRI with synthetic images where a modality was missing",
+        "BIDSVersion": _BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": _GENERATED_BY,
+    }
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
+    os.replace(temporary, path)

@@ -1,0 +1,139 @@
+"""nnU-Net's channels become modalities without guessing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modfill.errors import ModfillError
+from modfill.layouts.dataset_json import (
+    cases_in,
+    channel_files,
+    channel_modalities,
+    channel_number,
+    read_dataset_json,
+)
+from tests.nnunet_data import NAMES, description
+
+ALL = ("t1n", "t1c", "t2w", "t2f")
+
+
+@pytest.mark.parametrize(
+    ("names", "modalities"),
+    [
+        (NAMES, ALL),
+        (("FLAIR", "T1w", "t1gd", "T2w"), ("t2f", "t1n", "t1c", "t2w")),  # Medical Decathlon
+        (("T1ce", "T1", "T2 FLAIR", "T2-w"), None),
+        (("t2f", "t1c"), ("t2f", "t1c")),
+        ((" T1 Gd ", "T2-FLAIR"), ("t1c", "t2f")),
+    ],
+)
+def test_names_are_read_by_the_table_of_aliases(names: tuple[str, ...], modalities: tuple[str, ...] | None) -> None:
+    expected = modalities or ("t1c", "t1n", "t2f", "t2w")
+    if modalities is None:  # "T2-w" is no alias: never half of an order
+        with pytest.raises(ModfillError, match="channel 3 must be that of a modality, got 'T2-w'"):
+            channel_modalities(description(names), "Dataset501_Toy")
+    else:
+        assert channel_modalities(description(names), "Dataset501_Toy") == expected
+
+
+def test_the_old_key_modality_is_read() -> None:
+    content = description()
+    content["modality"] = content.pop("channel_names")
+    assert channel_modalities(content, "Dataset501_Toy") == ALL
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (("MRI", "T1ce", "T2", "FLAIR"), "channel 0 must be that of a modality, got 'MRI'"),
+        (("noNorm", "zscore"), "got 'noNorm'"),
+        (("T1", "T1w", "T2", "FLAIR"), "t1n twice"),
+    ],
+)
+def test_doubtful_names_are_refused_until_told(names: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(ModfillError, match=reason) as caught:
+        channel_modalities(description(names), "Dataset501_Toy")
+    assert str(caught.value).startswith("Dataset501_Toy: ") and "--channels" in str(caught.value)
+    told = ALL[: len(names)]
+    assert channel_modalities(description(names), "Dataset501_Toy", told) == told
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        (("t1n", "t1c"), r"--channels must name 4 channels \(T1, T1ce, T2, FLAIR\), got 2 \(t1n, t1c\)"),
+        (("t1n", "t1c", "t2w", "pd"), "channel 3 must be that of a modality, got 'pd'"),
+        (("t1n", "t1c", "t2w", "t2w"), "t2w twice"),
+    ],
+)
+def test_what_is_told_must_fit(told: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(ModfillError, match=reason):
+        channel_modalities(description(), "Dataset501_Toy", told)
+
+
+@pytest.mark.parametrize("numbers", [{"1": "T1", "2": "T2"}, {}, None, ["T1", "T2"]])
+def test_channels_must_be_numbered_from_0(numbers: object) -> None:
+    with pytest.raises(ModfillError, match="channel_names must number the channels"):
+        channel_modalities({"channel_names": numbers}, "Dataset501_Toy")
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("a_0002.nii.gz", 2), ("a_b_0000.nii.gz", 0), ("a_002.nii.gz", None), ("a_0002.nii", None)]
+)
+def test_the_number_stands_before_the_ending(name: str, number: int | None) -> None:
+    assert channel_number(Path("folder_0003") / name) == number
+
+
+def test_what_is_there_keeps_its_number() -> None:
+    files = channel_files("a", ["x/a_0003.nii.gz", "x/a_0001.nii.gz"], 4)
+    assert files.paths == {3: Path("x/a_0003.nii.gz"), 1: Path("x/a_0001.nii.gz")}
+
+
+def test_a_complete_listing_needs_no_numbers() -> None:
+    files = channel_files("a", ["t1.nii.gz", "a_0001.nii.gz"], 2)
+    assert files.paths == {0: Path("t1.nii.gz"), 1: Path("a_0001.nii.gz")}
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        (["a_0000.nii.gz", "a_0004.nii.gz"], "a_0004.nii.gz must end in a channel number from _0000 to _0003"),
+        (["a_0000.nii.gz", "y/a_0000.nii.gz"], "each once"),
+        (["t1.nii.gz", "t2.nii.gz"], "t1.nii.gz must end .* got none"),
+        (["a_0001.nii.gz", "a_0000.nii.gz", "a_0002.nii.gz", "a_0003.nii.gz"], "in order"),
+        ([], "at least one of 4 channels"),
+    ],
+)
+def test_doubtful_files_are_refused(images: list[str], reason: str) -> None:
+    with pytest.raises(ModfillError, match=reason) as caught:
+        channel_files("a", images, 4)
+    assert str(caught.value).startswith("case a: ")
+
+
+def test_cases_of_a_folder(tmp_path: Path) -> None:
+    for name in ("p_1_0000.nii.gz", "p_1_0002.nii.gz", "p_10_0001.nii.gz", "note.txt"):
+        (tmp_path / name).touch()
+    assert {case.case_id: sorted(case.paths) for case in cases_in(tmp_path, 3)} == {"p_1": [0, 2], "p_10": [1]}
+    (tmp_path / "p_2.nii.gz").touch()
+    with pytest.raises(ModfillError, match="p_2.nii.gz must end in a channel number"):
+        cases_in(tmp_path, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "got FileNotFoundError"),
+        ("{", "got JSONDecodeError"),
+        ("[]", "must hold channel_names"),
+        (json.dumps(description() | {"file_ending": ".nrrd"}), "file_ending must be '.nii.gz', got '.nrrd'"),
+    ],
+)
+def test_a_damaged_description_is_refused(tmp_path: Path, content: str | None, reason: str) -> None:
+    if content is not None:
+        (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(ModfillError, match=reason) as caught:
+        read_dataset_json(tmp_path)
+    assert "dataset.json" in str(caught.value)

@@ -1,0 +1,204 @@
+"""Output folders as whole datasets, in every layout; links never take the place of somebody's file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from modfill.case import read_case
+from modfill.cli import main
+from modfill.errors import CaseError
+from modfill.finding import find_cases, find_cohort
+from modfill.linking import link
+from modfill.modalities import MODALITIES
+from tests.case_files import brain_volumes, save
+from tests.layout_files import AVAILABLE, LAYOUTS, as_bids, as_nnunet, case_name, small_cohort
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
+    return small_cohort(tmp_path_factory.mktemp("sources"))
+
+
+def complete(weights: Path, *arguments: object) -> int:
+    return main(["complete", *map(str, arguments), "--weights", str(weights), "--device", "cpu"])
+
+
+def state(folder: Path) -> dict[str, tuple[int, str]]:
+    """When each file or link below a folder was last written, and where a link leads."""
+    return {
+        str(path.relative_to(folder)): (path.lstat().st_mtime_ns, os.readlink(path) if path.is_symlink() else "")
+        for path in folder.rglob("*")
+        if not path.is_dir() and path.name != "cohort.csv"  # which every run writes anew
+    }
+
+
+REWRITTEN = ("dataset.json", "dataset_description.json")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_output_is_a_whole_dataset_in_the_input_s_naming(
+    tmp_path: Path, sources: dict[str, dict[str, Path]], tiny_weights: Path, layout: str
+) -> None:
+    where = LAYOUTS[layout](tmp_path / "in", sources)
+    out = tmp_path / "out"
+    options = (where, "--out", out, "--naming", "auto", "--link", "--samples", 2)
+    assert complete(tiny_weights, *options) == 0
+    whole = find_cohort(out)
+    assert whole.layout == {"decathlon": "nnunet", "table": "folders"}.get(layout, layout)
+    for case_id, files in zip(sources, whole.cases, strict=True):
+        assert files.case_id == case_name(layout, case_id) and files.problem is None
+        assert tuple(files.paths) == MODALITIES  # no gap is left
+        case = read_case(files)
+        assert case.available == AVAILABLE[case_id] and set(case.synthetic) == set(MODALITIES) - set(case.available)
+        for modality, path in case.paths.items():
+            acquired = nib.load(sources[case_id][modality])
+            np.testing.assert_array_equal(case.volume(modality), np.asanyarray(acquired.dataobj))
+            assert path.is_symlink() == (layout != "decathlon")
+            assert nib.load(path).get_data_dtype() == acquired.get_data_dtype()
+    before = {name: entry for name, entry in state(out).items() if name not in REWRITTEN}
+    assert complete(tiny_weights, *options) == 0  # nothing is done twice
+    assert {name: entry for name, entry in state(out).items() if name not in REWRITTEN} == before
+    assert all(not target.startswith("/") for _, target in before.values())
+
+
+def test_the_whole_may_be_moved(tmp_path: Path, sources: dict[str, dict[str, Path]], tiny_weights: Path) -> None:
+    """Links are relative: input and output moved together still belong together."""
+    where = tmp_path / "here" / "in"
+    for case_id, images in sources.items():
+        for modality, file in images.items():
+            (where / case_id).mkdir(parents=True, exist_ok=True)
+            (where / case_id / f"{case_id}-{modality}.nii.gz").write_bytes(file.read_bytes())
+    assert complete(tiny_weights, where, "--out", tmp_path / "here" / "out", "--link") == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert all(read_case(files).available for files in find_cases(tmp_path / "there" / "out"))
+
+
+def test_nnunet_description_and_labels(tmp_path: Path, sources: dict[str, dict[str, Path]], tiny_weights: Path) -> None:
+    """nnU-Net's own reader lists the output's training cases, whole and in the order of the channels."""
+    reader = pytest.importorskip("nnunetv2.utilities.utils").get_filenames_of_train_images_and_targets
+    for layout in ("nnunet", "decathlon"):
+        out = tmp_path / layout / "out"
+        where = LAYOUTS[layout](tmp_path / layout / "in", sources)
+        assert complete(tiny_weights, where, "--out", out, "--naming", "auto", "--link") == 0
+        listing = reader(str(out))
+        assert sorted(listing) == ["p1", "p2"]
+        for case_id, entry in listing.items():
+            assert [Path(image).name for image in entry["images"]] == [f"{case_id}_000{n}.nii.gz" for n in range(4)]
+            assert Path(entry["label"]).is_file()
+        dataset = json.loads((out / "dataset.json").read_text())
+        assert dataset["labels"] == {"background": 0, "tumour": 1} and dataset["numTraining"] == 2
+        assert list(dataset["channel_names"].values()) == ["FLAIR", "T1w", "t1gd", "T2w"]
+        test_case = sorted(path.name for path in (out / "imagesTs").glob("*.nii.gz"))
+        assert test_case == [f"p3_000{n}.nii.gz" for n in range(4)]
+
+
+def test_bids_description(tmp_path: Path, sources: dict[str, dict[str, Path]], tiny_weights: Path) -> None:
+    where = as_bids(tmp_path / "in", sources)
+    assert complete(tiny_weights, where, "--out", tmp_path / "out", "--naming", "bids") == 0
+    content = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert content["DatasetType"] == "derivative" and content["GeneratedBy"][0]["Name"] == "modfill"
+    written = state(tmp_path / "out")
+    assert "sub-p3/anat/sub-p3_desc-modfill_FLAIR.nii.gz" in written
+    assert "sub-p3/anat/sub-p3_desc-modfill_FLAIR.json" in written
+    assert not [name for name in written if name.endswith("_T1w.nii.gz") and "desc" not in name]  # links were not asked
+
+
+def test_a_foreign_description_is_left(
+    tmp_path: Path, sources: dict[str, dict[str, Path]], tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = as_nnunet(tmp_path / "in", sources)
+    before = state(where)
+    assert complete(tiny_weights, where, "--out", where, "--naming", "auto", "--link") == 1
+    error = capsys.readouterr().err
+    assert "dataset.json must be free or modfill's" in error and error.count("\n") == 1
+    assert state(where) == before
+
+
+def test_a_real_file_is_never_replaced(
+    tmp_path: Path, sources: dict[str, dict[str, Path]], tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "out" / "p2" / "p2-t1c.nii.gz"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    cohort = next(iter(sources["p2"].values())).parents[1]
+    assert complete(tiny_weights, cohort, "--out", tmp_path / "out", "--link") == 1
+    assert mine.read_text() == "mine"
+    error = capsys.readouterr().err
+    assert str(mine) in error and "must be free or a link" in error and error.count("\n") == 1
+
+
+def test_link_is_relative_renewed_and_idempotent(tmp_path: Path) -> None:
+    first, second, place = tmp_path / "in" / "a", tmp_path / "in" / "b", tmp_path / "out" / "deep" / "a"
+    first.parent.mkdir()
+    first.write_text("first")
+    second.write_text("second")
+    link(first, place)
+    assert os.readlink(place) == "../../in/a" and place.read_text() == "first"
+    stamp = place.lstat().st_mtime_ns
+    link(first, place)
+    assert place.lstat().st_mtime_ns == stamp
+    link(second, place)
+    assert place.read_text() == "second" and first.read_text() == "first"
+    place.unlink()
+    place.symlink_to("nowhere")
+    link(first, place)
+    assert place.read_text() == "first"
+    place.unlink()
+    place.write_text("another")
+    with pytest.raises(CaseError, match="must be free or a link"):
+        link(first, place)
+    assert sorted(path.name for path in place.parent.iterdir()) == ["a"]
+
+
+def test_a_folder_linked_into_itself_stays_as_it_is(
+    tmp_path: Path, sources: dict[str, dict[str, Path]], tiny_weights: Path
+) -> None:
+    where = LAYOUTS["folders"](tmp_path / "in", sources)  # made of links
+    before = state(where)
+    assert complete(tiny_weights, where, "--out", where, "--naming", "auto", "--link") == 0
+    after = state(where)
+    assert {name: after[name] for name in before} == before and "p3/p3_flair.json" in after
+    assert complete(tiny_weights, where, "--out", where, "--naming", "auto", "--link") == 0
+    assert state(where) == after
+
+
+def test_link_through_a_linked_folder(tmp_path: Path) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "out").symlink_to("far/away")
+    link(tmp_path / "a", tmp_path / "out" / "x" / "a")
+    assert (tmp_path / "out" / "x" / "a").read_text() == "a"
+
+
+def test_without_links_a_copy_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    (tmp_path / "a").write_text("a")
+    place = tmp_path / "out" / "a"
+    link(tmp_path / "a", place)
+    stamp = place.stat().st_mtime_ns
+    link(tmp_path / "a", place)
+    assert not place.is_symlink() and place.read_text() == "a" and place.stat().st_mtime_ns == stamp
+
+
+def test_uncompressed_files_are_compressed_for_nnunet_alone(tmp_path: Path, tiny_weights: Path) -> None:
+    volumes = brain_volumes()
+    for modality in ("t1n", "t1c", "t2w"):
+        save(tmp_path / "in" / "p1" / f"p1-{modality}.nii", volumes[modality])
+    for naming in ("nnunet", "brats2021"):
+        out = tmp_path / naming
+        for _ in range(2):
+            assert complete(tiny_weights, tmp_path / "in", "--out", out, "--naming", naming, "--link") == 0
+    assert not (tmp_path / "nnunet" / "imagesTs" / "p1_0000.nii.gz").is_symlink()
+    np.testing.assert_array_equal(
+        np.asanyarray(nib.load(tmp_path / "nnunet" / "imagesTs" / "p1_0001.nii.gz").dataobj), volumes["t1c"]
+    )
+    assert (tmp_path / "brats2021" / "p1" / "p1_t1.nii").is_symlink()

@@ -1,0 +1,166 @@
+"""Scans say what is there, what is missing and what cannot be used, without being fooled and without changing it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from modfill import contrast
+from modfill.case import case_from_arrays
+from modfill.cli import main
+from modfill.completer import ModalityCompleter
+from modfill.contrast import ACCURACY, describe_pairs
+from modfill.modalities import MODALITIES
+from modfill.scan import Scan, ScannedCase, scan_cohort
+from modfill.scan_report import case_table
+from tests.case_files import brain_volumes, save, write_case
+from tests.layout_files import AVAILABLE, LAYOUTS, case_name, small_cohort
+
+DATA = Path(os.environ.get("MODFILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def one(scan: Scan, case_id: str = "p1") -> ScannedCase:
+    (case,) = [case for case in scan.cases if case.case_id == case_id]
+    return case
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_truth_in_every_layout(tmp_path: Path, layout: str, deep: bool) -> None:
+    files = small_cohort(tmp_path / "in")
+    scan = scan_cohort(LAYOUTS[layout](tmp_path / layout, files), deep)
+    assert {case.case_id: case.available for case in scan.cases} == {
+        case_name(layout, case_id): available for case_id, available in AVAILABLE.items()
+    }
+    for case in scan.cases:
+        assert set(case.available) | set(case.missing) == set(MODALITIES) and case.problem is None
+        assert (case.grid, case.spacing) == ("24x28x20", "1x1.1x1.3") and case.unusable == {}
+
+
+def test_what_headers_show_and_what_only_voxels_show(tmp_path: Path) -> None:
+    folder = write_case(tmp_path, "p1")
+    (folder / "p1-t1n.nii.gz").write_text("no image")
+    save(folder / "p1-t1c.nii.gz", np.zeros((24, 28, 20), np.int16))
+    path = folder / "p1-t2w.nii.gz"
+    path.write_bytes(path.read_bytes()[:-2000])
+    headers, deep = one(scan_cohort(tmp_path)), one(scan_cohort(tmp_path, deep=True))
+    assert headers.available == ("t1c", "t2w", "t2f") and list(headers.unusable) == ["t1n"]
+    assert deep.available == ("t2f",) and sorted(deep.unusable) == ["t1c", "t1n", "t2w"]
+    assert "all zero" in deep.unusable["t1c"] and "truncated" in deep.unusable["t2w"] and deep.missing == ()
+
+
+def test_bad_cases_are_reported_and_hold_nothing_back(tmp_path: Path) -> None:
+    write_case(tmp_path, "good")
+    folder = write_case(tmp_path, "grids", ("t1n", "t2w"))
+    save(folder / "grids-t2w.nii.gz", brain_volumes((24, 28, 22))["t2w"])
+    save(write_case(tmp_path, "flat", ("t1n",)) / "flat-t2w.nii.gz", np.ones((24, 28), np.int16))
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone" / "gone-t1n.nii.gz").symlink_to("nowhere")
+    (tmp_path / "twice").mkdir()
+    for name in ("twice-t1n.nii.gz", "twice_t1.nii.gz"):
+        shutil.copy(tmp_path / "good" / "good-t1n.nii.gz", tmp_path / "twice" / name)
+    skull = write_case(tmp_path, "skull", ("t1n",))
+    save(skull / "skull-t1n.nii.gz", brain_volumes()["t1n"] + 1)
+    scan = scan_cohort(tmp_path)
+    assert one(scan, "good").problem is None and one(scan, "skull").problem is None
+    reasons = {"grids": "one grid", "flat": "must be 3D", "gone": "FileNotFoundError", "twice": "one file"}
+    for case_id, reason in reasons.items():
+        problem = str(one(scan, case_id).problem)
+        assert problem.startswith(f"case {case_id}: ") and reason in problem and "\n" not in problem
+    assert "skull-stripped" in str(one(scan_cohort(tmp_path, deep=True), "skull").problem)
+
+
+def test_synthetic_images_are_not_available(tmp_path: Path, completer: ModalityCompleter) -> None:
+    folder = write_case(tmp_path, "p1", ("t1n", "t2w", "t2f"))
+    completer.complete(folder, tmp_path)
+    for deep in (False, True):
+        case = one(scan_cohort(tmp_path, deep))
+        assert (case.synthetic, case.missing) == (("t1c",), ("t1c",))
+        assert case_table(Scan(tmp_path, deep, [case]))["t1c"][0] == "synthetic"
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_duplicates_are_found_and_twins_on_one_grid_are_none(tmp_path: Path, deep: bool, ending: str) -> None:
+    for seed, case_id in enumerate(("p1", "p2", "p3")):
+        for modality in ("t1n", "t2w"):
+            volume = brain_volumes((40, 44, 36), seed)[modality]  # its first 4 KiB are header and background
+            save(tmp_path / case_id / f"{case_id}-{modality}{ending}", volume)
+    shutil.copy(tmp_path / "p1" / f"p1-t2w{ending}", tmp_path / "p3" / f"p3-t2w{ending}")
+    scan = scan_cohort(tmp_path, deep)
+    assert scan.duplicates == [("p1 t2w", "p3 t2w")]
+    assert list(case_table(scan)["duplicates"]) == ["t2w as p3 t2w", "", "t2w as p1 t2w"]
+
+
+def test_only_a_deep_scan_sees_the_same_voxels_in_another_file(tmp_path: Path) -> None:
+    volume = brain_volumes()["t1n"]
+    save(tmp_path / "p1" / "p1-t1n.nii.gz", volume)
+    save(tmp_path / "p2" / "p2-t1n.nii", volume.astype(np.float32))
+    assert scan_cohort(tmp_path).duplicates == []
+    assert scan_cohort(tmp_path, deep=True).duplicates == [("p1 t1n", "p2 t1n")]
+
+
+def test_the_command_writes_table_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small_cohort(tmp_path / "in")
+    (tmp_path / "in" / "<b>odd").mkdir()
+    before = sorted(tmp_path.joinpath("in").rglob("*"))
+    options = ["--csv", str(tmp_path / "out" / "scan.csv"), "--html", str(tmp_path / "out" / "scan.html")]
+    assert main(["scan", str(tmp_path / "in"), *options]) == 0
+    out, error = capsys.readouterr()
+    assert error == "" and "4 cases in" in out and "only headers" in out and "t1c, t2w" in out
+    table = pd.read_csv(tmp_path / "out" / "scan.csv", keep_default_na=False).set_index("case_id")
+    assert list(table.loc["p1", list(MODALITIES)]) == ["available", "missing", "missing", "available"]
+    assert "must hold NIfTI files" in table.loc["<b>odd", "problem"]
+    page = (tmp_path / "out" / "scan.html").read_text()
+    assert "<b>odd" not in page and "&lt;b&gt;odd" in page and "p3" in page
+    assert "http" not in page and "src=" not in page  # nothing is loaded from elsewhere
+    assert sorted(tmp_path.joinpath("in").rglob("*")) == before
+
+
+def test_a_cohort_without_a_usable_case_is_reported_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for case_id in ("p1", "p2"):
+        (tmp_path / "in" / case_id).mkdir(parents=True)
+    assert main(["scan", str(tmp_path / "in"), "--html", str(tmp_path / "scan.html")]) == 0
+    out = capsys.readouterr().out
+    assert out.count("got an empty folder") == 2 and "Empty DataFrame" not in out
+
+
+def test_the_command_reports_what_cannot_be_read_or_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["scan", str(tmp_path / "nowhere")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    small_cohort(tmp_path / "in")
+    (tmp_path / "file").write_text("")
+    assert main(["scan", str(tmp_path / "in"), "--csv", str(tmp_path / "file" / "scan.csv")]) == 1
+    assert "scan.csv must be writable" in capsys.readouterr().err
+
+
+def test_figures_change_sign_when_two_images_are_exchanged() -> None:
+    volumes = brain_volumes((40, 44, 36))
+    pair = ("t1n", "t2w")
+    straight = case_from_arrays({m: volumes[m] for m in pair}, np.eye(4))
+    crossed = case_from_arrays({"t1n": volumes["t2w"], "t2w": volumes["t1n"]}, np.eye(4))
+    np.testing.assert_allclose(describe_pairs(straight)[pair], -describe_pairs(crossed)[pair], atol=1e-5)
+    assert describe_pairs(straight)[pair].shape == (len(contrast.WEIGHTS[pair]),)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="real cases not found; set MODFILL_DATA to their folder")
+def test_exchanged_files_are_suspected_in_real_cases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = sorted((DATA / "val").iterdir())[0]
+    for case_id, exchange in (("intact", {}), ("crossed", {"t1c": "t2w", "t2w": "t1c"})):
+        (tmp_path / case_id).mkdir()
+        for modality in MODALITIES:
+            file = folder / f"{folder.name}-{exchange.get(modality, modality)}.nii.gz"
+            (tmp_path / case_id / f"{case_id}-{modality}.nii.gz").symlink_to(file.resolve())
+    assert main(["scan", str(tmp_path), "--deep"]) == 0
+    out = capsys.readouterr().out
+    assert "case crossed: t1c and t2w" in out and "case intact" not in out and ACCURACY in out
+    assert "intact t1n = " in out or "crossed t1n = intact t1n" in out
+    assert main(["scan", str(tmp_path)]) == 0
+    assert "exchanged (" not in capsys.readouterr().out  # without voxels nothing can be suspected
