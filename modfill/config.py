@@ -46,13 +46,21 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class TranslatorConfig:
-    """MS-SPADE (paper, Table B); `fold` moves 2x2x2 latent voxels into channels first."""
+    """MS-SPADE (paper, Table B).
+
+    Attributes:
+        fold: 2 moves 2x2x2 latent voxels into channels first.
+        shortcut: the network learns what an affine map of the sources' latents leaves (not in the paper).
+        power: of the latents' errors in the loss; 1 is the paper's, 2 asks for the mean.
+    """
 
     fold: int = 1
     stem_channels: int = 128
     residual_channels: tuple[int, ...] = (256, 256)
     spade_channels: tuple[int, ...] = (256, 256, 256, 128)
     outer_kernel: int = 7
+    shortcut: bool = False
+    power: int = 1
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class DenoiserConfig:
     Attributes:
         prediction: what the network estimates: "epsilon" (paper) or "sample" (the clean latent).
         source_tokens: a context token for each source beside the target's; False is the paper's single one-hot token.
-        mean_share: share of training steps drawn at the last, almost pure noise level, which mode "mean" uses.
+        mean_share: share of training steps at the last, pure noise level with zeros for noise, as mode "mean" asks.
     """
 
     fold: int = 1
@@ -118,6 +126,9 @@ class LossConfig:
     adversarial_from: int = 10_000
 
 
+_LARGEST = 2**16  # of any size that a file's preset may name: a codebook has 8,192 codes, a layer 512 channels
+_DEEPEST = 16  # levels, blocks or layers
+
 STAGES = ("autoencoder", "translator", "denoiser", "refiner")
 
 
@@ -154,15 +165,34 @@ class Preset:
 
     @classmethod
     def from_json(cls, text: str) -> Preset:
-        """Rebuild a preset from `to_json`'s text. Raises TypeError or ValueError on other text."""
+        """Rebuild a preset from `to_json`'s text. Raises TypeError or ValueError on other text, also on sizes that no
+        model has: the text may come from a stranger's file."""
         raw = json.loads(text)
+        _check_depth("modalities", raw["modalities"])
         parts = {"autoencoder": AutoencoderConfig, "translator": TranslatorConfig, "denoiser": DenoiserConfig,
                  "refiner": RefinerConfig, "losses": LossConfig}  # fmt: skip
         for name, part in parts.items():
             if raw[name] is not None:
+                _check_sizes(raw[name])
                 raw[name] = part(**_tuples(raw[name]))
         raw["training"] = {stage: StageConfig(**settings) for stage, settings in raw["training"].items()}
         return cls(**_tuples(raw))
+
+
+def _check_sizes(part: dict) -> None:
+    """Refuse numbers and lists that would build something immense, before anything is built."""
+    for key, value in part.items():
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(v, int | float) and not 0 <= v <= _LARGEST for v in values):
+            raise ValueError(f"{key} must be from 0 to {_LARGEST}, got {value}")
+        if isinstance(value, list) or key in ("blocks", "pointwise_layers"):
+            _check_depth(key, value)
+
+
+def _check_depth(key: str, value: list | int) -> None:
+    depth = len(value) if isinstance(value, list) else value
+    if depth > _DEEPEST:
+        raise ValueError(f"{key} must be at most {_DEEPEST}, got {depth}")
 
 
 def _tuples(raw: dict) -> dict:
@@ -184,7 +214,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="tiny",
             autoencoder=AutoencoderConfig(2, (8, 16), 1, 4, None, True, True),
-            translator=TranslatorConfig(2, 16, (16,), (16,), 3),
+            translator=TranslatorConfig(2, 16, (16,), (16,), 3, True, 2),
             denoiser=DenoiserConfig(2, (16, 32), 1, "sample", mean_share=0.5, sampling_steps=4),
             refiner=RefinerConfig((8, 16), 16, 1),
             losses=LossConfig(adversarial=0.0),
@@ -198,7 +228,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="small",
             autoencoder=AutoencoderConfig(2, (64, 128), 1, 8, None, True, True),
-            translator=TranslatorConfig(2, 64, (64,), (64, 64), 3),
+            translator=TranslatorConfig(2, 64, (64,), (64, 64), 3, True, 2),
             denoiser=DenoiserConfig(2, (64, 128), 1, "sample", mean_share=0.5, sampling_steps=20),
             refiner=RefinerConfig(),
             losses=LossConfig(adversarial=0.0),

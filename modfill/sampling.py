@@ -42,5 +42,6 @@ def ddim(
 def generator(seed: int, case_id: str, target: str, sample: int) -> torch.Generator:
     """The one source of randomness of one sample: neither batch order nor other cases change it. Always on the CPU, so
     that every device starts from the same noise."""
-    digest = hashlib.sha256(f"{seed} {case_id} {target} {sample}".encode()).digest()
+    text = f"{seed} {case_id} {target} {sample}"
+    digest = hashlib.sha256(text.encode("utf8", "surrogatepass")).digest()  # names of files need not be Unicode
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -136,7 +136,7 @@ def _preset(change: Callable[[dict], object]) -> Callable[[Path], None]:
         (_cut_header, "damaged"),
         (_empty, "damaged"),
         (_text, "damaged"),
-        (_pickle_in_disguise, "damaged"),
+        (_pickle_in_disguise, "a pickle could run code when it is opened"),
         (_lack_a_key, "missing ['translator.head.bias']"),
         (_have_a_key_too_many, "unexpected ['surplus']"),
         (_have_another_shape, "translator.head.bias must be of shape"),
@@ -160,6 +160,77 @@ def test_bad_files_are_refused_in_one_line(
         checkpoint.load(path)
     message = str(caught.value)
     assert message.startswith(str(path)) and reason in message and "\n" not in message
+
+
+def _width(name: str, value: object) -> Callable[[Path], None]:
+    return _preset(lambda raw: raw["autoencoder"].update({name: value}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (_width("channels", [8, 10**9]), "channels must be from 0 to 65536"),
+        (_width("channels", [8] * 40), "channels must be at most 16"),
+        (_width("blocks", 10**9), "blocks must be from 0 to 65536"),
+        (_width("blocks", 60_000), "blocks must be at most 16"),
+        (_width("codes", -1), "codes must be from 0 to 65536"),
+        (_width("commitment", float("nan")), "commitment must be from 0 to 65536"),
+        (_width("fold", 0), "must be of shape"),
+        (_width("channels", []), "preset cannot be read"),
+        (_preset(lambda raw: raw.update(modalities=["t1n"] * 1000)), "modalities must be at most 16"),
+        (_width("channels", [8, 60_000]), "must be of shape"),  # a layer of it would take 388 GB
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_allocated(
+    tiny_weights: Path, tmp_path: Path, spoil: Callable[[Path], None], reason: str
+) -> None:
+    path = tmp_path / "absurd.safetensors"
+    path.write_bytes(tiny_weights.read_bytes())
+    spoil(path)
+    with pytest.raises(WeightsError) as caught:
+        checkpoint.load(path)
+    assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+def _flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [-1, -1000, -100_000])
+def test_one_bit_of_the_tensors_is_enough(tiny_weights: Path, tmp_path: Path, place: int) -> None:
+    path = tmp_path / "altered.safetensors"
+    path.write_bytes(tiny_weights.read_bytes())
+    _flip(path, place)
+    with pytest.raises(WeightsError, match="must hold what was saved, got altered weights"):
+        checkpoint.load(path)
+
+
+def test_the_preset_is_part_of_what_was_saved(tiny_weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "altered.safetensors"
+    path.write_bytes(tiny_weights.read_bytes())
+    _preset(lambda raw: raw["denoiser"].update(sampling_steps=5))(path)
+    with pytest.raises(WeightsError, match="altered weights"):
+        checkpoint.load(path)
+
+
+def test_the_shipped_weights_are_those_of_their_hash() -> None:
+    recorded, name = (checkpoint.SHIPPED.with_name(checkpoint.SHIPPED.name + ".sha256").read_text()).split()
+    assert name == checkpoint.SHIPPED.name
+    assert hashlib.sha256(checkpoint.SHIPPED.read_bytes()).hexdigest() == recorded
+
+
+def test_weights_other_than_their_recorded_hash_never_load(tiny_weights: Path, tmp_path: Path) -> None:
+    """Not even with a digest of their own that fits: this guards the shipped weights."""
+    path = tmp_path / "small.safetensors"
+    path.write_bytes(tiny_weights.read_bytes())
+    recorded = hashlib.sha256(path.read_bytes()).hexdigest()
+    (tmp_path / "small.safetensors.sha256").write_text(f"{recorded}  small.safetensors\n")
+    checkpoint.load(path)
+    checkpoint.save(awake(PRESETS["tiny"], seed=1), path, PRESETS["tiny"].stages)
+    with pytest.raises(WeightsError, match="must be as small.safetensors.sha256 says"):
+        checkpoint.load(path)
 
 
 class _Malicious:

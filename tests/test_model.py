@@ -13,7 +13,9 @@ import modfill.model.aldm as aldm
 from modfill.config import PRESETS, Preset
 from modfill.modalities import MODALITIES
 from modfill.model.aldm import ALDM, Encoded
+from modfill.model.denoiser import alphas_bar
 from modfill.model.layers import fold, unfold
+from modfill.model.translator import Translator
 from tests.conftest import awake
 
 SHAPE = (32, 16, 16)
@@ -117,18 +119,21 @@ def test_latents_are_scaled_and_decoded_unscaled(tiny_model: ALDM) -> None:
 @torch.inference_mode()
 def test_fusing_one_source_is_its_translation(tiny_model: ALDM) -> None:
     latents = torch.randn(1, 4, 8, 4, 4)
-    fused, translated = tiny_model.translator.fuse(latents, 2)
+    fused, translated = tiny_model.translator.fuse(latents, (0,), 2)
     torch.testing.assert_close(fused, translated)
-    torch.testing.assert_close(fused, tiny_model.translator(latents, 2)[0])
-    assert not torch.allclose(fused, tiny_model.translator.fuse(latents, 1)[0], atol=1e-2)
+    linear = tiny_model.translator.shortcut(latents, (0,), 2)
+    torch.testing.assert_close(fused, tiny_model.translator(latents, 2)[0] + linear)
+    assert linear.std() > 0
+    assert not torch.allclose(fused, tiny_model.translator.fuse(latents, (0,), 1)[0], atol=1e-2)
 
 
 @torch.inference_mode()
 def test_fusion_lies_between_the_translations(tiny_model: ALDM) -> None:
     latents = torch.randn(3, 4, 8, 4, 4)
-    fused, translated = tiny_model.translator.fuse(latents, 1)
+    translator = Translator(replace(PRESETS["tiny"].translator, shortcut=False), 4, 4)
+    fused, translated = translator.fuse(latents, (0, 2, 3), 1)
     assert (fused <= translated.amax(0) + 1e-5).all() and (fused >= translated.amin(0) - 1e-5).all()
-    shuffled, _ = tiny_model.translator.fuse(latents[[2, 0, 1]], 1)
+    shuffled, _ = translator.fuse(latents[[2, 0, 1]], (3, 0, 2), 1)
     torch.testing.assert_close(shuffled, fused)
     assert not torch.allclose(fused, translated.mean(0, keepdim=True), atol=1e-3)  # weights are learned, not equal
 
@@ -170,10 +175,13 @@ def test_with_the_paper_s_single_token_sources_do_not_matter(denoised) -> None:
 
 
 def test_noise_schedule_is_the_paper_s(tiny_model: ALDM) -> None:
-    alphas = tiny_model.denoiser.alphas_bar
+    alphas = alphas_bar(PRESETS["paper"].denoiser)
     assert alphas.shape == (1000,) and (alphas.diff() < 0).all()
     assert float(alphas[0]) == pytest.approx(1 - 0.0015, abs=1e-6)
     assert float(1 - alphas[-1] / alphas[-2]) == pytest.approx(0.0195, abs=1e-4)
+    ending_in_noise = tiny_model.denoiser.alphas_bar
+    assert float(ending_in_noise[-1]) == 0 and (ending_in_noise.diff() < 0).all()
+    assert float(ending_in_noise[0]) == pytest.approx(1 - 0.0015, abs=1e-6)
     latent, noise = torch.randn(2, 1, 4, 4, 4, 4)
     torch.testing.assert_close(tiny_model.denoiser.noised(latent, noise, torch.tensor([0])), latent, atol=0.25, rtol=0)
 

@@ -94,6 +94,23 @@ def test_weights_load_and_complete_a_case(trained: Path, case_folder: Path) -> N
     assert all(np.asanyarray(image.dataobj).std() > 0 for image in done.images.values())
 
 
+def test_one_stage_goes_on_from_given_weights(trained: Path, cohort: Path, tmp_path: Path) -> None:
+    before = trained / "weights.safetensors"
+    after = run.train_preset("tiny", cohort, tmp_path, stage="refiner", weights=before)
+    one, other = load_file(before), load_file(after)
+    changed = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
+    assert changed == {"refiner"}
+    assert checkpoint.load(after)[1]["stages"] == ",".join(STAGES)
+    steps = torch.load(tmp_path / "refiner.ckpt", weights_only=True)["step"]
+    assert steps == STEPS and not (tmp_path / "denoiser.ckpt").exists()
+
+
+def test_weights_of_another_preset_are_refused(tiny_weights: Path, cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModfillError, match=r"tiny.safetensors must be of preset released, got one of tiny"):
+        run.PRESETS["released"] = PRESETS["released"]
+        run.train_preset("released", cohort, tmp_path, weights=tiny_weights)
+
+
 def test_weights_are_the_averages_and_know_the_cohort(trained: Path, cohort: Path) -> None:
     model, _ = checkpoint.load(trained / "weights.safetensors")
     for stage in STAGES:

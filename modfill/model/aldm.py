@@ -111,7 +111,7 @@ class ALDM(nn.Module):
             noise: standard normal (B, C, x, y, z), one entry per sample.
             steps: DDIM steps.
         """
-        target_like, _ = self.translator.fuse(encoded.latents, target)
+        target_like, _ = self.translator.fuse(encoded.latents, encoded.sources, target)
         context = self.denoiser.context(target, list(encoded.sources))
 
         def predict(x: Tensor, step: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class ALDM(nn.Module):
         direct = self.single_step_mean and (steps is None or mode == "sample")
         sampled = len(noise) > 1 or mode == "sample"
         if direct:
-            target_like, mean = self.estimate(encoded, target, noise[:1], 1)
+            target_like, mean = self.estimate(encoded, target, torch.zeros_like(noise[:1]), 1)
         if sampled or not direct:
             target_like, latents = self.estimate(encoded, target, noise, steps or self.preset.denoiser.sampling_steps)
         if not direct:

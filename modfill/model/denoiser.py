@@ -14,6 +14,8 @@ class Denoiser(nn.Module):
 
     The paper's context is one one-hot token; softmax over one token is 1, so that it is only a class vector. With
     `source_tokens` the context has a token for the target and one for each source, and attention has a choice.
+
+    A network that estimates the clean latent estimates how it differs from the target-like one.
     """
 
     alphas_bar: Tensor
@@ -59,7 +61,8 @@ class Denoiser(nn.Module):
             context: tokens (B, tokens, width).
         """
         x = torch.cat([fold(noisy, self.fold), fold(target_like, self.fold)], dim=1)
-        return unfold(self.unet(x, timesteps=step, context=context), self.fold)
+        out = unfold(self.unet(x, timesteps=step, context=context), self.fold)
+        return target_like + out if self.prediction == "sample" else out
 
     def noised(self, latent: Tensor, noise: Tensor, step: Tensor) -> Tensor:
         """The forward process: latent at diffusion `step` (B,) for this noise."""
@@ -68,6 +71,15 @@ class Denoiser(nn.Module):
 
 
 def alphas_bar(config: DenoiserConfig) -> Tensor:
-    """Cumulative products of 1 - beta of the scaled-linear schedule, (steps,), float32."""
+    """Cumulative products of 1 - beta of the scaled-linear schedule, (steps,), float32.
+
+    Where the clean latent is estimated, the last step is pure noise (Lin et al. 2024, arXiv 2305.08891, algorithm 1):
+    what the plain schedule leaves of the latent there can be read off by averaging over a whole volume, and samples
+    that start from pure noise come out blotched. An estimate of the noise would divide by that 0.
+    """
     betas = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.steps, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, 0).float()
+    alphas = torch.cumprod(1 - betas, 0)
+    if config.prediction == "sample":
+        roots = alphas.sqrt()
+        alphas = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])).square()
+    return alphas.float()

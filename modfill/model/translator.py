@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from modfill.config import TranslatorConfig
 from modfill.model.layers import fold, unfold
+from modfill.model.shortcut import LatentShortcut
 
 
 class MSSpade(nn.Module):
@@ -78,30 +81,42 @@ class Translator(nn.Module):
         self.spade = nn.ModuleList(SpadeBlock(a, b, targets) for a, b in zip(widths, widths[1:], strict=False))
         out = (latent_channels + 1) * folded  # the latent, and the logit of its fusion weight
         self.head = nn.Conv3d(widths[-1], out, kernel, padding=kernel // 2)
+        self.shortcut = LatentShortcut(latent_channels, targets) if config.shortcut else None
+        if self.shortcut is not None:  # the network begins with nothing to add
+            nn.init.zeros_(self.head.weight)
 
-    def forward(self, latent: Tensor, target: int) -> tuple[Tensor, Tensor]:
-        """Translate.
+    def forward(self, latents: Tensor, target: int) -> tuple[Tensor, Tensor]:
+        """What the network itself makes of each source.
 
         Args:
-            latent: source latents (S, C, x, y, z), scaled; one source per batch entry.
+            latents: source latents (S, C, x, y, z), scaled; one source per batch entry.
             target: index of the target modality.
 
         Returns:
-            Target-like latents (S, C, x, y, z) and fusion logits (S, 1, x, y, z).
+            Latents (S, C, x, y, z) and fusion logits (S, 1, x, y, z).
         """
-        h = self.residual(self.stem(fold(latent, self.fold)))
+        h = self.residual(self.stem(fold(latents, self.fold)))
         for block in self.spade:
             h = block(h, target)
         out = unfold(self.head(h), self.fold)
         return out[:, : self.latent_channels], out[:, self.latent_channels :]
 
-    def fuse(self, latents: Tensor, target: int) -> tuple[Tensor, Tensor]:
-        """Translate every source (S, C, x, y, z) and fuse voxel by voxel with softmax weights.
+    def fuse(self, latents: Tensor, sources: Sequence[int], target: int) -> tuple[Tensor, Tensor]:
+        """Translate every source and fuse voxel by voxel with softmax weights; a shortcut is added to both.
+
+        Args:
+            latents: scaled source latents (S, C, x, y, z).
+            sources: their indices, ascending.
+            target: index of the target modality.
 
         Returns:
-            The fused target-like latent (1, C, x, y, z), and the translations (S, C, x, y, z). With one source the two
-            are the same: the paper's translator.
+            The fused target-like latent (1, C, x, y, z), and each source's translation (S, C, x, y, z). With one source
+            the two are the same: the paper's translator.
         """
-        translated, logits = self(latents, target)
-        weights = torch.softmax(logits.float(), dim=0).to(translated.dtype)
-        return (weights * translated).sum(0, keepdim=True), translated
+        own, logits = self(latents, target)
+        weights = torch.softmax(logits.float(), dim=0).to(own.dtype)
+        fused = (weights * own).sum(0, keepdim=True)
+        if self.shortcut is None:
+            return fused, own
+        each = [self.shortcut(one[None], (m,), target) for one, m in zip(latents, sources, strict=True)]
+        return fused + self.shortcut(latents, sources, target), own + torch.cat(each)

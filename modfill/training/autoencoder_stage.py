@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from modfill.config import Preset
-from modfill.metrics import psnr
 from modfill.model.autoencoder import Autoencoder
-from modfill.training.data import TrainingCase, autoencoder_batch
+from modfill.training.data import TrainingCase, autoencoder_batch, unit_psnr
 from modfill.training.loop import Stage
 from modfill.training.losses import hinge, multiscale_gradient
 
@@ -70,8 +69,7 @@ class AutoencoderStage(Stage):
             modality = index % len(case.volumes)
             volume = np.array(case.volumes[modality], np.float32)
             out = self.autoencoder(torch.from_numpy(volume)[None, None].to(device))[0][0, 0].float().cpu().numpy()
-            unit = [case.scales[modality].to_unit(v, self.normalisation) * case.brain for v in (volume, out)]
-            values.append(psnr(*unit))
+            values.append(unit_psnr(case, modality, out, self.normalisation))
         return float(np.mean(values))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modfill.case import find_cases, read_case
+from modfill.case import find_cases, read_case, require_usable
 from modfill.config import Preset
 from modfill.errors import ModfillError
+from modfill.metrics import psnr
 from modfill.preprocess import IntensityScale, prepare
 
 
@@ -36,7 +38,7 @@ def load_cohort(folder: Path, cache: Path, preset: Preset) -> list[TrainingCase]
     """Every complete case below `folder`, normalised into `cache` once.
 
     Raises:
-        ModfillError: no case has all of the preset's modalities.
+        ModfillError: no case has all of the preset's modalities, or one has an unusable image.
     """
     key = f"{preset.normalisation}-{preset.multiple}"
     cache = cache / key
@@ -46,7 +48,11 @@ def load_cohort(folder: Path, cache: Path, preset: Preset) -> list[TrainingCase]
         if set(preset.modalities) <= set(files.paths):
             stem = cache / files.case_id
             if not stem.with_name(stem.name + ".json").exists():
-                _write_cached(stem, read_case(files), preset)
+                case = read_case(files)
+                require_usable(case)
+                if not set(preset.modalities) <= set(case.available):
+                    continue  # zeros in a 4D file: a missing modality that only reading shows
+                _write_cached(stem, case, preset)
             cases.append(_read_cached(stem))
     if not cases:
         raise ModfillError(f"{folder}: training needs cases with all of {', '.join(preset.modalities)}, found none; "
@@ -78,10 +84,26 @@ def unit_statistics(cases: list[TrainingCase]) -> Tensor:
     return torch.tensor(np.mean(values, axis=0), dtype=torch.float32)
 
 
-def random_box(rng: np.random.Generator, case: TrainingCase, edge: int, grain: int = 1) -> tuple[slice, ...]:
-    """A random cube of `edge` voxels (less where the volume is smaller) with brain in it, on multiples of `grain`."""
+def validation_tasks(cases: list[TrainingCase]) -> list[tuple[TrainingCase, tuple[int, ...], int]]:
+    """For each held-out case one target, in turn, from one source and from all others: (case, sources, target)."""
+    tasks: list[tuple[TrainingCase, tuple[int, ...], int]] = []
+    for index, case in enumerate(cases):
+        m = len(case.volumes)
+        tasks.append((case, ((index + 1) % m,), index % m))
+        tasks.append((case, tuple(k for k in range(m) if k != index % m), index % m))
+    return tasks
+
+
+def unit_psnr(case: TrainingCase, target: int, predicted: np.ndarray, normalisation: str) -> float:
+    """PSNR in dB of a normalised prediction (X, Y, Z), in unit range by the target's own scale."""
+    acquired = case.volumes[target].astype(np.float32)
+    return psnr(*(case.scales[target].to_unit(v, normalisation) * case.brain for v in (acquired, predicted)))
+
+
+def random_box(rng: np.random.Generator, case: TrainingCase, size: Sequence[int], grain: int = 1) -> tuple[slice, ...]:
+    """A random box of `size` voxels (less where the volume is smaller) with brain in it, on multiples of `grain`."""
     shape = case.brain.shape
-    edges = [min(edge, n) for n in shape]
+    edges = [min(edge, n) for edge, n in zip(size, shape, strict=True)]
     for _ in range(10):
         corner = [int(rng.integers(0, (n - e) // grain + 1)) * grain for n, e in zip(shape, edges, strict=True)]
         box = tuple(slice(c, c + e) for c, e in zip(corner, edges, strict=True))
@@ -108,9 +130,9 @@ def autoencoder_batch(rng: np.random.Generator, cases: list[TrainingCase], edge:
     batch = []
     for _ in range(crops):
         case = cases[int(rng.integers(len(cases)))]
-        box = random_box(rng, case, edge) if edge else (slice(None),) * 3
+        box = random_box(rng, case, (edge,) * 3) if edge else (slice(None),) * 3
         volume = torch.from_numpy(case.volumes[int(rng.integers(len(case.volumes)))][box].astype(np.float32))
-        brain = torch.from_numpy(np.ascontiguousarray(case.brain[box]))
+        brain = torch.from_numpy(np.array(case.brain[box]))
         volume = jitter(rng, volume, brain).flip(random_flips(rng, (0, 1, 2)))
         missing = [max(edge - n, 0) for n in reversed(volume.shape)]  # where the volume is smaller than the cube
         batch.append(nn.functional.pad(volume, [m for n in missing for m in (0, n)]))

@@ -73,13 +73,13 @@ class LatentBank:
         case = self.cases[index]
         volume = torch.from_numpy(case.volumes[modality].astype(np.float32))
         if recontrasted:
-            brain = torch.from_numpy(np.ascontiguousarray(case.brain))
+            brain = torch.from_numpy(np.array(case.brain))
             volume = jitter(np.random.default_rng([index, modality, int(mirrored)]), volume, brain)
         return volume.flip(0) if mirrored else volume
 
     def brain(self, index: int, mirrored: bool) -> Tensor:
         """The brain (X, Y, Z), bool."""
-        brain = torch.from_numpy(np.ascontiguousarray(self.cases[index].brain))
+        brain = torch.from_numpy(np.array(self.cases[index].brain))
         return brain.flip(0) if mirrored else brain
 
     def sources(self, example: Draw) -> Tensor:

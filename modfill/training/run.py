@@ -18,6 +18,7 @@ from modfill.training.autoencoder_stage import AutoencoderStage
 from modfill.training.data import TrainingCase, load_cohort, unit_statistics
 from modfill.training.latents import LatentBank
 from modfill.training.loop import Budget, Stage, rank, train
+from modfill.training.shortcuts import fit_shortcut
 from modfill.training.tables import fit_tables
 from modfill.training.translation_stages import DenoiserStage, RefinerStage, TranslationStage, TranslatorStage
 
@@ -36,6 +37,7 @@ def train_preset(
     minutes: float | None = None,
     seed: int = 0,
     device: torch.device | None = None,
+    weights: Path | None = None,
 ) -> Path:
     """Train a preset, or one stage of it, resuming whatever `out` already holds.
 
@@ -48,12 +50,14 @@ def train_preset(
         minutes: time budget for everything asked for, shared among the stages as the preset says.
         seed: of all randomness.
         device: None takes a GPU where there is one.
+        weights: trained weights of the same preset to start from; a stage in `out` goes before them.
 
     Returns:
         The path of `weights.safetensors`.
 
     Raises:
-        ModfillError: unknown preset or stage, no complete case, or an earlier stage that is missing.
+        ModfillError: unknown preset or stage, weights of another preset, no complete case, or an earlier stage that is
+            missing.
     """
     preset = _chosen(preset_name, stage)
     _join_group()
@@ -61,7 +65,8 @@ def train_preset(
     out.mkdir(parents=True, exist_ok=True)
     cases, held_out = _cohorts(data, validate, out, preset)
     torch.manual_seed(seed)
-    model = ALDM(preset).to(device)
+    model, trained = _start(preset, weights)
+    model.to(device)
     model.unit_statistics.copy_(unit_statistics(cases))
     half = _half_is_sound(cases, preset, device)
     stages = (stage,) if stage else preset.stages
@@ -72,17 +77,17 @@ def train_preset(
         if name in stages:
             budget = Budget(settings.steps, minutes and minutes * settings.share / whole)
             train(_stage(name, model, cases, held_out, out), out, budget, seed, device, half)
-        elif done.exists() or preset.stages.index(name) < preset.stages.index(stages[0]):
+        elif done.exists() or (name not in trained and preset.stages.index(name) < preset.stages.index(stages[0])):
             _load_averaged(part, done)
-        else:
+        elif name not in trained:
             break
         ready.append(name)
-        if name == "autoencoder":
+        if name == "autoencoder" and (name in stages or done.exists()):
             model.latent_std.fill_(_bank(model, cases, out).std())
-    weights = out / "weights.safetensors"
+    result = out / "weights.safetensors"
     if rank() == 0:
-        checkpoint.save(model, weights, tuple(ready))
-    return weights
+        checkpoint.save(model, result, tuple(ready))
+    return result
 
 
 def _chosen(preset_name: str, stage: str | None) -> Preset:
@@ -92,6 +97,20 @@ def _chosen(preset_name: str, stage: str | None) -> Preset:
     if stage is not None and stage not in preset.stages:
         raise ModfillError(f"stage of preset {preset_name} must be one of {', '.join(preset.stages)}, got '{stage}'")
     return preset
+
+
+def _start(preset: Preset, weights: Path | None) -> tuple[ALDM, tuple[str, ...]]:
+    """The model to train, with random weights or those of a file, and the stages that are trained already."""
+    if weights is None:
+        return ALDM(preset), ()
+    model, metadata = checkpoint.load(weights)
+    fresh = ALDM(preset).state_dict()
+    if {name: value.shape for name, value in model.state_dict().items()} != {k: v.shape for k, v in fresh.items()}:
+        raise ModfillError(
+            f"{weights} must be of preset {preset.name}, got one of {model.preset.name}; choose --preset"
+        )
+    model.preset = preset
+    return model, tuple(metadata["stages"].split(","))
 
 
 def _join_group() -> None:
@@ -149,7 +168,10 @@ def _stage(name: str, model: ALDM, cases: list[TrainingCase], held_out: list[Tra
         fit_tables(part.table, (case.volumes[:, case.brain].astype(np.float32) for case in cases))
     if name == "autoencoder":
         return AutoencoderStage(model.autoencoder, model.preset, cases, held_out)
-    return TRANSLATION_STAGES[name](model, part, _bank(model, cases, out), held_out)
+    bank = _bank(model, cases, out)
+    if name == "translator" and part.shortcut is not None:
+        fit_shortcut(part.shortcut, bank)
+    return TRANSLATION_STAGES[name](model, part, bank, held_out)
 
 
 def _load_averaged(part: nn.Module, path: Path) -> None:

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modfill.metrics import psnr
 from modfill.model.aldm import ALDM, Encoded, place
-from modfill.training.data import TrainingCase, random_box
+from modfill.training.data import TrainingCase, random_box, unit_psnr, validation_tasks
 from modfill.training.latents import Draw, LatentBank, draw
 from modfill.training.loop import Stage
 
@@ -36,28 +35,17 @@ class TranslationStage(Stage):
     def drawn(self, rng: np.random.Generator) -> Draw:
         return draw(rng, len(self.bank.cases), len(self.model.preset.modalities))
 
-    def tasks(self) -> list[tuple[TrainingCase, tuple[int, ...], int]]:
-        """For each held-out case one target from one source and one from all others."""
-        m = len(self.model.preset.modalities)
-        tasks: list[tuple[TrainingCase, tuple[int, ...], int]] = []
-        for index, case in enumerate(self.held_out):
-            tasks.append((case, ((index + 1) % m,), index % m))
-            tasks.append((case, tuple(k for k in range(m) if k != index % m), index % m))
-        return tasks
-
     def validate(self) -> float:
-        """Mean PSNR over `tasks`, the prediction mapped to unit range with the target's own scale."""
+        """Mean PSNR over the validation tasks."""
         preset, values = self.model.preset, []
         self.model.eval()
         device = self.model.latent_std.device
-        for case, sources, target in self.tasks():
+        for case, sources, target in validation_tasks(self.held_out):
             volumes = {
                 preset.modalities[m]: torch.from_numpy(case.volumes[m].astype(np.float32)).to(device) for m in sources
             }
             predicted = self.answer(self.model.see(volumes), target).float().cpu().numpy()
-            acquired, scale = case.volumes[target].astype(np.float32), case.scales[target]
-            unit = [scale.to_unit(v, preset.normalisation) * case.brain for v in (acquired, predicted)]
-            values.append(psnr(*unit))
+            values.append(unit_psnr(case, target, predicted, preset.normalisation))
         return float(np.mean(values))
 
     def answer(self, encoded: Encoded, target: int) -> Tensor:
@@ -74,19 +62,20 @@ class TranslatorStage(TranslationStage):
         example = self.drawn(rng)
         target = int(rng.choice(example.targets))
         factor = self.model.preset.autoencoder.factor
-        box = random_box(rng, self.bank.cases[example.case], 8 * factor, factor)
+        box = random_box(rng, self.bank.cases[example.case], (8 * factor,) * 3, factor)
         return {"example": example, "target": target, "box": box}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         example, target, box = batch["example"], batch["target"], batch["box"]
         latents, wanted = self.bank.sources(example), self.bank.clean(example, (target,))
         back = example.sources[0]
-        fused, translated = self.part.fuse(latents, target)
-        cycled, _ = self.part(fused, back)
+        fused, translated = self.part.fuse(latents, example.sources, target)
+        cycled, _ = self.part.fuse(fused, (target,), back)
+        power = self.model.preset.translator.power
         parts = {
-            "translated": (translated - wanted).abs().mean(),
-            "fused": (fused - wanted).abs().mean(),
-            "cycle": (cycled - self.bank.clean(example, (back,))).abs().mean(),
+            "translated": (translated - wanted).abs().pow(power).mean(),
+            "fused": (fused - wanted).abs().pow(power).mean(),
+            "cycle": (cycled - self.bank.clean(example, (back,))).abs().pow(power).mean(),
             "decoded": self._decoded(example, target, box, fused),
         }
         return parts["translated"] + parts["fused"] + 0.5 * parts["cycle"] + parts["decoded"], parts
@@ -96,10 +85,10 @@ class TranslatorStage(TranslationStage):
         low = tuple(slice(b.start // factor, b.stop // factor) for b in box)
         decoded = self.model.decode(fused[(slice(None), slice(None), *low)])[0, 0]
         wanted = self.bank.volume(example.case, target, example.mirrored, False)[box].to(decoded.device)
-        return (decoded - wanted).abs().mean()
+        return (decoded - wanted).abs().pow(self.model.preset.translator.power).mean()
 
     def answer(self, encoded: Encoded, target: int) -> Tensor:
-        return self.model.decode(self.part.fuse(encoded.latents, target)[0])[0, 0]
+        return self.model.decode(self.part.fuse(encoded.latents, encoded.sources, target)[0])[0, 0]
 
 
 class DenoiserStage(TranslationStage):
@@ -110,17 +99,20 @@ class DenoiserStage(TranslationStage):
     def batch(self, rng: np.random.Generator) -> Batch:
         example, config = self.drawn(rng), self.model.preset.denoiser
         steps = rng.integers(0, config.steps, len(example.targets))
-        steps[rng.random(len(steps)) < config.mean_share] = config.steps - 1
-        return {"example": example, "steps": torch.from_numpy(steps)}
+        blank = rng.random(len(steps)) < config.mean_share
+        steps[blank] = config.steps - 1
+        return {"example": example, "steps": torch.from_numpy(steps), "blank": torch.from_numpy(blank)}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         example, clean = batch["example"], self.bank.clean(batch["example"], batch["example"].targets)
         steps = batch["steps"].to(clean.device)
         with torch.no_grad():
             latents = self.bank.sources(example)
-            target_like = torch.cat([self.model.translator.fuse(latents, t)[0] for t in example.targets])
+            target_like = torch.cat(
+                [self.model.translator.fuse(latents, example.sources, t)[0] for t in example.targets]
+            )
         context = torch.cat([self.part.context(t, list(example.sources)) for t in example.targets])
-        noise = torch.randn(clean.shape).to(clean.device)
+        noise = (torch.randn(clean.shape) * ~batch["blank"].view(-1, 1, 1, 1, 1)).to(clean.device)
         out = self.part(self.part.noised(clean, noise, steps), steps, target_like, context).float()
         loss = (out - (clean if self.part.prediction == "sample" else noise)).square().mean()
         return loss, {}
@@ -139,7 +131,7 @@ class RefinerStage(TranslationStage):
         example = self.drawn(rng)
         factor = self.model.preset.autoencoder.factor
         case = self.bank.cases[example.case]
-        boxes = [random_box(rng, case, self.config.crop, factor) for _ in range(self.config.crops)]
+        boxes = [random_box(rng, case, (self.config.crop,) * 3, factor) for _ in range(self.config.crops)]
         return {"example": example, "boxes": boxes}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -160,8 +152,7 @@ class RefinerStage(TranslationStage):
         """Mean squared error over the brain, refined and merely decoded, (2,)."""
         model = self.model
         with torch.no_grad():
-            noise = torch.randn(1, *encoded.latents.shape[1:]).to(brain.device)
-            target_like, latent = model.estimate(encoded, target, noise, 1)
+            target_like, latent = model.estimate(encoded, target, zero_noise(encoded), 1)
         latents = torch.cat([target_like, latent.to(target_like.dtype)], dim=1)
         guidance, code = self.part.guide(encoded.seen, latents, encoded.available, target)
         regions = [self._region(encoded.volumes, latent, guidance, box) for box in boxes]
@@ -188,5 +179,5 @@ class RefinerStage(TranslationStage):
 
 
 def zero_noise(encoded: Encoded) -> Tensor:
-    """The centre of the noise's distribution, so that validation is the same at every look."""
+    """What the mean is asked with: no noise."""
     return torch.zeros_like(encoded.latents[:1])
