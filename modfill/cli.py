@@ -1,23 +1,31 @@
-"""The command line: modfill complete | demo | train | nnunet | info."""
+"""The command line: modfill complete | scan | report | demo | train | nnunet | info."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 
 from modfill import __version__
 from modfill.errors import ModfillError
+from modfill.interrupts import Terminated, terminable
 from modfill.modalities import MODALITIES, NAMES
+from modfill.naming import NAMINGS
 
 PRESET_NAMES = ("tiny", "small", "released", "paper")
 STAGE_NAMES = ("autoencoder", "translator", "denoiser", "refiner")
+JOBS_HELP = (
+    "cases computed at the same time (default: 1, with all of the CPU's threads; reading and writing go on beside it). "
+    "More help on a CPU with more cores than one case keeps busy; each takes about 2 GiB. On a GPU leave it at 1"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 all well, 1 something failed, 2 wrong usage."""
+    """Run a command in the main thread; returns the exit status.
+
+    0 all well, 1 something failed, 2 wrong usage, 130 interrupted (SIGINT), 143 terminated (SIGTERM).
+    """
     # two thread pools that spin while they wait slow each other down fourfold; read before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -25,19 +33,24 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(words[:1] if words[:1] == ["nnunet"] else words)
     options.rest = words[1:]
     try:
-        return options.run(options)
+        with terminable():
+            return options.run(options)
     except ModfillError as error:
         print(f"modfill: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("modfill: interrupted; what is finished stays, run the same command to go on", file=sys.stderr)
-        return 130
+    except MemoryError:
+        print("modfill: out of memory; free some and run the same command to go on", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, Terminated) as signal:
+        word, status = ("terminated", 143) if isinstance(signal, Terminated) else ("interrupted", 130)
+        print(f"modfill: {word}; what is finished stays, run the same command to go on", file=sys.stderr)
+        return status
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="modfill", description="Synthesise the MRI modalities that a case lacks.")
     parser.add_argument("--version", action="version", version=f"modfill {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="complete | demo | train | nnunet | info")
+    commands = parser.add_subparsers(required=True, metavar="complete | scan | report | demo | train | nnunet | info")
 
     complete = commands.add_parser("complete", help="complete a case folder, or every case of a cohort folder")
     complete.add_argument("cohort", type=Path, metavar="CASE_OR_COHORT")
@@ -47,11 +60,33 @@ def _parser() -> argparse.ArgumentParser:
     complete.add_argument("--mode", choices=("mean", "sample"), default="mean",
                           help="mean: least error (default); sample: one plausible image")  # fmt: skip
     complete.add_argument("--steps", type=int, metavar="N", help="diffusion steps")
-    complete.add_argument("--samples", type=int, default=1, metavar="N")
+    complete.add_argument("--samples", type=int, default=1, metavar="N",
+                          help="samples drawn; two or more also give the map of their spread, "
+                               "<case>-<modality>-uncertainty.nii.gz (default: 1)")  # fmt: skip
     complete.add_argument("--seed", type=int, default=0, metavar="N")
     complete.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+    complete.add_argument("--naming", choices=("auto", *NAMINGS), default="brats2023",
+                          help="of the outputs: like the input's, or this one (default: brats2023)")  # fmt: skip
+    complete.add_argument("--link", action="store_true", help="add links to what was acquired: a whole dataset")
     complete.add_argument("--overwrite", action="store_true", help="do finished outputs again")
+    complete.add_argument("--jobs", type=int, default=1, metavar="N", help=JOBS_HELP)
+    complete.add_argument("--shard", default="1/1", metavar="K/N",
+                          help="only the K-th of N equal parts of the cohort, for array jobs; under torchrun the ranks "
+                               "share the cohort by themselves")  # fmt: skip
+    complete.add_argument("--allow-synthetic", action="store_true", help="take synthetic images for sources too")
     complete.set_defaults(run=_complete)
+
+    report = commands.add_parser("report", help="one HTML page that shows a completed cohort")
+    report.add_argument("completed", type=Path, metavar="COMPLETED", help="what modfill complete wrote")
+    report.add_argument("--html", type=Path, metavar="FILE", help="default: COMPLETED/report.html")
+    report.set_defaults(run=_report)
+
+    scan = commands.add_parser("scan", help="say what a cohort has, lacks and cannot use")
+    scan.add_argument("cohort", type=Path, metavar="COHORT")
+    scan.add_argument("--csv", type=Path, metavar="FILE", help="write the table of cases")
+    scan.add_argument("--html", type=Path, metavar="FILE", help="write everything as a page")
+    scan.add_argument("--deep", action="store_true", help="read every voxel: blank, damaged and exchanged images too")
+    scan.set_defaults(run=_scan)
 
     demo = commands.add_parser("demo", help="build a phantom case, hide two modalities, complete it, draw the result")
     demo.add_argument("--out", type=Path, default=Path("modfill-demo"), metavar="DIR")
@@ -63,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--validate", type=Path, metavar="DIR", help="default: every tenth case of --data")
     train.add_argument("--out", type=Path, required=True, metavar="RUN")
     train.add_argument("--stage", choices=STAGE_NAMES, help="this stage alone")
+    train.add_argument("--weights", type=Path, metavar="FILE", help="start from these instead of from nothing")
     train.add_argument("--minutes", type=float, metavar="N", help="time budget, shared among the stages")
     train.add_argument("--seed", type=int, default=0, metavar="N")
     train.set_defaults(run=_train)
@@ -77,28 +113,49 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _complete(options: argparse.Namespace) -> int:
-    from modfill.case import find_cases, read_case
     from modfill.completer import ModalityCompleter
+    from modfill.finding import find_cohort
+    from modfill.linking import describe
+    from modfill.memory import keep_freed_memory
+    from modfill.naming import output_folder
+    from modfill.progress import follow
+    from modfill.provenance import Settings
+    from modfill.ranks import Part, wait_for_the_others
 
-    found = find_cases(options.cohort)
+    keep_freed_memory()
+    shard, rank = Part.parse(options.shard), Part.of_rank()
+    label = f"shard {options.shard}" if shard.count > 1 else ""
+    label = f"{label} rank {rank.number}/{rank.count}".strip() if rank.count > 1 else label
+    cohort = find_cohort(options.cohort)
+    found, out = rank.of(shard.of(cohort.cases)), output_folder(options.out, options.naming, cohort)
     completer = ModalityCompleter(options.weights, options.device)
-    failed = 0
-    for number, files in enumerate(found, 1):
-        began = time.monotonic()
-        try:
-            case = read_case(files)
-            targets = options.targets and [target for target in options.targets if target in case.missing]
-            done = completer.complete(case, options.out, targets, options.steps, options.samples, options.mode,
-                                      options.seed, options.overwrite)  # fmt: skip
-        except ModfillError as error:
-            failed += 1
-            print(f"modfill: {error}", file=sys.stderr)
-            continue
-        made = [modality for modality in done.images if modality not in done.skipped]
-        outcome = f"synthesised {', '.join(made)}" if made else "finished before" if done.skipped else "nothing missing"
-        print(f"[{number}/{len(found)}] {case.case_id}: {outcome} ({time.monotonic() - began:.1f} s)", flush=True)
-    print(f"{len(found) - failed} of {len(found)} cases completed, {failed} failed")
+    describe(out, cohort)
+    settings = Settings(options.mode, options.steps, options.samples, options.seed)
+    results = completer.complete_cohort(found, out, options.targets, settings, options.overwrite, options.link,
+                                        options.jobs, options.allow_synthetic)  # fmt: skip
+    failed = follow(results, len(found), options.jobs, label)
+    wait_for_the_others()
     return 1 if failed else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from modfill.cohort_report import write_report
+
+    print(write_report(options.completed, options.html))
+    return 0
+
+
+def _scan(options: argparse.Namespace) -> int:
+    from modfill.scan import scan_cohort
+    from modfill.scan_report import as_text, save_csv, save_html
+
+    scan = scan_cohort(options.cohort, options.deep)
+    print(as_text(scan))
+    if options.csv:
+        save_csv(scan, options.csv)
+    if options.html:
+        save_html(scan, options.html)
+    return 0
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -112,7 +169,7 @@ def _train(options: argparse.Namespace) -> int:
     from modfill.training.run import train_preset
 
     weights = train_preset(options.preset, options.data, options.out, options.validate, options.stage, options.minutes,
-                           options.seed)  # fmt: skip
+                           options.seed, weights=options.weights)  # fmt: skip
     print(f"weights: {weights}")
     return 0
 

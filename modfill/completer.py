@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from modfill.case import Case, case_from_arrays, find_cases, read_case
+from modfill.case import Case, CaseFiles, case_from_arrays, find_cases, read_case
 from modfill.checkpoint import SHIPPED, load
-from modfill.completion import Synthesis, complete_case, half_is_fast
-from modfill.errors import CaseError, ModfillError, WeightsError
-from modfill.provenance import Settings, finished, output_path, sidecar, uncertainty_path, write
+from modfill.cohort import CaseResult, Stages, run_cohort
+from modfill.completion import Synthesis, complete_case, half_is_fast, prepare_case
+from modfill.errors import CaseError, ModfillError, WeightsError, within_memory
+from modfill.linking import link_acquired
+from modfill.naming import OutputFolder, output_path, uncertainty_path
+from modfill.preprocess import Prepared
+from modfill.provenance import Settings, finished, remove_leftovers, sidecar, write
 
 __all__ = ["Completed", "ModalityCompleter"]
 
@@ -42,6 +47,23 @@ class Completed:
     skipped: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A case on its way to the model.
+
+    Attributes:
+        case: read and checked.
+        done: what an earlier run finished.
+        notes: the sidecars of what is to be synthesised.
+        prepared: what the model takes; None if there is nothing to be done.
+    """
+
+    case: Case
+    done: Completed
+    notes: dict[str, dict[str, Any]]
+    prepared: Prepared | None
+
+
 class ModalityCompleter:
     """Completes cases with one set of weights.
 
@@ -51,24 +73,26 @@ class ModalityCompleter:
 
     Raises:
         WeightsError: the weights cannot be loaded.
-        ModfillError: the device does not exist here.
+        ModfillError: the device does not exist here, or memory does not suffice.
     """
 
     def __init__(self, weights: str | Path | None = None, device: str = "auto"):
         path = SHIPPED if weights is None else Path(weights)
         self.device = _device(device)
-        model, metadata = load(path)
+        with within_memory(str(path)):
+            model, metadata = load(path)
         untrained = [stage for stage in model.preset.stages if stage not in metadata["stages"].split(",")]
         if untrained:
             raise WeightsError(f"{path} must have every stage trained, got none of {', '.join(untrained)}; train on")
         self.model = model.to(self.device)
         self.weights = {"Preset": model.preset.name, "File": path.name, "SHA256": metadata["sha256"]}
 
-    def inspect(self, path: str | Path) -> Case:
+    def inspect(self, path: str | Path, allow_synthetic: bool = False) -> Case:
         """Read and check one case: `.available`, `.missing`, `.unusable`.
 
         Args:
             path: a folder with one case.
+            allow_synthetic: take synthetic images for sources too; the sidecars will say so.
 
         Raises:
             CaseError: there is no case or more than one, or the case cannot be used at all.
@@ -76,12 +100,12 @@ class ModalityCompleter:
         found = find_cases(Path(path))
         if len(found) != 1:
             raise CaseError(f"{path} must hold one case, got {len(found)}; give one case's folder")
-        return read_case(found[0])
+        return read_case(found[0], allow_synthetic)
 
     def complete(
         self,
         case: str | Path | Case,
-        out: str | Path | None = None,
+        out: str | Path | OutputFolder | None = None,
         targets: Sequence[str] | None = None,
         steps: int | None = None,
         samples: int = 1,
@@ -93,7 +117,8 @@ class ModalityCompleter:
 
         Args:
             case: a case folder, or what `inspect` returned.
-            out: folder that receives `<case_id>/<case_id>-<modality>.nii.gz` and its sidecar; None writes nothing.
+            out: folder that receives `<case_id>/<case_id>-<modality>.nii.gz` and its sidecar, or an `OutputFolder` that
+                names them otherwise; None writes nothing.
             targets: missing modalities; None takes all.
             steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
             samples: samples drawn; two or more give an uncertainty map.
@@ -103,20 +128,97 @@ class ModalityCompleter:
 
         Raises:
             CaseError: the case, a target or a setting cannot be used, or the output cannot be written.
+            ModfillError: memory does not suffice.
         """
         settings = Settings(mode, steps, samples, seed)
         case = case if isinstance(case, Case) else self.inspect(case)
+        out = Path(out) if isinstance(out, str) else out
+        work = self._begin(case, out, targets, settings, overwrite)
+        for synthesis in self._synthesise(work, settings):
+            _take(work.done, synthesis, out)
+        return work.done
+
+    def complete_cohort(
+        self,
+        cohort: str | Path | Sequence[CaseFiles],
+        out: str | Path | OutputFolder,
+        targets: Sequence[str] | None = None,
+        settings: Settings | None = None,
+        overwrite: bool = False,
+        link: bool = False,
+        jobs: int = 1,
+        allow_synthetic: bool = False,
+    ) -> Iterator[CaseResult]:
+        """Synthesise what the cases of a cohort lack; yields each case's result when it is done.
+
+        While one case is computed, the next is read and the one before is written. A case that fails does not stop the
+        others. Any number of processes, on any number of machines, may work on one output folder: each case is done
+        once. Files do not depend on who does them, nor on `jobs`. `cohort.csv` in the folder lists every case.
+
+        Args:
+            cohort: a folder or table as for `find_cases`, or some of what it found.
+            out: as in `complete`.
+            targets: modalities to synthesise where they are missing; None takes all.
+            settings: mode, steps, samples and seed; None takes the defaults.
+            overwrite: do finished outputs again.
+            link: add links to what was acquired, as `link_acquired` does.
+            jobs: cases computed at the same time, each on its share of the CPU's threads. Each takes its own memory.
+            allow_synthetic: take synthetic images for sources too; the sidecars will say so.
+
+        Raises:
+            CaseError: no case is found.
+            ModfillError: the folder cannot be written, or `jobs` is less than 1.
+        """
+        place = out if isinstance(out, OutputFolder) else OutputFolder(Path(out))
+        chosen = settings or Settings()
+
+        def read(files: CaseFiles) -> Work:
+            case = read_case(files, allow_synthetic)
+            for modality in case.missing:
+                remove_leftovers(output_path(place, case.case_id, modality))
+            wanted = None if targets is None else [target for target in targets if target in case.missing]
+            work = self._begin(case, place, wanted, chosen, overwrite)
+            if link:
+                link_acquired(case, place, files.label)
+            return work
+
+        def compute(work: Work) -> tuple[Completed, list[Synthesis]]:
+            return work.done, list(self._synthesise(work, chosen))
+
+        def write(computed: tuple[Completed, list[Synthesis]]) -> Completed:
+            done, syntheses = computed
+            for synthesis in syntheses:
+                _take(done, synthesis, place)
+                _read_back(done, synthesis.modality)
+            return done
+
+        found = find_cases(cohort) if isinstance(cohort, str | Path) else cohort
+        return run_cohort(found, place, Stages(read, compute, write), jobs)
+
+    def _begin(
+        self,
+        case: Case,
+        out: Path | OutputFolder | None,
+        targets: Sequence[str] | None,
+        settings: Settings,
+        overwrite: bool,
+    ) -> Work:
+        """What is done of a case, what is to do, and what the model needs for that."""
         done = Completed(case.case_id)
         precision = "bfloat16" if half_is_fast(self.device) else "float32"
-        notes = {t: sidecar(case, t, settings, self.weights, precision) for t in self._targets(case, targets)}
-        if out is not None and not overwrite:
-            for target, note in list(notes.items()):
-                if _take_finished(done, target, output_path(Path(out), case.case_id, target), note):
-                    del notes[target]
-        if notes:
-            for synthesis in complete_case(case, self.model, notes, settings):
-                _take(done, synthesis, Path(out) if out is not None else None)
-        return done
+        notes = {}
+        for target in self._targets(case, targets):
+            path = None if out is None else output_path(out, case.case_id, target)
+            note = sidecar(case, target, settings, self.weights, precision, path)
+            if path is None or overwrite or not _take_finished(done, target, path, note):
+                notes[target] = note
+        with within_memory(f"case {case.case_id}"):
+            return Work(case, done, notes, prepare_case(case, self.model.preset) if notes else None)
+
+    def _synthesise(self, work: Work, settings: Settings) -> Iterator[Synthesis]:
+        if work.prepared is not None:
+            with within_memory(f"case {work.case.case_id}"):
+                yield from complete_case(work.case, work.prepared, self.model, work.notes, settings)
 
     def _targets(self, case: Case, targets: Sequence[str] | None) -> tuple[str, ...]:
         """The modalities to synthesise, each once. Raises CaseError for one that is not missing or not known."""
@@ -151,7 +253,7 @@ class ModalityCompleter:
         return {modality: np.asarray(image.dataobj) for modality, image in done.images.items()}
 
 
-def _take(done: Completed, synthesis: Synthesis, out: Path | None) -> None:
+def _take(done: Completed, synthesis: Synthesis, out: Path | OutputFolder | None) -> None:
     """Take over what has just been synthesised, and write it."""
     modality = synthesis.modality
     done.images[modality], done.provenance[modality] = synthesis.image, synthesis.provenance
@@ -171,17 +273,24 @@ def _take_finished(done: Completed, modality: str, path: Path, note: dict[str, A
     former = finished(path, note)
     if former is None:
         return False
-    done.images[modality], done.paths[modality] = nib.Nifti1Image.from_filename(path), path
-    done.provenance[modality] = former
-    if uncertainty_path(path).exists():
-        done.uncertainty[modality] = nib.Nifti1Image.from_filename(uncertainty_path(path))
+    done.paths[modality], done.provenance[modality] = path, former
+    _read_back(done, modality)
     done.skipped += (modality,)
     return True
 
 
+def _read_back(done: Completed, modality: str) -> None:
+    """Let what lies on disk stand for what is in memory."""
+    path = done.paths[modality]
+    done.images[modality] = nib.Nifti1Image.from_filename(path)
+    if uncertainty_path(path).exists():
+        done.uncertainty[modality] = nib.Nifti1Image.from_filename(uncertainty_path(path))
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = int(os.environ.get("LOCAL_RANK", 0))  # torchrun's processes take a GPU each
+        return torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

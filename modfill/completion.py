@@ -11,6 +11,9 @@ import numpy as np
 import torch
 
 from modfill.case import Case, require_usable
+from modfill.config import Preset
+from modfill.errors import CaseError
+from modfill.marks import voxel_hash
 from modfill.modalities import NEAREST
 from modfill.model.aldm import ALDM
 from modfill.preprocess import IntensityScale, Prepared, prepare
@@ -34,24 +37,33 @@ class Synthesis:
     provenance: dict[str, Any]
 
 
-@torch.inference_mode()
-def complete_case(
-    case: Case, model: ALDM, notes: Mapping[str, dict[str, Any]], settings: Settings
-) -> Iterator[Synthesis]:
-    """Synthesise the targets one after the other from all that is available.
-
-    Args:
-        case: a checked case.
-        model: in evaluation mode, on any device.
-        notes: the sidecar by target, a missing modality each; `UnitRange` is added here.
-        settings: mode, steps, samples and seed.
+def prepare_case(case: Case, preset: Preset) -> Prepared:
+    """What of the way comes before the model: normalised volumes on its grid.
 
     Raises:
         CaseError: the case has an unusable image or too small a brain.
     """
     require_usable(case)
+    return prepare(case, preset.multiple, preset.normalisation)
+
+
+@torch.inference_mode()
+def complete_case(
+    case: Case, prepared: Prepared, model: ALDM, notes: Mapping[str, dict[str, Any]], settings: Settings
+) -> Iterator[Synthesis]:
+    """Synthesise the targets one after the other from all that is available.
+
+    Args:
+        case: a checked case.
+        prepared: the same, as `prepare_case` gives it.
+        model: in evaluation mode, on any device.
+        notes: the sidecar by target, a missing modality each; `UnitRange` and `VoxelSHA256` are added here.
+        settings: mode, steps, samples and seed.
+
+    Raises:
+        CaseError: what comes out is not finite.
+    """
     preset, device = model.preset, model.latent_std.device
-    prepared = prepare(case, preset.multiple, preset.normalisation)
     volumes = {modality: torch.from_numpy(volume).to(device) for modality, volume in prepared.volumes.items()}
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half_is_fast(device)):
         encoded = model.see(volumes)
@@ -60,6 +72,9 @@ def complete_case(
         noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, settings).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half_is_fast(device)):
             prediction = model.predict(encoded, index, noise, settings.steps, settings.mode)
+        if not prediction.volume.isfinite().all():
+            raise CaseError(f"case {case.case_id}: a synthesised {target} must be finite, got NaN or infinity; "
+                            "check the intensities of its sources")  # fmt: skip
         scale = output_scale(prepared, model.unit_statistics[index].tolist())
         image = restore_image(case, target, scale, prediction.volume.cpu().numpy(), prepared, preset.normalisation)
         spread = None
@@ -67,7 +82,8 @@ def complete_case(
             spread = restore_spread(
                 case, target, scale, prediction.spread.cpu().numpy(), prepared, preset.normalisation
             )
-        yield Synthesis(target, image, spread, {**notes[target], "UnitRange": [scale.low, scale.high]})
+        found = {"UnitRange": [scale.low, scale.high], "VoxelSHA256": voxel_hash(np.asanyarray(image.dataobj))}
+        yield Synthesis(target, image, spread, notes[target] | found)
 
 
 def half_is_fast(device: torch.device) -> bool:
@@ -104,7 +120,8 @@ def restore_image(
     dtype = source.get_data_dtype()
     if dtype.kind in "iu":
         bounds = np.iinfo(dtype)
-        own = np.clip(np.rint(own), max(bounds.min, 1), bounds.max)
+        own = np.clip(np.rint(own.astype(np.float64)), bounds.min, bounds.max)
+        own[own == 0] = 1  # 0 is the background
     else:
         dtype = np.dtype(np.float32)
         own[own == 0] = np.finfo(np.float32).tiny
@@ -124,8 +141,13 @@ def restore_spread(
 def _image(source: nib.Nifti1Image, volume: np.ndarray, dtype: np.dtype) -> nib.Nifti1Image:
     """`volume` with the source's affine and orientation codes, and nothing else of what its header says."""
     image = nib.Nifti1Image(volume.astype(dtype), source.affine, dtype=dtype)
-    for name in ("sform", "qform"):
-        matrix, code = getattr(source, f"get_{name}")(coded=True)
-        getattr(image, f"set_{name}")(source.affine if matrix is None else matrix, int(code))
-    image.header.set_xyzt_units(*source.header.get_xyzt_units())
+    with np.errstate(over="ignore"):  # NIfTI-2 can say more than NIfTI-1
+        for name in _PLACE:
+            image.header[name] = source.header[name]
+        image.header["pixdim"][:4] = source.header["pixdim"][:4]
     return image
+
+
+_PLACE = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+          "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
+"""What a header says about where voxels are: copied as it stands, also where it makes no sense."""

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import zlib
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
+import numpy as np
 
 from modfill import __version__
-from modfill.case import SYNTHETIC_MARK, Case
+from modfill.case import Case
 from modfill.errors import CaseError
+from modfill.marks import SYNTHETIC_MARK, has_mark, matches_sidecar, read_sidecar, sidecar_path, voxel_hash
 from modfill.modalities import NAMES
+from modfill.naming import uncertainty_path
+from modfill.nifti import read_header, read_image
 
 NO_AGENT = "No contrast agent was given: enhancement is inferred from the other modalities and may be wrong or absent."
 
@@ -50,10 +52,13 @@ class Settings:
             raise CaseError(f"samples must be at least 1, got {self.samples}")
 
 
-def sidecar(case: Case, target: str, settings: Settings, weights: Mapping[str, str], precision: str) -> dict[str, Any]:
+def sidecar(
+    case: Case, target: str, settings: Settings, weights: Mapping[str, str], precision: str, path: Path | None = None
+) -> dict[str, Any]:
     """The JSON sidecar of one synthesised image; the same inputs give the same text.
 
-    Completion adds `UnitRange`: the intensities that stand for normalised 0 and 1.
+    Completion adds `UnitRange`, the intensities that stand for normalised 0 and 1, and `VoxelSHA256` of the image.
+    `sidecar.schema.json` beside this file describes every key.
 
     Args:
         case: the sources.
@@ -61,13 +66,16 @@ def sidecar(case: Case, target: str, settings: Settings, weights: Mapping[str, s
         settings: the user's choice.
         weights: `Preset`, `File` and `SHA256` of the weights.
         precision: "bfloat16" or "float32", in which the networks ran.
+        path: where the image goes; the sources' paths are told relative to its folder. None tells none.
     """
     note: dict[str, Any] = {
         "Synthetic": True,
         "Modality": target,
         "Description": f"{NAMES[target]} synthesised from {', '.join(NAMES[m] for m in case.available)}; not acquired, "
                        "not for diagnosis",
-        "GeneratedBy": [{"Name": "modfill", "Version": __version__}],
+        "CaseID": case.case_id,
+        "GeneratedBy": [{"Name": "modfill", "Version": __version__},
+                        *({"Name": name, "Version": version(name)} for name in ("torch", "numpy"))],
         "Sources": [{"Modality": m, **_source(case, m)} for m in case.available],
         "Weights": dict(weights),
         "Mode": settings.mode,
@@ -76,16 +84,36 @@ def sidecar(case: Case, target: str, settings: Settings, weights: Mapping[str, s
         "Seed": settings.seed,
         "Precision": precision,
     }  # fmt: skip
+    if path is not None and case.paths:
+        note["SourcePaths"] = {m: _relative(source, path.parent) for m, source in case.paths.items()}
     if target == "t1c":
         note["ContrastAgent"] = NO_AGENT
     return note
 
 
-def _source(case: Case, modality: str) -> dict[str, str]:
-    if modality in case.paths:
-        path = case.paths[modality]
-        return {"File": path.name, "SHA256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    return {"VoxelSHA256": hashlib.sha256(case.volume(modality).tobytes("C")).hexdigest()}
+def _relative(path: Path, folder: Path) -> str:
+    """The way from a folder to a file, past links to folders; so that both may be moved together."""
+    return Path(os.path.relpath(Path(os.path.realpath(path.parent), path.name), os.path.realpath(folder))).as_posix()
+
+
+def source_paths(note: Mapping[str, Any], path: Path) -> dict[str, Path]:
+    """Where the sources of a synthetic image lie by what its sidecar tells, by modality: the inverse of `sidecar`.
+
+    Args:
+        note: the sidecar.
+        path: of the synthetic image.
+    """
+    folder = os.path.realpath(path.parent)
+    return {m: Path(os.path.normpath(os.path.join(folder, way))) for m, way in note.get("SourcePaths", {}).items()}
+
+
+def _source(case: Case, modality: str) -> dict[str, Any]:
+    mark = {"Synthetic": True} if modality in case.synthetic else {}
+    if modality not in case.hashes:
+        return {"VoxelSHA256": voxel_hash(case.volume(modality)), **mark}
+    # the hash is of what was read, whatever has become of the file since
+    place = {"VolumeIndex": case.volume_index[modality]} if modality in case.volume_index else {}
+    return {"File": case.paths[modality].name, "SHA256": case.hashes[modality], **place, **mark}
 
 
 def marked(image: nib.Nifti1Image, target: str, sources: Sequence[str]) -> nib.Nifti1Image:
@@ -94,40 +122,31 @@ def marked(image: nib.Nifti1Image, target: str, sources: Sequence[str]) -> nib.N
     return image
 
 
-def output_path(out: Path, case_id: str, modality: str) -> Path:
-    """Where a synthesised modality goes: `out/<case_id>/<case_id>-<modality>.nii.gz`."""
-    return out / case_id / f"{case_id}-{modality}.nii.gz"
-
-
-def sidecar_path(image_path: Path) -> Path:
-    """The sidecar beside an image."""
-    return image_path.with_name(image_path.name.removesuffix(".nii.gz") + ".json")
-
-
-def uncertainty_path(image_path: Path) -> Path:
-    """The uncertainty map beside an image."""
-    return image_path.with_name(image_path.name.removesuffix(".nii.gz") + "-uncertainty.nii.gz")
-
-
 DECISIVE = ("Sources", "Weights", "Mode", "Steps", "Samples", "Seed")  # what makes an output another one
 
 
 def finished(path: Path, note: Mapping[str, Any]) -> dict[str, Any] | None:
     """The sidecar of an output that was finished before with the same sources, weights and settings, or None.
 
+    An output whose voxels are damaged, or are not those that its sidecar describes, is not finished.
+
     Raises:
         CaseError: the output there was made from other sources, with other weights or with other settings.
     """
-    if not (_is_ours(path) and _is_ours(sidecar_path(path))):
+    former = read_sidecar(sidecar_path(path))
+    if former is None or not is_ours(path):
         return None
-    former = json.loads(sidecar_path(path).read_text(encoding="utf8"))
     for key in DECISIVE:
         if former.get(key) != note[key]:
             raise CaseError(
-                f"case {path.parent.name}: {path} must be made with the {key} of this run, got an output of another; "
+                f"case {note['CaseID']}: {path} must be made with the {key} of this run, got an output of another; "
                 "overwrite it (--overwrite) or choose another output folder"
             )
-    return former
+    try:
+        image, _ = read_image(note["CaseID"], path, read_header(path))
+    except CaseError:
+        return None
+    return former if matches_sidecar(path, np.asanyarray(image.dataobj)) else None
 
 
 def write(images: Mapping[Path, nib.Nifti1Image], note: Mapping[str, Any], path: Path) -> None:
@@ -143,39 +162,64 @@ def write(images: Mapping[Path, nib.Nifti1Image], note: Mapping[str, Any], path:
     Raises:
         CaseError: the folder or disk does not take them, or an image that modfill did not make lies there.
     """
-    case = f"case {path.parent.name}"
+    case = f"case {note['CaseID']}"
     order = [sidecar_path(path), *(p for p in images if p != path), path]
-    temporaries = {final: final.with_name(f".tmp-{os.getpid()}-{final.name}") for final in order}
     try:
         for occupied in (path, uncertainty_path(path), sidecar_path(path)):
-            if occupied.exists() and not _is_ours(occupied):
+            if occupied.exists() and not is_ours(occupied):
                 raise CaseError(
                     f"{case}: {occupied} must be free or a former output of modfill, got another image; "
                     "choose another output folder"
                 )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporaries[sidecar_path(path)].write_text(json.dumps(note, indent=1) + "\n", encoding="utf8")
-        for final, image in images.items():
-            nib.save(image, temporaries[final])
-        for old in (path, uncertainty_path(path)):  # neither may stand beside a new sidecar
-            old.unlink(missing_ok=True)
-        for final, temporary in temporaries.items():
-            os.replace(temporary, final)
+        for final in order:
+            final.parent.mkdir(parents=True, exist_ok=True)
+        # in a folder of their own: nnU-Net would take what a killed process leaves in imagesTr for a case
+        with tempfile.TemporaryDirectory(prefix=_scratch(path), dir=path.parent) as scratch:
+            temporaries = {final: Path(scratch) / f"{number}{_ending(final)}" for number, final in enumerate(order)}
+            temporaries[sidecar_path(path)].write_text(json.dumps(note, indent=1) + "\n", encoding="utf8")
+            for final, image in images.items():
+                nib.save(image, temporaries[final])
+            for temporary in temporaries.values():
+                _settle(temporary)
+            for old in (path, uncertainty_path(path)):  # neither may stand beside a new sidecar
+                old.unlink(missing_ok=True)
+            for final, temporary in temporaries.items():
+                os.replace(temporary, final)
     except OSError as error:
         reason = error.strerror or error
         raise CaseError(f"{case}: {path} must be writable, got '{reason}'; choose another output folder") from error
-    finally:
-        for temporary in temporaries.values():
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
-def _is_ours(path: Path) -> bool:
+def remove_leftovers(path: Path) -> None:
+    """Remove what a process that was killed while it wrote an image left behind. Nobody may be writing it now.
+
+    Args:
+        path: of the synthetic image.
+    """
+    for scratch in path.parent.glob(f"{_scratch(path)}*"):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch(path: Path) -> str:
+    """How folders for an image's temporary files begin: no longer than the longest name that the image may have."""
+    return f".tmp-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}-"
+
+
+def is_ours(path: Path) -> bool:
     """Whether a sidecar, or an image by its header, says that modfill made it."""
+    if path.suffix == ".json":
+        return read_sidecar(path) is not None
     try:
-        if path.suffix == ".json":
-            note = json.loads(path.read_text(encoding="utf8"))
-            return isinstance(note, dict) and note.get("Synthetic") is True and "UnitRange" in note
-        return nib.Nifti1Image.from_filename(path).header["descrip"].item().startswith(SYNTHETIC_MARK.encode())
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, WrapStructError):
+        return has_mark(read_header(path))
+    except CaseError:
         return False
+
+
+def _ending(path: Path) -> str:
+    return ".json" if path.suffix == ".json" else ".nii.gz"
+
+
+def _settle(path: Path) -> None:
+    """Wait until a file is on the disk: a name that is given before may stand for an empty file after a power cut."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

@@ -34,8 +34,9 @@ def run(tiny_weights: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def files_in(folder: Path) -> list[str]:
-    """Everything below a folder, hidden and temporary files too."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    """Everything below an output folder but the cohort's table, hidden and temporary files too."""
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    return [file for file in files if file != "cohort.csv"]
 
 
 def one_line(error: str, *parts: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from modfill.cohort_table import read_table
 from modfill.completer import ModalityCompleter
 from modfill.config import PRESETS
 from tests.case_files import write_case
@@ -48,3 +49,27 @@ def test_ranks_hold_the_same_parameters(tmp_path: Path, kind: str) -> None:
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_two_processes_complete_a_cohort_as_one_does(
+    completer: ModalityCompleter, tiny_weights: Path, tmp_path: Path
+) -> None:
+    """Each rank does its half; a case that fails on one rank does not end the other."""
+    cohort = tmp_path / "in"
+    for seed in range(5):
+        write_case(cohort, f"p{seed}", ("t1n", "t2f"), shape=(20, 24, 16), seed=seed)
+    (cohort / "p0" / "p0-t2f.nii.gz").write_text("no image")
+    results = list(completer.complete_cohort(cohort, tmp_path / "one"))
+    assert [result.case_id for result in results if result.error] == ["p0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "modfill"]
+    options = ["complete", cohort, "--out", tmp_path / "two", "--weights", tiny_weights, "--device", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*command, *map(str, options)], cwd=ROOT, env=environment, capture_output=True, text=True,
+                          check=False, timeout=300)  # fmt: skip
+    assert done.returncode != 0 and done.stderr.count("modfill: case p0: p0-t2f.nii.gz") == 1
+    assert "rank 1/2: 2 of 3 cases completed, 1 failed" in done.stdout
+    assert "rank 2/2: 2 of 2 cases completed, 0 failed" in done.stdout
+    one, two = ({path.relative_to(out): path.read_bytes() for path in out.rglob("p*-t*")} for out in
+                (tmp_path / "one", tmp_path / "two"))  # fmt: skip
+    assert len(one) == 16 and one == two
+    assert [row["case"] for row in read_table(tmp_path / "two")] == [f"p{seed}" for seed in range(5)]

@@ -1,0 +1,222 @@
+"""The way of a cohort: while one case is computed, the next is read and the one before is written.
+
+Every case is locked from its reading to its writing, so that several processes share a cohort; `locking` says on which
+file systems that holds. On others, no two processes may be given the same case.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from modfill.cohort_table import row_of, update_table
+from modfill.errors import CaseError, ModfillError
+from modfill.layouts.files import CaseFiles
+from modfill.locking import FileLock, take
+from modfill.naming import OutputFolder
+
+if TYPE_CHECKING:
+    from modfill.completer import Completed
+
+__all__ = ["CaseResult", "Stages", "run_cohort"]
+
+_PAUSE = 0.2  # seconds between two looks for a case that no other process is doing
+_AHEAD = 2  # cases besides those being computed: one is read, one is written
+
+
+@dataclass(frozen=True, eq=False)
+class CaseResult:
+    """What became of one case of a cohort.
+
+    Attributes:
+        case_id: name of the case.
+        completed: what `ModalityCompleter.complete` gives, its images left on disk until they are looked at; None if
+            the case failed.
+        error: why it failed, or None.
+        seconds: spent on it, without waiting for its turn.
+        model_seconds: those of them in which it was computed.
+    """
+
+    case_id: str
+    completed: Completed | None
+    error: Exception | None
+    seconds: float
+    model_seconds: float
+
+    @property
+    def synthesised(self) -> tuple[str, ...]:
+        """Modalities synthesised in this run."""
+        done = self.completed
+        return tuple(m for m in done.images if m not in done.skipped) if done else ()
+
+    @property
+    def problem(self) -> str | None:
+        """One line that says why the case failed, or None."""
+        if self.error is None:
+            return None
+        if isinstance(self.error, ModfillError):
+            return str(self.error)
+        reason = str(self.error).strip().partition("\n")[0]
+        return f"case {self.case_id}: it must be computable, got {type(self.error).__name__}: {reason}"
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What is done with a case, one stage's result being the next one's argument; each in a thread of its own.
+
+    Attributes:
+        read: from `CaseFiles`.
+        compute: what the model does.
+        write: gives the `Completed` case.
+    """
+
+    read: Callable[[CaseFiles], Any]
+    compute: Callable[[Any], Any]
+    write: Callable[[Any], Completed]
+
+
+@dataclass(eq=False)
+class _Passage:
+    """One case on its way through the stages; the first error ends it."""
+
+    files: CaseFiles
+    lock: FileLock
+    value: Any = None
+    error: Exception | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def go(self, name: str, stage: Callable[[Any], Any]) -> None:
+        if self.error is not None:
+            return
+        began = time.perf_counter()
+        try:
+            self.value = stage(self.value)
+        except Exception as error:  # whatever it is, it must not stop the other cases
+            self.value, self.error = None, error
+        self.seconds[name] = time.perf_counter() - began
+
+    def result(self) -> CaseResult:
+        spent = self.seconds
+        return CaseResult(self.files.case_id, self.value, self.error, sum(spent.values()), spent.get("compute", 0.0))
+
+
+def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int) -> Iterator[CaseResult]:
+    """Take every case through the stages; yields each result when its case is done.
+
+    A case that another process is doing is left until that one is done or dead. At most `jobs` + 2 cases are in memory.
+
+    Args:
+        found: the cases.
+        out: where outputs go; it gets the locks and the cohort's table.
+        stages: what is done with each.
+        jobs: cases computed at the same time.
+
+    Raises:
+        ModfillError: the folder cannot be made, or `jobs` is less than 1.
+    """
+    if jobs < 1:
+        raise ModfillError(f"jobs must be at least 1, got {jobs}")
+    try:
+        out.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModfillError(f"{out.path} must be writable, got '{error.strerror}'; choose another folder") from error
+    run = _Run(out, stages, deque(found))
+    threads = torch.get_num_threads()
+    share = max(1, threads // jobs)
+    pools = [
+        ThreadPoolExecutor(1, "read"),
+        ThreadPoolExecutor(jobs, "compute", lambda: torch.set_num_threads(share)),
+        ThreadPoolExecutor(1, "write"),
+    ]
+    under_way: deque[Future[CaseResult]] = deque()
+    try:
+        for _ in found:
+            if len(under_way) == jobs + _AHEAD:
+                yield under_way.popleft().result()
+            under_way.append(run.start(*pools))
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        run.stopped.set()
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
+        for lock in run.held:
+            lock.release()
+        torch.set_num_threads(threads)
+
+
+@dataclass(eq=False)
+class _Run:
+    """One process's work on a cohort.
+
+    Attributes:
+        waiting: cases that have not been started; only the reading thread touches them.
+        held: the locks of the cases under way.
+        stopped: set when nobody wants further results.
+    """
+
+    out: OutputFolder
+    stages: Stages
+    waiting: deque[CaseFiles]
+    held: set[FileLock] = field(default_factory=set)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def start(
+        self, reading: ThreadPoolExecutor, computing: ThreadPoolExecutor, writing: ThreadPoolExecutor
+    ) -> Future[CaseResult]:
+        """Line up the stages of one case; which one is decided when the reading thread gets to it."""
+        read = reading.submit(self._read)
+        computed = computing.submit(lambda: self._compute(read.result()))
+        return writing.submit(lambda: self._write(computed.result()))
+
+    def _read(self) -> _Passage:
+        passage = self._next()
+        passage.go("read", self.stages.read)
+        return passage
+
+    def _compute(self, passage: _Passage) -> _Passage:
+        if self.stopped.is_set():
+            raise InterruptedError
+        passage.go("compute", self.stages.compute)
+        return passage
+
+    def _write(self, passage: _Passage) -> CaseResult:
+        try:
+            passage.go("write", self.stages.write)
+            result = passage.result()
+            try:
+                update_table(self.out.path, row_of(result, self.out))
+            except (ModfillError, OSError) as error:
+                result = replace(result, completed=None, error=error)
+            return result
+        finally:
+            self.held.discard(passage.lock)
+            passage.lock.release()
+
+    def _next(self) -> _Passage:
+        """The next case that no other process is doing; waits for one if need be."""
+        while not self.stopped.is_set():
+            for _ in range(len(self.waiting)):
+                files = self.waiting.popleft()
+                lock = self._lock(files)
+                if lock is not None:
+                    self.held.add(lock)
+                    return _Passage(files, lock, files)
+                self.waiting.append(files)
+            self.stopped.wait(_PAUSE)
+        raise InterruptedError
+
+    def _lock(self, files: CaseFiles) -> FileLock | None:
+        try:
+            return take(self.out.path / f".lock-{files.case_id}")
+        except OSError as error:
+            raise CaseError(
+                f"case {files.case_id}: {self.out.path} must be writable, got '{error.strerror}'; choose another folder"
+            ) from error

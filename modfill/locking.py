@@ -1,0 +1,95 @@
+"""Locks between processes, as files: whoever holds one that dies, however it dies, holds it no more.
+
+They are `flock` locks, which the kernel drops with their process. They hold between machines too where the file
+system carries them: NFS 4 (and 3 with its lock daemon), CephFS, GPFS, SMB, and Lustre mounted with `flock`. Where a
+file system or platform has none, a lock is always granted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["FileLock", "locked", "take"]
+
+_PAUSE = 0.05  # seconds between two looks at a lock that another process holds
+
+
+@dataclass(frozen=True)
+class FileLock:
+    """A lock that this process holds; any thread may release it.
+
+    Attributes:
+        path: the file that stands for it; it goes when the lock is released.
+        descriptor: of the open file.
+    """
+
+    path: Path
+    descriptor: int
+
+    def release(self) -> None:
+        """Let the next one have it."""
+        with contextlib.suppress(OSError):
+            self.path.unlink()  # while it is held: nobody else's file can be meant
+        os.close(self.descriptor)
+
+
+def take(path: Path) -> FileLock | None:
+    """Take a lock, or return None if another process, or another part of this one, holds it.
+
+    Args:
+        path: the file that stands for it, in a folder that exists.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if not _lock(descriptor):
+                os.close(descriptor)
+                return None
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return FileLock(path, descriptor)
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)  # its holder removed it between our opening and locking it: nobody else would see our lock
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for a lock, hold it, release it.
+
+    Args:
+        path: as for `take`.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    while (lock := take(path)) is None:
+        time.sleep(_PAUSE)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file; False if another one has."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # this file system has no locks
+        return True
+    return True

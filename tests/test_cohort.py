@@ -1,0 +1,271 @@
+"""Cohorts: the same files whoever makes them and in whatever order, each case once, and no failure stops the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from modfill.cohort_table import TABLE, read_table
+from modfill.completer import ModalityCompleter
+from modfill.errors import CaseError, ModfillError
+from modfill.finding import find_cases
+from modfill.layouts.files import CaseFiles
+from modfill.locking import take
+from modfill.provenance import Settings
+from modfill.ranks import Part
+from tests.case_files import MODALITIES, write_case
+from tests.cohort_process import start
+
+PRESENT = (("t1n", "t2f"), ("t1n", "t1c", "t2w"), ("t2w",), MODALITIES, ("t1c", "t2f"))
+
+
+def write_cohort(folder: Path, count: int) -> Path:
+    for number in range(count):
+        write_case(folder, f"p{number:03d}", PRESENT[number % len(PRESENT)], shape=(20, 24, 16), seed=number)
+    return folder
+
+
+def hashes(out: Path) -> dict[str, str]:
+    """Of every file below a folder but the table, hidden ones too."""
+    files = (path for path in sorted(out.rglob("*")) if path.is_file() and path.name != TABLE)
+    return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five cases; p003 lacks nothing."""
+    return write_cohort(tmp_path_factory.mktemp("cohort") / "in", 5)
+
+
+@pytest.fixture(scope="module")
+def expected(cohort: Path, completer: ModalityCompleter) -> dict[str, str]:
+    """The files that completing one case after the other gives."""
+    for files in find_cases(cohort):
+        completer.complete(cohort / files.case_id, cohort.parent / "expected")
+    return hashes(cohort.parent / "expected")
+
+
+@pytest.fixture
+def out(cohort: Path) -> Iterator[Path]:
+    """A new output folder beside `expected`, so that sidecars tell the same ways to the sources."""
+    yield cohort.parent / f"out-{time.monotonic_ns()}"
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_files_do_not_depend_on_jobs_or_order(
+    completer: ModalityCompleter, cohort: Path, expected: dict[str, str], out: Path, jobs: int
+) -> None:
+    found = find_cases(cohort)[:: 1 if jobs == 1 else -1]
+    results = list(completer.complete_cohort(found, out, jobs=jobs))
+    assert [result.case_id for result in results] == [files.case_id for files in found]
+    assert hashes(out) == expected
+    for result in results:
+        assert result.error is None and result.completed is not None
+        assert set(result.synthesised) == set(result.completed.paths) == set(result.completed.images)
+        assert all(image.shape == (20, 24, 16) for image in result.completed.images.values())
+        assert 0 <= result.model_seconds <= result.seconds
+
+
+def test_results_come_one_by_one_and_memory_holds_few(completer: ModalityCompleter, cohort: Path, out: Path) -> None:
+    """Whoever takes one result and stops has had no more than that one and those under way done, and gets no lock."""
+    results = completer.complete_cohort(cohort, out)
+    assert next(results).case_id == "p000"
+    results.close()
+    assert 1 <= len(list(out.glob("p*"))) <= 3
+    assert not list(out.rglob(".*"))
+
+
+def test_what_is_done_is_skipped_and_settings_count(
+    completer: ModalityCompleter, cohort: Path, expected: dict[str, str], out: Path
+) -> None:
+    list(completer.complete_cohort(cohort, out))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
+    again = list(completer.complete_cohort(cohort, out))
+    assert not any(result.synthesised for result in again)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")} == before
+    others = list(completer.complete_cohort(cohort, out, ["t1c"], Settings(seed=1)))
+    assert [result.case_id for result in others if result.error] == ["p000", "p002"]
+    assert "Seed" in str(others[0].problem)
+    assert not list(completer.complete_cohort(cohort, out, ["t1c"], Settings(seed=1), overwrite=True))[0].error
+
+
+def test_a_failure_stops_nothing_whatever_it_is(
+    completer: ModalityCompleter, cohort: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modfill import completer as module
+
+    def read(files: CaseFiles, allow_synthetic: bool) -> object:
+        if files.case_id == "p001":
+            raise CaseError("case p001: must be better, got worse")
+        if files.case_id == "p002":
+            raise MemoryError("no room\nat all")
+        return original(files, allow_synthetic)
+
+    original = module.read_case
+    monkeypatch.setattr(module, "read_case", read)
+    results = {result.case_id: result for result in completer.complete_cohort(cohort, out)}
+    assert [case for case, result in results.items() if result.completed is None] == ["p001", "p002"]
+    assert results["p001"].problem == "case p001: must be better, got worse"
+    assert results["p002"].problem == "case p002: it must be computable, got MemoryError: no room"
+    rows = {row["case"]: row for row in read_table(out)}
+    assert rows["p002"]["status"] == "failed" and rows["p002"]["reason"] == results["p002"].problem
+    assert not list(out.rglob(".lock*"))
+
+
+def test_the_table_lists_every_case_and_what_lies_there(
+    completer: ModalityCompleter, cohort: Path, out: Path, expected: dict[str, str]
+) -> None:
+    found = find_cases(cohort)
+    list(completer.complete_cohort(found[:2], out, ["t2w"]))
+    list(completer.complete_cohort(found, out))
+    rows = read_table(out)
+    assert [(row["case"], row["status"], row["targets"]) for row in rows] == [
+        ("p000", "completed", "t1c t2w"),
+        ("p001", "completed", "t2f"),
+        ("p002", "completed", "t1n t1c t2f"),
+        ("p003", "nothing missing", ""),
+        ("p004", "completed", "t1n t2w"),
+    ]
+    for row in rows:
+        assert bool(row["seconds"]) == bool(row["targets"])
+        names = [f"{row['case']}/{row['case']}-{target}.nii.gz" for target in row["targets"].split()]
+        assert row["sha256"].split() == [expected[name] for name in names]
+    seconds = [row["seconds"] for row in rows]
+    list(completer.complete_cohort(found, out))
+    assert [row["seconds"] for row in read_table(out)] == seconds
+
+
+@pytest.mark.parametrize("text", ["", "case\np000\n", "\0\n", "case,status\n"])
+def test_another_table_is_no_obstacle(completer: ModalityCompleter, cohort: Path, out: Path, text: str) -> None:
+    out.mkdir()
+    (out / TABLE).write_text(text)
+    list(completer.complete_cohort(find_cases(cohort)[3:4], out))
+    assert [row["case"] for row in read_table(out)] == ["p003"]
+
+
+def test_a_case_that_another_process_does_is_waited_for(
+    completer: ModalityCompleter, cohort: Path, expected: dict[str, str], out: Path
+) -> None:
+    out.mkdir()
+    lock = take(out / ".lock-p000")
+    assert lock is not None
+    results = completer.complete_cohort(cohort, out)
+    assert [next(results).case_id for _ in range(2)] == ["p001", "p002"]
+    lock.release()
+    assert [result.case_id for result in results] == ["p003", "p004", "p000"]
+    assert hashes(out) == expected
+
+
+def test_two_processes_do_each_case_once(cohort: Path, tiny_weights: Path, expected: dict[str, str], out: Path) -> None:
+    log = out.with_suffix(".log")
+    processes = [start(cohort, out, tiny_weights, log) for _ in range(2)]
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert hashes(out) == expected
+    assert len(log.read_text().splitlines()) == len(set(log.read_text().splitlines())) == 8
+    assert [row["case"] for row in read_table(out)] == [f"p{n:03d}" for n in range(5)]
+
+
+def _finished(out: Path, expected: dict[str, str]) -> dict[Path, tuple[int, int]]:
+    """Inode and time of every image that is there; each must be whole."""
+    images = list(out.glob("*/*.nii.gz"))
+    for path in images:
+        name = str(path.relative_to(out))
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == expected[name], "partial under a final name"
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in images}
+
+
+def _kill_and_go_on(cohort: Path, out: Path, weights: Path, expected: dict[str, str], kills: int) -> list[int]:
+    """Kill a process at random moments, then let one end; returns the number of images that were there at each kill."""
+    rng, moments = random.Random(0), []
+    finished: dict[Path, tuple[int, int]] = {}
+    for _ in range(kills):
+        wanted = len(finished) + rng.randint(1, 3)
+        process = start(cohort, out, weights)
+        while process.is_alive() and sum(1 for _ in out.glob("*/*.nii.gz")) < wanted:
+            time.sleep(0.002)
+        process.join(rng.uniform(0, 0.1))
+        process.kill()
+        process.join()
+        now = _finished(out, expected)
+        assert {path: now[path] for path in finished} == finished, "done again"
+        finished = now
+        moments.append(len(finished))
+    process = start(cohort, out, weights)
+    process.join(300)
+    assert process.exitcode == 0 and hashes(out) == expected
+    now = _finished(out, expected)
+    assert {path: now[path] for path in finished} == finished, "done again"
+    return moments
+
+
+@pytest.mark.parametrize("die", [("save", 2), ("replace", 1), ("replace", 2), ("replace", 5)])
+def test_killed_at_a_file_operation(
+    cohort: Path, tiny_weights: Path, expected: dict[str, str], out: Path, die: tuple[str, int]
+) -> None:
+    """In an image, before its sidecar, between sidecar and image, and before the table appears."""
+    process = start(cohort, out, tiny_weights, die=die)
+    process.join(120)
+    assert process.exitcode == -9
+    finished = _finished(out, expected)
+    process = start(cohort, out, tiny_weights)
+    process.join(120)
+    assert process.exitcode == 0 and hashes(out) == expected
+    assert {path: state for path, state in _finished(out, expected).items() if path in finished} == finished
+
+
+def test_killed_and_started_again(cohort: Path, tiny_weights: Path, expected: dict[str, str], out: Path) -> None:
+    _kill_and_go_on(cohort, out, tiny_weights, expected, 3)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments(tiny_weights: Path, tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "in", 60)
+    process = start(cohort, tmp_path / "expected", tiny_weights)
+    process.join(600)
+    assert process.exitcode == 0
+    moments = _kill_and_go_on(cohort, tmp_path / "out", tiny_weights, hashes(tmp_path / "expected"), 20)
+    print(f"images there at each kill: {moments}")
+    assert len(set(moments)) > 5
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_200_cases(completer: ModalityCompleter, tmp_path: Path) -> None:
+    cohort, process, sizes = write_cohort(tmp_path / "in", 200), psutil.Process(), []
+    for _ in completer.complete_cohort(cohort, tmp_path / "out", jobs=2):
+        sizes.append(process.memory_info().rss / 2**20)
+    print(f"MiB after 50, 100, 150, 200 cases: {[round(sizes[n - 1]) for n in (50, 100, 150, 200)]}")
+    assert sizes[-1] - sizes[49] < 20
+
+
+def test_shards_are_equal_and_disjoint_and_give_the_same_files(
+    completer: ModalityCompleter, cohort: Path, expected: dict[str, str], out: Path
+) -> None:
+    found = find_cases(cohort)
+    parts = [Part.parse(f"{number}/3").of(found) for number in (1, 2, 3)]
+    assert sorted(len(part) for part in parts) == [1, 2, 2]
+    for part in parts:
+        list(completer.complete_cohort(part, out))
+    assert hashes(out) == expected
+    assert [row["case"] for row in read_table(out)] == [files.case_id for files in found]
+
+
+@pytest.mark.parametrize("text", ["", "0/3", "4/3", "3", "1/0", "-1/3", "1/3/5", "a/b", "1/٣"])
+def test_a_shard_must_exist(text: str) -> None:
+    with pytest.raises(ModfillError, match="--shard must be one of 1/N to N/N"):
+        Part.parse(text)
+
+
+def test_jobs_and_folder_are_checked(completer: ModalityCompleter, cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModfillError, match="jobs must be at least 1, got 0"):
+        next(completer.complete_cohort(cohort, tmp_path / "out", jobs=0))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModfillError, match="must be writable"):
+        next(completer.complete_cohort(cohort, tmp_path / "file"))

@@ -1,0 +1,156 @@
+"""The report of a cohort: it holds all it shows, tells synthetic from acquired, and survives odd cohorts."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from modfill import cohort_report
+from modfill.cli import main
+from modfill.cohort_report import write_report
+from modfill.completer import ModalityCompleter
+from modfill.errors import ModfillError
+from modfill.naming import OutputFolder
+from modfill.provenance import Settings
+from modfill.strips import Frame, draw_strip
+from tests.case_files import brain_volumes, oblique_affine, save, write_case
+
+ODD = 'a<b>&"c'
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory, completer: ModalityCompleter) -> Path:
+    """Cohorts and their completion `out`: an odd name with maps of uncertainty, two plain cases, one that failed."""
+    folder = tmp_path_factory.mktemp("report")
+    write_case(folder / "in", ODD, ("t1n", "t2f"))
+    list(completer.complete_cohort(folder / "in", folder / "out", settings=Settings(samples=2, steps=1)))
+    for name in ("p2", "p10"):
+        write_case(folder / "plain", name, ("t1n", "t1c", "t2w"), seed=len(name))
+    write_case(folder / "plain", "broken", ("t1n",))
+    (folder / "plain" / "broken" / "broken-t2f.nii.gz").write_text("no image")
+    list(completer.complete_cohort(folder / "plain", folder / "out"))
+    return folder
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    """A copy of it, elsewhere: what the sidecars tell still leads from `out` to `in`."""
+    shutil.copytree(original, tmp_path / "moved")
+    return tmp_path / "moved"
+
+
+def pictures(page: str) -> dict[str, Image.Image]:
+    """By alternative text."""
+    found = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"[^>]*? alt="([^"]+)">', page)
+    return {text: Image.open(io.BytesIO(base64.b64decode(data))) for data, text in found}
+
+
+def test_one_page_holds_everything(folder: Path) -> None:
+    path = write_report(folder / "out")
+    page = path.read_text()
+    assert path == folder / "out" / "report.html" and not list(path.parent.glob(".tmp*"))
+    assert not re.search(r'(src|href)="(?!data:)|url\(|@import|https?://', page)
+    assert page.count("<article ") == 3 and page.count("<figure") == 6 + 2 * 4
+    shown = pictures(page)
+    assert len(shown) == 14 and all(picture.width > 2 * picture.height for picture in shown.values())
+    assert sum("synthetic" in text for text in shown) == 6 and sum("acquired" in text for text in shown) == 8
+    assert "case broken: broken-t2f.nii.gz must be a NIfTI image" in page and "Failed: 1." in page
+    assert "not for diagnosis" in page and "No contrast agent was given" in page
+
+
+def test_odd_names_are_text(folder: Path) -> None:
+    page = write_report(folder / "out").read_text()
+    assert ODD not in page and "a&lt;b&gt;&amp;&quot;c" in page
+
+
+def test_synthetic_is_told_by_more_than_colour(folder: Path) -> None:
+    """Frame, caption and a band in the picture itself, which acquired pictures do not have."""
+    page = write_report(folder / "out").read_text()
+    heights = {text: picture.height for text, picture in pictures(page).items() if " p2" in text or "p2-" in text}
+    acquired = {height for text, height in heights.items() if "acquired" in text}
+    synthetic = {height for text, height in heights.items() if "synthetic" in text}
+    assert len(acquired) == len(synthetic) == 1 and min(synthetic) > max(acquired)
+    assert page.count('<span class="kind">synthetic</span>') == 4
+    assert page.count('<span class="kind">uncertainty</span>') == 2
+    assert re.search(r"figure.synthetic.*dashed", page)
+
+
+def test_uncertainty_and_confidence_where_there_are_any(folder: Path) -> None:
+    page = write_report(folder / "out").read_text()
+    assert page.count(' data-uncertainty="') == 1 and '<option value="uncertainty">' in page
+    assert "data-confidence" not in page and '<option value="confidence">' not in page
+    sidecar = folder / "out" / "p2" / "p2-t2f.json"
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "Confidence": 0.75}))
+    page = write_report(folder / "out").read_text()
+    assert 'data-confidence="0.750000"' in page and '<option value="confidence">' in page and "confidence 75%" in page
+
+
+@pytest.mark.parametrize("spoil", ["remove", "change", "truncate"])
+def test_acquired_images_that_are_not_what_they_were(folder: Path, spoil: str) -> None:
+    """Never a picture of another file than the one that was used."""
+    path = folder / "plain" / "p2" / "p2-t1c.nii.gz"
+    if spoil == "remove":
+        path.unlink()
+    elif spoil == "change":
+        save(path, brain_volumes(seed=9)["t1c"])
+    else:
+        path.write_bytes(path.read_bytes()[:1000])
+        sidecar = folder / "out" / "p2" / "p2-t2f.json"
+        note = json.loads(sidecar.read_text())
+        note["Sources"][1]["SHA256"] = cohort_report.hashlib.sha256(path.read_bytes()).hexdigest()
+        sidecar.write_text(json.dumps(note))
+    page = write_report(folder / "out").read_text()
+    reason = {"remove": "is not where it was", "change": "has changed since", "truncate": "cannot be read"}[spoil]
+    assert re.search(f"p2-t1c.nii.gz [^<]*{reason}", page)
+    assert len(pictures(page)) == 13
+
+
+def test_other_namings(completer: ModalityCompleter, tmp_path: Path) -> None:
+    write_case(tmp_path / "in", "p1", ("t1n", "t2f"))
+    for naming in ("brats2021", "nnunet", "bids"):
+        out = OutputFolder(tmp_path / naming, naming)
+        list(completer.complete_cohort(tmp_path / "in", out, settings=Settings(samples=2, steps=1), link=True))
+        assert len(pictures(write_report(out.path).read_text())) == 6
+
+
+def test_the_page_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohort_report, "MOST_BYTES", 1)
+    page = write_report(folder / "out").read_text()
+    assert page.count("<article ") == 3 and page.count("Pictures are left out") == 2
+
+
+def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(folder / "out"), "--html", str(tmp_path / "page.html")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "page.html")
+    assert main(["report", str(folder / "in")]) == 1
+    assert "must be a folder that 'modfill complete' wrote" in capsys.readouterr().err
+    with pytest.raises(ModfillError, match="must be writable"):
+        write_report(folder / "out", tmp_path / "none" / "page.html")
+
+
+def test_slices_are_seen_as_radiologists_see_them() -> None:
+    """What is bright at the patient's right, front and top is left and top, and in the sagittal slice left and top."""
+    for axis in (2, 1, 0):
+        volume = np.full((20, 20, 20), 100, np.float32)
+        volume[tuple(slice(None) if a == axis else slice(12, None) for a in range(3))] = 1000
+        plane, size = Frame.of(nib.Nifti1Image(volume, np.eye(4)), 100).planes(volume)[2 - axis]
+        assert plane[0, 0] == 1000 and plane[0, -1] == plane[-1, 0] == plane[-1, -1] == 100
+        assert size == (100, 100)
+
+
+def test_strips_keep_proportions_on_oblique_grids() -> None:
+    image = nib.Nifti1Image(brain_volumes((20, 24, 16))["t1n"], oblique_affine())
+    frame = Frame.of(image, 120)
+    strip = draw_strip(image, frame)
+    sizes = [size for _, size in frame.planes(np.asarray(nib.as_closest_canonical(image).dataobj, np.float32))]
+    assert strip.height == max(height for _, height in sizes) and strip.width > sum(width for width, _ in sizes)
+    assert max(max(size) for size in sizes) == 120

@@ -1,0 +1,79 @@
+"""What a cohort's progress looks like: a bar on a terminal, lines elsewhere, failures at the end."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from modfill import progress
+from modfill.progress import follow
+
+
+def result(case_id: str, made: tuple[str, ...] = (), problem: str | None = None, skipped: tuple[str, ...] = ()) -> Any:
+    """As much of a `CaseResult` as is told."""
+    completed = None if problem else SimpleNamespace(skipped=skipped)
+    return SimpleNamespace(
+        case_id=case_id, synthesised=made, problem=problem, completed=completed, seconds=2.0, model_seconds=1.5
+    )
+
+
+RESULTS = [result("p1", ("t1c",)), result("p2", problem="case p2: bad"), result("p3", skipped=("t1c",)), result("p4")]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the clock finds it a second later."""
+    times = iter(range(1000))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(times)))
+
+
+def test_lines_tell_outcome_rate_and_remaining_time(clock: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert follow(iter(RESULTS), 4, 1) == 1
+    out, error = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines[0].startswith("[1/4] p1: synthesised t1c (2.0 s, ") and "cases/min" in lines[0]
+    assert lines[0].endswith(" left)")
+    assert [line.split(" (")[0] for line in lines[1:4]] == [
+        "[2/4] p2: failed",
+        "[3/4] p3: finished before",
+        "[4/4] p4: nothing missing",
+    ]
+    assert "left" not in lines[3] and "3 of 4 cases completed, 1 failed" in lines[4] and "in the model" in lines[4]
+    assert error == "modfill: case p2: bad\n"
+
+
+class Terminal(io.StringIO):
+    """An error stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_and_parts_of_a_cohort_get_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    follow(iter(RESULTS), 4, 1)
+    assert "4/4" in sys.stderr.getvalue() and "case" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert capsys.readouterr().out.startswith("3 of 4 cases completed")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    follow(iter(RESULTS), 4, 1, "rank 1/2")
+    assert sys.stderr.getvalue() == "modfill: case p2: bad\n"  # type: ignore[attr-defined]
+    out = capsys.readouterr().out
+    assert out.startswith("[1/4] p1") and "\nrank 1/2: 3 of 4 cases completed" in out
+
+
+def test_an_interruption_still_tells_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> Iterator[Any]:
+        yield from RESULTS[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow(interrupted(), 4, 1)
+    out, error = capsys.readouterr()
+    assert error == "modfill: case p2: bad\n" and "1 of 4 cases completed, 1 failed" in out
