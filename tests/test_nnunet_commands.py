@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,62 +37,115 @@ TRAINING = {  # cases with expert segmentation, and what is deleted from them
 TEST_GAPS = (("t1c",), ("t1n", "t1c", "t2w"))
 
 
+# nnU-Net's own training command and trainer, but for the number of iterations
+SHORT_TRAINING = """
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+initialize = nnUNetTrainer.initialize
+
+def shorten_and_initialize(self):
+    self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 1, {steps}, 1
+    initialize(self)
+
+nnUNetTrainer.initialize = shorten_and_initialize
+nnUNetTrainer.perform_actual_validation = lambda self, save_probabilities=False: None
+from nnunetv2.run.run_training import run_training_entry
+
+run_training_entry()
+"""
+
+
 @dataclass
 class NnUNet:
-    """nnU-Net's three folders, and commands that run in them."""
+    """nnU-Net's three folders, and the README's commands run in them on a small network.
+
+    Attributes:
+        steps: iterations of training.
+        features, patch: as in `shrink_plans`.
+    """
 
     folder: Path
     weights: Path
+    steps: int
+    features: Sequence[int] | None = None
+    patch: Sequence[int] | None = None
     environment: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
+        trainer = TRAINER.replace("TwoStepTrainer", "ShortTrainer").replace("= 1, 2, 1", f"= 1, {self.steps}, 1")
         (self.folder / "trainers").mkdir()
-        (self.folder / "trainers" / "two_step_trainer.py").write_text(TRAINER)
+        (self.folder / "trainers" / "short_trainer.py").write_text(trainer)
         own = {f"nnUNet_{name}": str(self.folder / name) for name in ("raw", "preprocessed", "results")}
         for path in own.values():
             Path(path).mkdir(exist_ok=True)
         self.environment = {**os.environ, **own, "nnUNet_extTrainer": str(self.folder / "trainers")}
 
-    def run(self, *command: str, **environment: str) -> str:
-        """Run a command that must succeed; returns what it printed."""
-        done = subprocess.run(
-            command, env={**self.environment, **environment}, cwd=ROOT, capture_output=True, text=True, check=False
-        )
+    def readme(self, block: str, options: Mapping[str, Sequence[str]], words: Mapping[str, Path] = {}) -> None:
+        """Run a block of the README's commands, in order.
+
+        Args:
+            block: the name of its mark.
+            options: added to each command, by its name, to make it small.
+            words: what stands for the README's words in capitals.
+        """
+        for line in readme_commands(block):
+            program, *rest = (str(words.get(word, word)) for word in shlex.split(line, comments=True))
+            command = rest[1] if program == "modfill" else program
+            training = "train" in command
+            if training:
+                for plans in self.folder.glob("preprocessed/*/nnUNetPlans.json"):
+                    shrink_plans(plans, self.features, self.patch)
+            self.run(program, *rest, *options[command], **({"nnUNet_n_proc_DA": "0"} if training else {}))
+
+    def run(self, program: str, *arguments: str, **environment: str) -> None:
+        """Run an installed command, which must succeed."""
+        own = [str(Path(sys.executable).parent / program)]
+        if program == "nnUNetv2_train":
+            own = ["-c", SHORT_TRAINING.format(steps=self.steps)]
+        done = subprocess.run([sys.executable, *own, *arguments], env={**self.environment, **environment}, cwd=ROOT,
+                              capture_output=True, text=True, check=False)  # fmt: skip
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        return done.stdout
 
-    def modfill(self, *arguments: str) -> str:
-        """Run `modfill nnunet ...` with these weights."""
-        return self.run(sys.executable, "-m", "modfill.cli", "nnunet", *arguments, "--weights", str(self.weights))
-
-    def train(self, name: str, trainer: str, features: Sequence[int] | None, patch: Sequence[int] | None) -> None:
-        """Train a narrow network on a preprocessed dataset."""
-        shrink_plans(self.folder / "preprocessed" / name / "nnUNetPlans.json", features, patch)
-        arguments = [name, "3d_fullres", "all", "-tr", trainer, "-device", "cpu"]
-        self.run(sys.executable, "-m", "modfill.cli", "nnunet", "train", *arguments, nnUNet_n_proc_DA="0")
-
-    def predict(self, name: str, trainer: str, images: Path, out: Path) -> None:
-        """Predict a folder of images with gaps by the model's folder."""
-        model = self.folder / "results" / name / f"{trainer}__nnUNetPlans__3d_fullres"
-        self.modfill("predict", "-i", str(images), "-o", str(out), "-m", str(model), "-f", "all", "-device", "cpu",
-                     "-npp", "1", "-nps", "1", "--disable_tta")  # fmt: skip
+    def model(self, dataset: str, trainer: str) -> Path:
+        """The folder of a trained network."""
+        return self.folder / "results" / dataset / f"{trainer}__nnUNetPlans__3d_fullres"
 
 
-def both_routes(nnunet: NnUNet, trainer: str, features: Sequence[int] | None, patch: Sequence[int] | None) -> Path:
-    """Take dataset 501 through both routes up to predictions; returns the folder that holds those of each network."""
+def readme_commands(block: str) -> list[str]:
+    """The lines of the README's block of commands that is marked with this name."""
+    text = (ROOT / "README.md").read_text(encoding="utf8")
+    [lines] = re.findall(rf"<!-- commands: {block} -->\n+```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return lines.splitlines()
+
+
+def both_routes(nnunet: NnUNet) -> list[Path]:
+    """Take dataset 501 through both routes, word for word as in the README.
+
+    Returns:
+        The folders of predictions: of the plugin's network; of the prepared dataset's network on cases with gaps; of
+        the same with nnU-Net's own command on prepared cases.
+    """
     [source] = (nnunet.folder / "raw").glob("Dataset501_*")
-    prepared = nnunet.modfill("prepare", "-d", "501", "-o", "502").strip()
-    bin_folder = Path(sys.executable).parent
-    options = ["-c", "3d_fullres", "-npfp", "1", "-np", "1", "--verify_dataset_integrity", "--no_pbar"]
-    nnunet.run(str(bin_folder / "nnUNetv2_plan_and_preprocess"), "-d", "502", *options)
-    nnunet.modfill("plan_and_preprocess", "-d", "501", *options)
-    for name in (Path(prepared).name, source.name):
-        nnunet.train(name, trainer, features, patch)
-        nnunet.predict(name, trainer, source / "imagesTs", nnunet.folder / "predictions" / name)
-    assert_same_arrays(
-        nnunet.folder / "preprocessed" / Path(prepared).name, nnunet.folder / "preprocessed" / source.name
-    )
-    return nnunet.folder / "predictions"
+    prepared, images, cpu = f"{source.name}_modfill".replace("501", "502"), source / "imagesTs", ["-device", "cpu"]
+    weights = ["--weights", str(nnunet.weights)]
+    planning = ["-c", "3d_fullres", "-npfp", "1", "-np", "1", "--no_pbar"]
+    predicting = [*cpu, "-npp", "1", "-nps", "1", "--disable_tta"]
+    plugged, filled, own = (nnunet.folder / "predictions" / name for name in ("plugged", "filled", "own"))
+    nnunet.readme("prepare", {"prepare": weights, "nnUNetv2_plan_and_preprocess": planning, "nnUNetv2_train": cpu})
+    filled_images = nnunet.folder / "raw" / prepared / "imagesTs"
+    nnunet.run("nnUNetv2_predict", "-i", str(filled_images), "-o", str(own), "-d", "502", "-c", "3d_fullres", "-f", "0",
+               *predicting)  # fmt: skip
+    options = {
+        "plan_and_preprocess": [*planning, *weights],
+        "train": [*cpu, "-tr", "ShortTrainer"],
+        "predict": [*predicting, *weights],
+    }
+    words = {"INPUT": images, "OUTPUT": plugged, "TRAINED_MODEL_FOLDER": nnunet.model(source.name, "ShortTrainer")}
+    nnunet.readme("plugin", options, words)
+    nnunet.run("modfill", "nnunet", "predict", "-i", str(images), "-o", str(filled), "-m",
+               str(nnunet.model(prepared, "nnUNetTrainer")), "-f", "0", *options["predict"])  # fmt: skip
+    assert_same_arrays(*(nnunet.folder / "preprocessed" / name for name in (prepared, source.name)))
+    return [plugged, filled, own]
 
 
 def assert_same_arrays(first: Path, second: Path) -> None:
@@ -113,12 +168,21 @@ def assert_predicted(folder: Path, images: Path, case_id: str, missing: Sequence
     assert json.loads((folder / f"{case_id}.json").read_text())["SyntheticChannels"] == list(missing)
 
 
+def assert_all_predicted(folders: Sequence[Path], images: Path, tested: Mapping[str, Sequence[str]]) -> None:
+    """Every network predicted every case, and nnU-Net's own command on prepared cases says the same as modfill's."""
+    plugged, filled, own = folders
+    for case_id, gaps in tested.items():
+        for folder in (plugged, filled):
+            assert_predicted(folder, images, case_id, gaps)
+        same = [np.asarray(nib.load(folder / f"{case_id}.nii.gz").dataobj) for folder in (filled, own)]
+        np.testing.assert_array_equal(*same)
+
+
 @pytest.mark.slow
 def test_commands_on_tiny_cases(tmp_path: Path, tiny_weights: Path) -> None:
     source = write_dataset(tmp_path / "raw")
-    predictions = both_routes(NnUNet(tmp_path, tiny_weights), "TwoStepTrainer", None, None)
-    for run in predictions.iterdir():
-        assert_predicted(run, source / "imagesTs", "x", ("t1n", "t1c", "t2w"))
+    folders = both_routes(NnUNet(tmp_path, tiny_weights, steps=2))
+    assert_all_predicted(folders, source / "imagesTs", {"x": ("t1n", "t1c", "t2w")})
 
 
 @pytest.mark.slow
@@ -137,13 +201,8 @@ def test_both_routes_on_real_cases(tmp_path: Path) -> None:
         link_case(folder, source / "imagesTs", gaps)
     labels = {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3}
     (source / "dataset.json").write_text(json.dumps(description(NAMES, len(TRAINING), labels=labels)))
-    nnunet = NnUNet(tmp_path, SHIPPED)
-    trainer = TRAINER.replace("TwoStepTrainer", "ThirtyStepTrainer").replace("= 1, 2, 1", "= 1, 30, 1")
-    (tmp_path / "trainers" / "thirty_step_trainer.py").write_text(trainer)
-    predictions = both_routes(nnunet, "ThirtyStepTrainer", (16, 32, 64, 128), (64, 64, 64))
-    for run in predictions.iterdir():
-        for folder, gaps in tested.items():
-            assert_predicted(run, source / "imagesTs", folder.name, gaps)
+    folders = both_routes(NnUNet(tmp_path, SHIPPED, 30, (16, 32, 64, 128), (64, 64, 64)))
+    assert_all_predicted(folders, source / "imagesTs", {folder.name: gaps for folder, gaps in tested.items()})
 
 
 def link_case(case: Path, images: Path, gaps: Sequence[str]) -> None:

@@ -16,9 +16,11 @@ import pytest
 import torch
 from modfill.integrations.nnunet.command import main
 
+from modfill import completer
 from modfill.errors import ModfillError
 from tests.case_files import oblique_affine
 from tests.nnunet_data import GAPS, SPACE, make_quick, write_dataset, write_images
+from tests.test_readme import snippets
 
 pytest.importorskip("nnunetv2")
 
@@ -194,6 +196,16 @@ def test_wrong_arrays_are_refused(world: Path, tiny_weights: Path) -> None:
         made.predict_arrays({"pd": np.ones((4, 4, 4))}, np.eye(4), "y")
     with pytest.raises(ModfillError, match="case y: .*3D"):
         made.predict_arrays({"t1n": np.ones((4, 4))}, np.eye(4), "y")
+
+
+def test_the_snippet_of_the_readme(world: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completer, "SHIPPED", tiny_weights)
+    images = world / "raw" / "Dataset501_Toy" / "imagesTs"
+    code = snippets()["nnunet"].replace("TRAINED_MODEL_FOLDER", str(model_folder(world)))
+    names: dict = {}
+    exec(compile(code.replace("case_0003.nii.gz", str(images / "x_0003.nii.gz")), "README.md", "exec"), names)
+    assert names["note"]["SyntheticChannels"] == ["t1n", "t1c", "t2w"]
+    assert names["segmentation"].shape == nib.load(images / "x_0003.nii.gz").shape
 
 
 def test_finished_predictions_are_left_alone(world: Path, tiny_weights: Path, tmp_path: Path) -> None:

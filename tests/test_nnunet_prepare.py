@@ -9,12 +9,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from modfill.integrations.nnunet.channels import cases_in
 from modfill.integrations.nnunet.command import main
 from modfill.integrations.nnunet.filling import ChannelFiller
 from modfill.integrations.nnunet.prepare import prepare_dataset
 
 from modfill.errors import ModfillError
+from modfill.layouts.dataset_json import cases_in
 from tests.case_files import MODALITIES
 from tests.nnunet_data import GAPS, write_dataset, write_images
 

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy.typing as npt
-from modfill.integrations.nnunet.channels import ChannelFiles
 
 from modfill import __version__
 from modfill.cache import shared_completer
-from modfill.case import SYNTHETIC_MARK, read_case
+from modfill.case import read_case
 from modfill.errors import CaseError, ModfillError
 from modfill.finding import CaseFiles
+from modfill.layouts.dataset_json import ChannelFiles
+from modfill.marks import has_mark
 from modfill.modalities import MODALITIES
-from modfill.provenance import output_path
+from modfill.naming import output_path
+from modfill.nifti import read_header
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,9 @@ def is_synthetic(case_id: str, path: Path) -> bool:
         CaseError: it is no NIfTI image.
     """
     try:
-        return bool(nib.Nifti1Image.from_filename(path).header["descrip"].item().startswith(SYNTHETIC_MARK.encode()))
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise CaseError(
-            f"case {case_id}: {path} must be a NIfTI image, got something else ({type(error).__name__}); replace it"
-        ) from error
+        return has_mark(read_header(path))
+    except CaseError as error:
+        raise CaseError(f"case {case_id}: {path} {error}; replace it") from error
 
 
 def channels_note(case: FilledCase, names: Sequence[str], modalities: Sequence[str]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modfill.integrations.nnunet.channels import FILE_ENDING, channel_files, channel_modalities
 from modfill.integrations.nnunet.filling import ChannelFiller
 from modfill.integrations.nnunet.shim import require_nnunet
 
 from modfill.errors import ModfillError
+from modfill.layouts.dataset_json import FILE_ENDING, channel_files, channel_modalities
 
 require_nnunet()
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from modfill.integrations.nnunet.channels import FILE_ENDING, channel_files, channel_modalities, channel_names
 from modfill.integrations.nnunet.filling import ChannelFiller, FilledCase, channels_note
 from modfill.integrations.nnunet.shim import require_nnunet
 
 from modfill.errors import CaseError
+from modfill.layouts.dataset_json import FILE_ENDING, channel_files, channel_modalities, channel_names
 
 require_nnunet()
 

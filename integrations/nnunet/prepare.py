@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modfill.integrations.nnunet.channels import (
+from modfill.integrations.nnunet.filling import ChannelFiller, FilledCase
+
+from modfill.errors import CaseError, ModfillError
+from modfill.layouts.dataset_json import (
     FILE_ENDING,
     ChannelFiles,
     cases_in,
     channel_files,
     channel_modalities,
     channel_names,
+    listed,
     read_dataset_json,
 )
-from modfill.integrations.nnunet.filling import ChannelFiller, FilledCase
-
-from modfill.errors import CaseError, ModfillError
+from modfill.linking import link, write_json
 
 SYNTHETIC_FOLDER = "synthetic"
 
@@ -68,7 +67,7 @@ def prepare_dataset(
     for case in cases_in(source / "imagesTs", count):
         done = filler.fill(case, target / SYNTHETIC_FOLDER / "imagesTs", overwrite)
         for number, file in enumerate(done.files):
-            _link(file, target / "imagesTs" / f"{done.case_id}_{number:04d}{FILE_ENDING}")
+            link(file, target / "imagesTs" / f"{done.case_id}_{number:04d}{FILE_ENDING}")
     listing = {case.case_id: _entry(case, label, target) for case, (_, label) in zip(filled, training, strict=True)}
     synthetic = {case.case_id: [filler.modalities[n] for n in case.synthetic] for case in filled if case.synthetic}
     description = {
@@ -78,7 +77,7 @@ def prepare_dataset(
         "dataset": listing,
         "modfill": {"CompletedFrom": source.name, "SyntheticChannels": synthetic},
     }
-    _write_json(target / "dataset.json", description)
+    write_json(target / "dataset.json", description)
     return target
 
 
@@ -102,8 +101,8 @@ def _training_cases(source: Path, dataset: Mapping[str, Any], count: int) -> lis
     listing = dataset.get("dataset")
     if listing is not None:
         cases = [
-            (channel_files(case_id, [_listed(source, image) for image in entry["images"]], count),
-             _listed(source, entry["label"]))
+            (channel_files(case_id, [listed(source, image) for image in entry["images"]], count),
+             listed(source, entry["label"]))
             for case_id, entry in listing.items()
         ]  # fmt: skip
     else:
@@ -127,31 +126,9 @@ def _training_cases(source: Path, dataset: Mapping[str, Any], count: int) -> lis
     return cases
 
 
-def _listed(source: Path, file: str) -> Path:
-    return Path(os.path.abspath(source / os.path.expandvars(file)))  # as nnU-Net reads a listing
-
-
 def _entry(case: FilledCase, label: Path, target: Path) -> dict[str, Any]:
     """The entry of dataset.json; relative, so that nnUNet_raw may be moved as a whole."""
     return {
         "images": [Path(os.path.relpath(file, target)).as_posix() for file in case.files],
         "label": Path(os.path.relpath(label, target)).as_posix(),
     }
-
-
-def _link(file: Path, link: Path) -> None:
-    """Put a relative link to `file` at `link`, or a copy where the file system has no links."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        link.unlink()
-    try:
-        link.symlink_to(os.path.relpath(file, link.parent))
-    except OSError:
-        shutil.copyfile(file, link)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-    os.replace(temporary, path)
