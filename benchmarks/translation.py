@@ -2,14 +2,13 @@
 
     python -m benchmarks.translation --cases DIR --train DIR --methods copy mean voxelwise modfill --out DIR
 
-Writes `translation.csv`, a row per method, case, source set and target, and `translation.md`, means and standard
-deviations. Stopped, it goes on where it was.
+Writes `translation.csv`, a row per method, case, source set and target, `translation.md`, means and standard deviations
+in the paper's forms, and a plot. Stopped, it goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -18,14 +17,12 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.baselines import Method
-from benchmarks.baselines.ours import Modfill
-from benchmarks.baselines.simple import CopyNearest, MeanAvailable
-from benchmarks.baselines.voxelwise import Voxelwise
+from benchmarks.cases import reduced, segmentation_of
+from benchmarks.methods import add_arguments, chosen
+from benchmarks.tables import append, plot, summary
 from modfill.case import Case, find_cases, read_case
 from modfill.metrics import brain_box, score
-from modfill.modalities import MODALITIES, NAMES
-
-SHOWN = ("psnr", "ssim", "psnr_matched", "ssim_matched")
+from modfill.modalities import MODALITIES
 
 
 def tasks() -> Iterator[tuple[str, ...]]:
@@ -34,17 +31,11 @@ def tasks() -> Iterator[tuple[str, ...]]:
         yield from combinations(MODALITIES, count)
 
 
-def reduced(case: Case, sources: tuple[str, ...]) -> Case:
-    """The case with only these modalities."""
-    images, paths = ({m: d[m] for m in sources} for d in (case.images, case.paths))
-    return Case(case.case_id, images, paths, {})
-
-
 def evaluate(method: Method, case: Case, segmentation: np.ndarray | None, sources: tuple[str, ...]) -> list[dict]:
     """One row per target of a source set."""
     targets = [m for m in MODALITIES if m not in sources]
     predictions = method.complete(reduced(case, sources), targets)
-    brain = sum((case.volume(m) > 0).astype(int) for m in MODALITIES) >= 2
+    brain = np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2
     box = brain_box(brain)
     tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
     rows = []
@@ -54,15 +45,6 @@ def evaluate(method: Method, case: Case, segmentation: np.ndarray | None, source
             {"method": method.name, "case_id": case.case_id, "sources": "+".join(sources), "target": t, **figures}
         )
     return rows
-
-
-def segmentation_of(case: Case) -> np.ndarray | None:
-    """The expert segmentation beside the images, if there is one."""
-    import nibabel as nib
-
-    folder = next(iter(case.paths.values())).parent
-    path = folder / f"{case.case_id}-seg.nii.gz"
-    return np.asarray(nib.load(path).dataobj) if path.exists() else None
 
 
 def run(methods: list[Method], cohort: Path, out: Path) -> pd.DataFrame:
@@ -78,7 +60,7 @@ def run(methods: list[Method], cohort: Path, out: Path) -> pd.DataFrame:
         for method in methods:
             for sources in tasks():
                 if (method.name, case.case_id, "+".join(sources)) not in done:
-                    _append(table, evaluate(method, case, segmentation, sources))
+                    append(table, COLUMNS, evaluate(method, case, segmentation, sources))
             print(f"{method.name} {case.case_id}", flush=True)
     return pd.read_csv(table)
 
@@ -89,53 +71,16 @@ COLUMNS = ("method", "case_id", "sources", "target", *(
 ))  # fmt: skip
 
 
-def _append(table: Path, rows: list[dict]) -> None:
-    new = not table.exists()
-    with table.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
-
-
-def summary(frame: pd.DataFrame) -> str:
-    """Markdown: means per method over 1→1, 2→1, 3→1 and all 28 tasks, then every task of every method."""
-    frame = frame.assign(count=frame.sources.str.count(r"\+") + 1)
-    lines = ["| method | tasks | " + " | ".join(SHOWN) + " |", "|---|---|" + "---|" * len(SHOWN)]
-    for name, rows in frame.groupby("method", sort=False):
-        for label, part in [(f"{n}→1", rows[rows["count"] == n]) for n in (1, 2, 3)] + [("all 28", rows)]:
-            by_case = part.groupby("case_id")[list(SHOWN)].mean()
-            cells = [f"{by_case[s].mean():.3f} ± {by_case[s].std():.3f}" for s in SHOWN]
-            lines.append(f"| {name} | {label} | " + " | ".join(cells) + " |")
-    lines += ["", "| method | sources | target | " + " | ".join(SHOWN) + " |", "|---|---|---|" + "---|" * len(SHOWN)]
-    for (name, sources, target), rows in frame.groupby(["method", "sources", "target"], sort=False):
-        cells = [f"{rows[s].mean():.3f} ± {rows[s].std():.3f}" for s in SHOWN]
-        lines.append(f"| {name} | {sources} | {target} ({NAMES[target].split()[0]}) | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=Path, required=True)
-    parser.add_argument("--train", type=Path, help="training cases, for the methods that must be fitted")
-    parser.add_argument("--methods", nargs="+", default=["modfill"],
-                        choices=("copy", "mean", "voxelwise", "modfill", "modfill-sample"))  # fmt: skip
-    parser.add_argument("--weights", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
+    add_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
-    makers = {
-        "copy": CopyNearest, "mean": MeanAvailable, "voxelwise": Voxelwise,
-        "modfill": lambda: Modfill(options.weights), "modfill-sample": lambda: Modfill(options.weights, "sample"),
-    }  # fmt: skip
-    methods = [makers[name]() for name in options.methods]
-    if "voxelwise" in options.methods:
-        if options.train is None:
-            parser.error("voxelwise needs --train")
-        training = [read_case(files) for files in find_cases(options.train)]
-        for method in methods:
-            method.fit(training)
-    (options.out / "translation.md").write_text(summary(run(methods, options.cases, options.out)), encoding="utf8")
+    frame = run(chosen(options, parser), options.cases, options.out)
+    (options.out / "translation.md").write_text(summary(frame), encoding="utf8")
+    plot(frame, options.out / "translation.png")
 
 
 if __name__ == "__main__":

@@ -42,4 +42,4 @@ class MeanAvailable:
     def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
         """Average."""
         mean = np.mean(list(in_unit_range(case).values()), axis=0)
-        return dict.fromkeys(targets, mean)
+        return {t: mean for t in targets}

@@ -1,0 +1,112 @@
+"""What the trained rivals share: any subset in, all modalities out, with modfill's normalisation and training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modfill.config import PRESETS
+from modfill.modalities import MODALITIES
+from modfill.training.data import (
+    TrainingCase,
+    jitter,
+    random_box,
+    random_flips,
+    unit_psnr,
+    unit_statistics,
+    validation_tasks,
+)
+from modfill.training.loop import Stage
+
+PRESET = PRESETS["small"]  # whose normalisation and grid are taken
+M = len(MODALITIES)
+
+
+class Example(NamedTuple):
+    """One crop: indices of the sources, what the network sees and what it shall give (M, X, Y, Z), the brain."""
+
+    sources: tuple[int, ...]
+    seen: Tensor
+    wanted: Tensor
+    brain: Tensor
+
+
+class NetworkStage(Stage):
+    """Crops of random cases with random subsets, half of the sources under another contrast and bias field.
+
+    Args:
+        cases: to learn from; none to use what has been trained.
+        held_out: to validate on.
+    """
+
+    unit: Tensor  # (M, 2) mean and standard deviation of each modality in unit range over the training cases
+    window: tuple[int, int, int]  # voxels of a training crop, and of the window that slides over a whole volume
+
+    def __init__(self, cases: list[TrainingCase], held_out: list[TrainingCase]):
+        super().__init__()
+        self.cases, self.held_out = cases, held_out
+        self.register_buffer("unit", unit_statistics(cases) if cases else torch.zeros(M, 2))
+
+    def batch(self, rng: np.random.Generator) -> Mapping[str, Any]:
+        return {"examples": [self._example(rng) for _ in range(self.config.crops)]}
+
+    def _example(self, rng: np.random.Generator) -> Example:
+        case = self.cases[int(rng.integers(len(self.cases)))]
+        box = random_box(rng, case, self.window)
+        brain = torch.from_numpy(np.array(case.brain[box]))
+        wanted = torch.from_numpy(case.volumes[(slice(None), *box)].astype(np.float32))
+        sources = tuple(np.flatnonzero(rng.permutation(M) < rng.integers(1, M)).tolist())
+        seen = torch.zeros_like(wanted)
+        for m in sources:
+            seen[m] = biased(rng, jitter(rng, wanted[m], brain)) if rng.random() < 0.5 else wanted[m]
+        missing = [n for edge, size in zip(reversed(self.window), reversed(brain.shape), strict=True)
+                   for n in (0, edge - size)]  # fmt: skip
+        flips = [axis - 3 for axis in random_flips(rng, (0,))]
+        return Example(sources, *(nn.functional.pad(v.flip(flips), missing) for v in (seen, wanted, brain)))
+
+    def answer(self, seen: Tensor, sources: Sequence[int]) -> Tensor:
+        """Z-scored sources (M, X, Y, Z), 0 where missing -> all modalities (M, X, Y, Z), z-scored."""
+        raise TypeError(f"{type(self).__name__} must define answer()")
+
+    def whole(self, volumes: Tensor, sources: Sequence[int]) -> Tensor:
+        """`answer` over a whole volume, in windows of the training crops' size: normalisation layers know no other."""
+        from monai.inferers import sliding_window_inference
+
+        def windows(crops: Tensor) -> Tensor:
+            return torch.stack([self.answer(crop, sources) for crop in crops])
+
+        return sliding_window_inference(volumes[None], self.window, 1, windows, 0.3, "gaussian")[0]
+
+    def validate(self) -> float:
+        """Mean PSNR over the validation tasks, as modfill's own stages have it."""
+        values = []
+        for case, sources, target in validation_tasks(self.held_out):
+            volumes = torch.zeros(case.volumes.shape)
+            volumes[list(sources)] = torch.from_numpy(case.volumes[list(sources)].astype(np.float32))
+            predicted = self.whole(volumes, sources)[target].float().numpy()
+            values.append(unit_psnr(case, target, predicted, PRESET.normalisation))
+        return float(np.mean(values))
+
+
+def with_bits(seen: Tensor, sources: Sequence[int]) -> Tensor:
+    """Sources (M, X, Y, Z) -> sources and availability (1, 2 M, X, Y, Z)."""
+    bits = torch.zeros_like(seen)
+    bits[list(sources)] = 1
+    return torch.cat([seen, bits])[None]
+
+
+def wanted_voxels(example: Example) -> Tensor:
+    """Where an example's error counts: the brain in the modalities that were not given, (M, X, Y, Z) bool."""
+    missing = torch.tensor([m not in example.sources for m in range(M)])
+    return missing[:, None, None, None] & example.brain
+
+
+def biased(rng: np.random.Generator, volume: Tensor) -> Tensor:
+    """A z-scored volume (X, Y, Z) under a smooth random gain of up to a tenth, as another coil would give."""
+    coarse = torch.from_numpy(rng.uniform(-0.1, 0.1, (1, 1, 3, 3, 3)).astype(np.float32))
+    gain = nn.functional.interpolate(coarse, volume.shape, mode="trilinear", align_corners=True)[0, 0]
+    return volume + gain * (volume + 3) * (volume != 0)  # z + 3: no intensity lies far below three deviations

@@ -1,0 +1,73 @@
+"""Pix2Pix (Isola et al. 2017) in 3D, the baseline of the BraSyn challenge, and in 2D with its slices stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from benchmarks.baselines.network import Example, M, NetworkStage, wanted_voxels, with_bits
+from benchmarks.baselines.unet import generator
+from modfill.config import StageConfig
+from modfill.training.data import TrainingCase
+from modfill.training.losses import hinge
+
+L1_WEIGHT = 100.0  # the paper's
+
+
+class Pix2Pix3D(NetworkStage):
+    """L1 and a patch discriminator that sees the sources too."""
+
+    name = "pix2pix3d"
+    window = (80, 80, 80)
+    dimensions = 3
+    config = StageConfig(steps=8_000, share=1.0, learning_rate=2e-4, crops=1)
+
+    def __init__(self, cases: list[TrainingCase], held_out: list[TrainingCase]):
+        super().__init__(cases, held_out)
+        self.net, self.discriminator = generator(self.dimensions), discriminator(self.dimensions)
+
+    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = [self._losses(example) for example in batch["examples"]]
+        l1, fooled, own = torch.stack(losses).mean(0)
+        return L1_WEIGHT * l1 + fooled + own, {"l1": l1, "adversarial": fooled, "discriminator": own}
+
+    def _losses(self, example: Example) -> Tensor:
+        """L1 over the brain, the generator's adversarial loss, the discriminator's own, (3,)."""
+        given, weight = self.answer(example.seen, example.sources), wanted_voxels(example)
+        l1 = ((given - example.wanted).abs() * weight).sum() / weight.sum().clamp(min=1)
+        sources = self._flat(with_bits(example.seen, example.sources))
+        real, fake = (self._flat((volumes * weight)[None]) for volumes in (example.wanted, given))
+        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        fooled = functional_call(self.discriminator, frozen, (torch.cat([sources, fake], dim=1),))[-1]
+        judged = [self.discriminator(torch.cat([sources, v], dim=1))[-1] for v in (real, fake.detach())]
+        return torch.stack([l1, -fooled.float().mean(), hinge(*judged)])
+
+    def answer(self, seen: Tensor, sources: Sequence[int]) -> Tensor:
+        """As in `NetworkStage`."""
+        return self.net(self._flat(with_bits(seen, sources))).float().reshape(seen.shape)
+
+    def _flat(self, volumes: Tensor) -> Tensor:
+        return volumes
+
+
+class Pix2Pix2D(Pix2Pix3D):
+    """The same on axial slices."""
+
+    name = "pix2pix2d"
+    window = (192, 192, 1)
+    dimensions = 2
+    config = StageConfig(steps=20_000, share=1.0, learning_rate=2e-4, crops=8)
+
+    def _flat(self, volumes: Tensor) -> Tensor:
+        return volumes[..., 0]
+
+
+def discriminator(dimensions: int) -> nn.Module:
+    """Judges patches of sources, availability bits and the missing modalities."""
+    from monai.networks.nets import PatchDiscriminator
+
+    return PatchDiscriminator(dimensions, channels=32, in_channels=3 * M, num_layers_d=3, norm="INSTANCE")

@@ -1,0 +1,65 @@
+"""The rival that several papers find ahead of diffusion: a plain 3D U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.networks.nets import BasicUNet
+from torch import Tensor, nn
+
+from benchmarks.baselines.network import M, NetworkStage, wanted_voxels, with_bits
+from modfill.config import StageConfig
+from modfill.model.table import VoxelwiseTable
+from modfill.training.data import TrainingCase
+from modfill.training.tables import fit_tables
+
+
+class UNetStage(NetworkStage):
+    """Squared or absolute error over the brain.
+
+    Args:
+        cases, held_out: as in `NetworkStage`.
+        power: of the error in the loss, 2 or 1.
+        residual: learn what a voxelwise table leaves, instead of the whole.
+    """
+
+    name = "unet"
+    window = (80, 80, 80)
+    config = StageConfig(steps=8_000, share=1.0, learning_rate=1e-3, crops=2)
+
+    def __init__(self, cases: list[TrainingCase], held_out: list[TrainingCase], power: int = 2, residual: bool = True):
+        super().__init__(cases, held_out)
+        self.power, self.net = power, generator(3)
+        self.table = VoxelwiseTable(M) if residual else None
+        if self.table is not None:  # starts as the table itself
+            nn.init.zeros_(self.net.final_conv.weight)
+            nn.init.zeros_(self.net.final_conv.bias)
+            fit_tables(self.table, (case.volumes[:, case.brain].astype(np.float32) for case in cases))
+
+    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = []
+        for example in batch["examples"]:
+            error = (self.answer(example.seen, example.sources) - example.wanted).abs() ** self.power
+            weight = wanted_voxels(example)
+            losses.append((error * weight).sum() / weight.sum().clamp(min=1))
+        return torch.stack(losses).mean(), {}
+
+    def answer(self, seen: Tensor, sources: Sequence[int]) -> Tensor:
+        """As in `NetworkStage`."""
+        given = self.net(with_bits(seen, sources))[0].float()
+        if self.table is None:
+            return given
+        known = [
+            torch.zeros_like(seen[0]) if m in sources else self.table(seen[None], sources, m)[0, 0] for m in range(M)
+        ]
+        return given + torch.stack(known)
+
+
+def generator(dimensions: int) -> BasicUNet:
+    """MONAI's U-Net with four halvings: volumes and availability bits in, all modalities out."""
+    widths = (24, 32, 64, 128, 192, 24) if dimensions == 3 else (32, 64, 128, 256, 256, 32)
+    return BasicUNet(dimensions, 2 * M, M, features=widths, act=("LeakyReLU", {"negative_slope": 0.1, "inplace": True}),
+                     norm=("instance", {"affine": True}))  # fmt: skip

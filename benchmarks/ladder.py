@@ -1,0 +1,110 @@
+"""Where the error comes from: each part of the model alone and on top of those before it, on validation cases.
+
+    python -m benchmarks.ladder --cases DIR --out DIR
+
+Each case is scored in two tasks, one target (in turn) from one source and from all others. Writes `ladder.csv` and
+`ladder.md`: the autoencoder given the target itself, the voxelwise table alone, the latent shortcut, the translator,
+the denoiser's mean in one step, samples of 2 to 50 steps, and the refiner.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from benchmarks.cases import in_unit_range, reduced, segmentation_of
+from modfill import checkpoint
+from modfill.case import Case, find_cases, read_case
+from modfill.completion import half_is_fast
+from modfill.metrics import brain_box, score
+from modfill.modalities import MODALITIES
+from modfill.model.aldm import ALDM
+from modfill.preprocess import prepare
+
+STEPS = (2, 5, 10, 50)
+SHOWN = ("psnr", "psnr_brain", "psnr_tumour", "ssim", "psnr_matched")
+
+
+def tasks(cases: list[Case]) -> Iterator[tuple[Case, tuple[str, ...], str]]:
+    """Each case's target, in turn, from the modality after it and from all others."""
+    for index, case in enumerate(cases):
+        target = MODALITIES[index % len(MODALITIES)]
+        yield case, (MODALITIES[(index + 1) % len(MODALITIES)],), target
+        yield case, tuple(m for m in MODALITIES if m != target), target
+
+
+def rungs(model: ALDM, volumes: dict[str, Tensor], target: int) -> Iterator[tuple[str, Tensor]]:
+    """Name and volume (X, Y, Z), z-scored, of every rung."""
+    assert model.refiner is not None and model.translator.shortcut is not None
+    seen = model.see(volumes)
+    nothing = torch.zeros_like(seen.latents[:1])
+    noise = torch.randn(nothing.shape, generator=torch.Generator().manual_seed(0))
+    yield "voxelwise table alone", model.refiner.table(seen.volumes, seen.sources, target)[0, 0]
+    yield "latent shortcut", model.decode(model.translator.shortcut(seen.latents, seen.sources, target))[0, 0]
+    target_like, mean = model.estimate(seen, target, nothing, 1)
+    yield "translator", model.decode(target_like)[0, 0]
+    decoded = model.decode(mean).float()
+    yield "denoiser, 1 step", decoded[0, 0]
+    for steps in STEPS:
+        yield f"one sample, {steps} steps", model.decode(model.estimate(seen, target, noise, steps)[1])[0, 0]
+    without = model.decode(target_like).float()
+    yield "refiner on the translator", model.refine(seen, target, target_like, target_like, without)[0, 0]
+    yield "refiner on the denoiser", model.refine(seen, target, target_like, mean, decoded)[0, 0]
+
+
+@torch.inference_mode()
+def climb(model: ALDM, cases: list[Case]) -> pd.DataFrame:
+    """A row per case, task and rung, with every figure of `modfill.metrics.score`."""
+    rows, unit = [], model.unit_statistics.tolist()
+    for case, sources, target in tasks(cases):
+        brain = np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2
+        box, segmentation = brain_box(brain), segmentation_of(case)
+        tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
+        whole, part = (prepare(c, model.preset.multiple, "zscore") for c in (case, reduced(case, sources)))
+        index = MODALITIES.index(target)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half_is_fast(torch.device("cpu"))):
+            truth = torch.from_numpy(whole.volumes[target])[None, None]
+            answers = [("autoencoder, given the target", whole, model.decode(model.encode(truth))[0, 0])]
+            volumes = {m: torch.from_numpy(v) for m, v in part.volumes.items()}
+            answers += [(name, part, volume) for name, volume in rungs(model, volumes, index)]
+        for name, prepared, volume in answers:
+            given = in_unit_range(prepared, volume.float().numpy(), (unit[index][0], unit[index][1]))
+            figures = score(case.volume(target)[box], given[box], brain[box], tumour)
+            own = {"rung": name, "case_id": case.case_id, "sources": "+".join(sources), "target": target}
+            rows.append({**own, **figures})
+        print(case.case_id, "+".join(sources), target, flush=True)
+    return pd.DataFrame(rows)
+
+
+def summary(frame: pd.DataFrame) -> str:
+    """Markdown: means per rung over all tasks, and PSNR per target."""
+    means = frame.pivot_table(index="rung", values=list(SHOWN), sort=False)[list(SHOWN)]
+    targets = frame.pivot_table(index="rung", columns="target", values="psnr", sort=False)
+    table = means.join(targets.add_prefix("psnr "))
+    lines = ["| rung | " + " | ".join(table.columns) + " |", "|---" * (1 + len(table.columns)) + "|"]
+    lines += [f"| {name} | " + " | ".join(f"{value:.2f}" for value in row) + " |" for name, row in table.iterrows()]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Climb and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--weights", type=Path, default=checkpoint.SHIPPED, metavar="FILE")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    options = parser.parse_args()
+    model, _ = checkpoint.load(options.weights)
+    frame = climb(model, [read_case(files) for files in find_cases(options.cases)])
+    options.out.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(options.out / "ladder.csv", index=False)
+    (options.out / "ladder.md").write_text(summary(frame), encoding="utf8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Methods by name, for the command lines of the benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.baselines import Method
+from benchmarks.baselines.ours import Modfill
+from benchmarks.baselines.simple import CopyNearest, MeanAvailable
+from benchmarks.baselines.trained import STAGES, Trained
+from benchmarks.baselines.voxelwise import Voxelwise
+from modfill.case import find_cases, read_case
+
+UNTRAINED: dict[str, Callable[[], Method]] = {"copy": CopyNearest, "mean": MeanAvailable}
+OURS = {"modfill": "mean", "modfill-sample": "sample"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What names the methods and says where their trained parts lie."""
+    parser.add_argument("--methods", nargs="+", default=["modfill"], metavar="NAME",
+                        choices=(*UNTRAINED, "voxelwise", *OURS, *STAGES),
+                        help=f"any of: {', '.join((*UNTRAINED, 'voxelwise', *OURS, *STAGES))}")  # fmt: skip
+    parser.add_argument("--train", type=Path, metavar="DIR", help="training cases, which voxelwise is fitted to")
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="DIR/NAME is the run folder of the trained rival NAME")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="modfill's; default: those it ships")
+
+
+def chosen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Method]:
+    """The methods that a command line names, ready to complete cases."""
+    methods: list[Method] = []
+    for name in options.methods:
+        if name in UNTRAINED:
+            methods.append(UNTRAINED[name]())
+        elif name in OURS:
+            methods.append(Modfill(options.weights, OURS[name]))
+        elif name in STAGES:
+            if options.runs is None:
+                parser.error(f"{name} needs --runs")
+            methods.append(Trained(name, options.runs / name))
+        else:
+            if options.train is None:
+                parser.error(f"{name} needs --train")
+            voxelwise = Voxelwise()
+            voxelwise.fit([read_case(files) for files in find_cases(options.train)])
+            methods.append(voxelwise)
+    return methods

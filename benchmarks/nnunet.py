@@ -1,0 +1,153 @@
+"""A real nnU-Net v2, small enough to train on a CPU, and its twin that was trained with modality dropout.
+
+nnU-Net plans, preprocesses, augments, trains and predicts; only the plans are narrowed (patches of 64 voxels, 16 to 128
+features), and the steps run in bfloat16.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import Tensor
+
+from benchmarks.cases import segmentation_path
+from modfill.case import Case
+from modfill.completion import half_is_fast
+from modfill.modalities import MODALITIES
+
+DATASET = "Dataset900_Tumour"
+LABELS = {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3}
+FEATURES, PATCH = [16, 32, 64, 128], [64, 64, 64]
+EPOCH = 50  # iterations
+CPU = torch.device("cpu")
+
+
+class SmallTrainer(nnUNetTrainer):
+    """nnU-Net's trainer with short epochs and bfloat16 steps, without a validation of its own."""
+
+    def __init__(self, plans: dict, configuration: str, fold: Any, dataset_json: dict, device: torch.device = CPU):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch, self.save_every = EPOCH, 1, 2
+
+    def train_step(self, batch: dict) -> dict:
+        """One step; the batch's images pass `seen` first."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=half_is_fast(CPU)):
+            return super().train_step({**batch, "data": self.seen(batch["data"])})
+
+    def seen(self, images: Tensor) -> Tensor:
+        """What the network sees of the images (B, M, X, Y, Z)."""
+        return images
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Nothing: the benchmark itself is the validation."""
+
+
+class DropoutTrainer(SmallTrainer):
+    """The twin: a random proper subset of each image's modalities is set to 0, nothing being dropped in one of four."""
+
+    def seen(self, images: Tensor) -> Tensor:
+        """As in `SmallTrainer`; 0 is what nnU-Net's normalisation makes of a channel that is 0 everywhere."""
+        kept = torch.ones(images.shape[:2])
+        for row in kept:
+            row[torch.randperm(len(row))[: int(torch.randint(len(row), ()))]] = 0
+        return images * kept[:, :, None, None, None]
+
+
+TRAINERS: dict[str, type[SmallTrainer]] = {"plain": SmallTrainer, "dropout": DropoutTrainer}
+
+
+def preprocessed(cases: Sequence[Case], folder: Path) -> tuple[dict, dict]:
+    """Plan and preprocess once.
+
+    Args:
+        cases: complete cases with `<case_id>-seg.nii.gz` beside their images.
+        folder: receives nnU-Net's three folders.
+
+    Returns:
+        The narrowed plans and dataset.json.
+    """
+    for name in ("raw", "preprocessed", "results"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        os.environ[f"nnUNet_{name}"] = str((folder / name).resolve())
+    os.environ.update(nnUNet_n_proc_DA="1")  # planning fails with 0
+    plans_file = folder / "preprocessed" / DATASET / "nnUNetPlans.json"
+    description = _write_raw(cases, folder / "raw" / DATASET)
+    if not (folder / "ready").exists():
+        extract_fingerprints([900], num_processes=1, show_progress_bar=False)
+        plan_experiments([900])
+        plans_file.write_text(json.dumps(_narrowed(json.loads(plans_file.read_text()))))
+        preprocess([900], configurations=["3d_fullres"], num_processes=[1], show_progress_bar=False)
+        (folder / "ready").touch()
+    os.environ.update(nnUNet_n_proc_DA="0")  # in training, everything in this process
+    return json.loads(plans_file.read_text()), description
+
+
+def _write_raw(cases: Sequence[Case], folder: Path) -> dict:
+    """nnU-Net's raw dataset, a listing of the files where they lie."""
+    folder.mkdir(exist_ok=True)
+    listing = {
+        case.case_id: {
+            "images": [str(case.paths[m].resolve()) for m in MODALITIES],
+            "label": str(segmentation_path(case).resolve()),
+        }
+        for case in cases
+    }
+    description = {
+        "channel_names": {str(number): name for number, name in enumerate(MODALITIES)}, "labels": LABELS,
+        "numTraining": len(cases), "file_ending": ".nii.gz", "dataset": listing,
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return description
+
+
+def _narrowed(plans: dict) -> dict:
+    configuration = plans["configurations"]["3d_fullres"]
+    kwargs, stages = configuration["architecture"]["arch_kwargs"], len(FEATURES)
+    kwargs.update(n_stages=stages, features_per_stage=FEATURES)
+    for name in ("kernel_sizes", "strides", "n_conv_per_stage"):
+        kwargs[name] = kwargs[name][:stages]
+    kwargs["n_conv_per_stage_decoder"] = kwargs["n_conv_per_stage_decoder"][: stages - 1]
+    configuration.update(patch_size=PATCH, batch_size=2)
+    return plans
+
+
+def trained(name: str, plans: dict, description: dict, iterations: int) -> nnUNetPredictor:
+    """A predictor with the network of that name, trained now, or further, or before.
+
+    Args:
+        name: a key of `TRAINERS`.
+        plans, description: what `preprocessed` returned.
+        iterations: rounded up to whole epochs of 50.
+    """
+    torch.manual_seed(0)
+    np.random.seed(0)  # nnU-Net draws its patches from numpy's global generator
+    trainer = TRAINERS[name]({**plans, "continue_training": False}, "3d_fullres", "all", description, CPU)
+    trainer.num_epochs = -(-iterations // EPOCH)
+    trainer.initialize()
+    final, latest = (Path(trainer.output_folder) / f"checkpoint_{kind}.pth" for kind in ("final", "latest"))
+    if final.exists() or latest.exists():
+        trainer.load_checkpoint(str(final if final.exists() else latest))
+    if not final.exists():
+        trainer.run_training()
+    trainer.set_deep_supervision_enabled(False)
+    predictor = nnUNetPredictor(use_mirroring=False, device=CPU, allow_tqdm=False)
+    predictor.manual_initialization(trainer.network.eval(), trainer.plans_manager, trainer.configuration_manager,
+                                    [trainer.network.state_dict()], description, name, None)  # fmt: skip
+    return predictor
+
+
+def segment(predictor: nnUNetPredictor, volumes: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """The segmentation (X, Y, Z) of volumes (M, X, Y, Z) with this spacing in mm."""
+    images = np.ascontiguousarray(volumes.transpose(0, 3, 2, 1), dtype=np.float32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half_is_fast(CPU)):
+        given = predictor.predict_single_npy_array(images, {"spacing": list(reversed(spacing))})
+    return np.asarray(given).transpose(2, 1, 0)

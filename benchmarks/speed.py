@@ -1,0 +1,194 @@
+"""Where the time goes, and how it compares: one run on one machine, everything as a ratio.
+
+    python -m benchmarks.speed --case CASE --out DIR
+
+Takes one complete case, hides one modality, and measures the whole command (wall time, peak memory), each step, and the
+share of the machine's own convolution speed; then its networks beside `benchmarks.peers`: the U-Net, ALDM's released
+configuration (200 DDIM steps) and the paper's, and a 1000-step model of cWDM's size in wavelet space. Last, how the
+time grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import peers
+from benchmarks.cases import reduced
+from benchmarks.peers import timed
+from modfill import completer, completion
+from modfill.case import Case, find_cases, read_case
+from modfill.completer import ModalityCompleter
+from modfill.modalities import MODALITIES
+from modfill.model.aldm import ALDM
+
+
+def whole_command(case: Case, hidden: str) -> dict[str, float]:
+    """Wall seconds and peak GiB of `modfill complete` on a case that lacks one modality."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "in" / case.case_id
+        source.mkdir(parents=True)
+        for modality, path in case.paths.items():
+            if modality != hidden:
+                (source / path.name).symlink_to(path.resolve())
+        command = [sys.executable, "-m", "modfill.cli", "complete", str(source), "--out", str(Path(folder) / "out")]
+        seconds = timed(lambda: subprocess.run(command, check=True, capture_output=True))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    return {"seconds": seconds, "GiB": peak}
+
+
+@contextmanager
+def watched(model: ALDM, spent: dict[str, float]) -> Iterator[None]:
+    """Add up the seconds of each step of a completion under its name."""
+    assert model.refiner is not None
+    places: tuple[tuple[str, Any, str], ...] = (
+        ("read", Case, "volume"), ("preprocess", completion, "prepare"), ("encode", model, "encode"),
+        ("translate", model.translator, "fuse"), ("denoise", model.denoiser, "forward"), ("decode", model, "decode"),
+        ("refine", model.refiner, "look"), ("refine", model, "refine"), ("restore", completion, "restore_image"),
+        ("write", completer, "write"),
+    )  # fmt: skip
+    patches = [patch.object(owner, name, _clocked(getattr(owner, name), step, spent)) for step, owner, name in places]
+    for one in patches:
+        one.start()
+    try:
+        yield
+    finally:
+        for one in patches:
+            one.stop()
+
+
+def _clocked(work: Callable, step: str, spent: dict[str, float]) -> Callable:
+    def clocked(*arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return work(*arguments, **options)
+        finally:
+            spent[step] = spent.get(step, 0.0) + time.perf_counter() - began
+
+    return clocked
+
+
+def steps_of(own: ModalityCompleter, case: Case, **settings: Any) -> dict[str, float]:
+    """Seconds of each step of one completion in this process, and their `total`.
+
+    `read` is inside `preprocess`, which asks for the voxels; it is taken out of it.
+    """
+    spent: dict[str, float] = {}
+    fresh = read_case(next(f for f in find_cases(_folder(case)) if f.case_id == case.case_id))
+    with tempfile.TemporaryDirectory() as out, watched(own.model, spent):
+        total = timed(lambda: own.complete(reduced(fresh, tuple(case.available)), out, **settings))
+    spent["preprocess"] -= spent.get("read", 0.0)
+    return {**spent, "total": total}
+
+
+def _folder(case: Case) -> Path:
+    return next(iter(case.paths.values())).parent
+
+
+def flops_of(own: ModalityCompleter, case: Case) -> float:
+    """TFLOP of all convolutions and matrix products of one completion."""
+    with FlopCounterMode(display=False) as counter:
+        own.complete(case)
+    return counter.get_total_flops() / 1e12
+
+
+def growth(own: ModalityCompleter, case: Case) -> list[dict[str, Any]]:
+    """Seconds of one completion as volume, targets, sources, steps and samples grow."""
+    rows: list[dict[str, Any]] = []
+
+    def row(what: str, value: Any, part: Case, **settings: Any) -> None:
+        rows.append({"what": what, "value": value, "seconds": timed(lambda: own.complete(part, **settings))})
+
+    for share in (0.5, 0.75, 1.0):
+        row("volume, share of the brain box", share, cropped(case, share), targets=None)
+    for count in (1, 2, 3):
+        row("sources, one target", count, reduced(case, MODALITIES[:count]), targets=[MODALITIES[3]])
+        row("targets, one source", count, reduced(case, MODALITIES[:1]), targets=list(MODALITIES[1 : 1 + count]))
+    one = reduced(case, MODALITIES[:3])
+    for steps in (1, 5, 20):
+        row("steps, mode sample", steps, one, steps=steps, mode="sample")
+    for samples in (2, 4):
+        row("samples, 5 steps each", samples, one, samples=samples, steps=5)
+    return rows
+
+
+def cropped(case: Case, share: float) -> Case:
+    """The middle of a case with three modalities, `share` of its edges long."""
+    images = {}
+    for modality in MODALITIES[:3]:
+        image = case.images[modality]
+        cut = [int(n * (1 - share) / 2) for n in image.shape]
+        images[modality] = image.slicer[tuple(slice(c, n - c) for c, n in zip(cut, image.shape, strict=True))]
+    return Case(case.case_id, images, {}, {})
+
+
+def measure(case: Case, weights: Path | None) -> dict[str, Any]:
+    """Everything, by name."""
+    own = ModalityCompleter(weights, "cpu")
+    hidden = MODALITIES[1]
+    incomplete = reduced(case, tuple(m for m in MODALITIES if m != hidden))
+    peak = peers.convolution_peak()
+    steps = steps_of(own, incomplete)
+    return {
+        "threads": torch.get_num_threads(), "weights": own.weights["SHA256"], "convolution TFLOP/s": peak,
+        "command": whole_command(case, hidden), "steps": steps, "TFLOP": flops_of(own, incomplete),
+        "peers": {
+            "modfill, 1→1": peers.modfill_seconds(own, 1), "modfill, 3→1": peers.modfill_seconds(own, 3),
+            "U-Net": peers.unet_seconds(), "ALDM, released, 200 steps": peers.aldm_seconds("released"),
+            "ALDM, paper, 50 steps": peers.aldm_seconds("paper", share=1 / 9),
+            "cWDM's size, 1000 steps": peers.wavelet_diffusion_seconds(),
+        },
+        "growth": growth(own, case),
+    }  # fmt: skip
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """Markdown tables of what `measure` returned."""
+    command, steps, rivals = result["command"], result["steps"], result["peers"]
+    peak = result["convolution TFLOP/s"]
+    share = result["TFLOP"] / steps["total"] / peak
+    lines = [
+        f"{result['threads']} threads; 3x3x3 convolutions of 64 channels run at {peak:.2f} TFLOP/s.",
+        f"The whole command, one modality missing: {command['seconds']:.1f} s, {command['GiB']:.2f} GiB.",
+        f"In one process: {steps['total']:.1f} s for {result['TFLOP']:.2f} TFLOP, {share:.0%} of that speed.",
+        "", "| step | s | share |", "|---|---|---|",
+    ]  # fmt: skip
+    lines += [f"| {name} | {s:.2f} | {s / steps['total']:.0%} |" for name, s in steps.items()]
+    base = rivals["modfill, 1→1"]["seconds"]
+    lines += ["", "| networks on 192x192x144 | s | times modfill 1→1 | one step, s |", "|---|---|---|---|"]
+    for name, figures in rivals.items():
+        step = f"{figures['one step']:.2f}" if "one step" in figures else ""
+        lines.append(f"| {name} | {figures['seconds']:.1f} | {figures['seconds'] / base:.1f} | {step} |")
+    lines += ["", "| what grows | value | s |", "|---|---|---|"]
+    lines += [f"| {row['what']} | {row['value']} | {row['seconds']:.1f} |" for row in result["growth"]]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and write `speed.json` and `speed.md`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--weights", type=Path, metavar="FILE")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    result = measure(read_case(find_cases(options.case)[0]), options.weights)
+    (options.out / "speed.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
+    (options.out / "speed.md").write_text(summary(result), encoding="utf8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The Dice benchmark on tiny cases: the real nnU-Net, every missing set, tables that say what was measured."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.case_files import MODALITIES, brain_volumes, save, write_case
+
+pytest.importorskip("nnunetv2")
+
+from benchmarks import nnunet, segmentation
+
+
+def frame(dice: dict[tuple[str, str], float]) -> pd.DataFrame:
+    """Results as in the CSV, the same for all regions and two cases but for 0.1."""
+    return pd.DataFrame(
+        [
+            {
+                "strategy": strategy,
+                "case_id": case_id,
+                "missing": missing,
+                "region": region,
+                "dice": value + d,
+                "hd95": 1.0,
+            }
+            for (strategy, missing), value in dice.items()
+            for case_id, d in (("a", -0.05), ("b", 0.05))
+            for region in segmentation.REGIONS
+        ]
+    )
+
+
+def test_recovery_and_choice() -> None:
+    given = frame({("complete", "complete"): 0.8, ("dropout", "complete"): 0.7, ("zeros", "t1c"): 0.4,
+                   ("dropout", "t1c"): 0.6, ("modfill", "t1c"): 0.5})  # fmt: skip
+    ratios = segmentation.recovery(segmentation.by_set(given))
+    assert math.isclose(ratios.loc["t1c", "modfill"], 0.25) and math.isclose(ratios.loc["t1c", "dropout"], 0.5)
+    text = segmentation.summary(given)
+    assert "Nothing missing: mean Dice 0.800 (dropout network 0.700)." in text
+    assert "| missing | dropout | zeros | modfill | best | ahead of the next by |" in text
+    assert "| t1c | 0.600 | 0.400 | 0.500 | dropout | 0.100 |" in text
+
+
+def test_there_are_14_missing_sets() -> None:
+    assert len(set(segmentation.missing_sets())) == 14
+
+
+def test_from_training_cases_to_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_weights: Path) -> None:
+    for folder, seeds in (("train", (1, 2)), ("test", (3,))):
+        for seed in seeds:
+            case = write_case(
+                tmp_path / folder, f"p{seed}", shape=(24, 28, 20), affine=np.diag((-1.0, -1.0, 1.0, 1.0)), seed=seed
+            )
+            tumour = (brain_volumes((24, 28, 20), seed)["t1c"] > 600).astype(np.uint8)
+            save(case / f"p{seed}-seg.nii.gz", tumour * 3, np.diag((-1.0, -1.0, 1.0, 1.0)))
+    monkeypatch.setattr(nnunet, "EPOCH", 2)
+    monkeypatch.setattr(nnunet, "FEATURES", [4, 8])
+    monkeypatch.setattr(nnunet, "PATCH", [16, 16, 16])
+    monkeypatch.setattr(segmentation, "missing_sets", lambda: [("t1c",), ("t1n", "t1c", "t2w")])
+    words = ["--train", tmp_path / "train", "--cases", tmp_path / "test", "--run", tmp_path / "run", "--iterations", 2,
+             "--methods", "copy", "modfill", "--weights", tiny_weights, "--out", tmp_path / "out"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["segmentation", *map(str, words)])
+    segmentation.main()
+    table = pd.read_csv(tmp_path / "out" / "segmentation.csv")
+    assert len(table) == (2 + 2 * 4) * len(segmentation.REGIONS) and table.dice.between(0, 1).all()
+    assert set(table.strategy) == {"complete", "dropout", "zeros", "copy", "modfill"}
+    assert (tmp_path / "out" / "segmentation.png").stat().st_size > 10_000
+    before = (tmp_path / "out" / "segmentation.csv").read_bytes()
+    segmentation.main()  # everything is there: nothing is trained, segmented or appended
+    assert (tmp_path / "out" / "segmentation.csv").read_bytes() == before
+
+
+def test_gaps_are_filled_or_zero(tmp_path: Path) -> None:
+    [case] = segmentation.segmented(write_segmented(tmp_path))
+    volumes = segmentation.filled(case, ("t1c",), None)
+    assert not volumes[MODALITIES.index("t1c")].any()
+    np.testing.assert_array_equal(volumes[0], case.volume("t1n"))
+
+
+def write_segmented(folder: Path) -> Path:
+    """One complete case with a segmentation, and one without."""
+    case = write_case(folder, "p1")
+    save(case / "p1-seg.nii.gz", np.zeros((24, 28, 20), np.uint8))
+    write_case(folder, "p2", seed=2)
+    return folder

@@ -1,0 +1,40 @@
+"""The benchmark's tables say what the rows say."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.tables import SHOWN, matrix, overview, plot, summary, wins
+from modfill.modalities import MODALITIES
+
+
+def rows(levels: dict[str, float]) -> pd.DataFrame:
+    """All 28 tasks of two cases; a figure is the method's level plus 1 for each source, in the second case 0.5 more."""
+    table = []
+    for method, level in levels.items():
+        for case_id, more in (("a", 0.0), ("b", 0.5)):
+            for count in (1, 2, 3):
+                for sources in combinations(MODALITIES, count):
+                    for target in set(MODALITIES) - set(sources):
+                        own = {"method": method, "case_id": case_id, "sources": "+".join(sources), "target": target}
+                        table.append(own | dict.fromkeys(SHOWN, level + count + more))
+    return pd.DataFrame(table)
+
+
+def test_means_wins_and_matrix() -> None:
+    frame = rows({"copy": 19.0, "modfill": 20.0})
+    frame.loc[(frame.method == "copy") & (frame.case_id == "a") & (frame.sources == "t2w"), "psnr"] = 30.0
+    assert "| modfill | 3→1 | 23.250 ± 0.354 |" in overview(frame)
+    assert "| copy | 53 | 56 | 56 | 56 | 56 | 56 |" in wins(frame)
+    assert "| T1 |  | 21.25 / 21.25 | 21.25 / 21.25 | 21.25 / 21.25 |" in matrix(frame)
+    assert summary(frame).count("| modfill | t1n+t2w | t1c (T1ce) |") == 1
+
+
+def test_rivals_alone_have_no_wins(tmp_path: Path) -> None:
+    frame = rows({"copy": 19.0})
+    assert wins(frame) == "" and matrix(frame) == "" and "modfill" not in summary(frame)
+    plot(frame, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5_000
