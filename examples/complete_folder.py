@@ -9,8 +9,6 @@ import argparse
 from pathlib import Path
 
 from modfill import ModalityCompleter
-from modfill.case import find_cases, read_case
-from modfill.errors import CaseError
 
 
 def main() -> None:
@@ -21,17 +19,14 @@ def main() -> None:
     options = parser.parse_args()
 
     completer = ModalityCompleter(options.weights)
-    for files in find_cases(options.folder):
-        try:
-            case = read_case(files)
-            done = completer.complete(case, options.out)
-        except CaseError as error:  # one case that cannot be used does not stop the others
-            print(error)
+    for result in completer.complete_cohort(options.folder, options.out):
+        if result.completed is None:  # one case that cannot be used does not stop the others
+            print(result.problem)
             continue
-        print(f"{case.case_id}: acquired {', '.join(case.available)}")
-        for modality, path in done.paths.items():
-            low, high = done.provenance[modality]["UnitRange"]
-            print(f"  synthesised {modality}, intensities {low:g} to {high:g}: {path}")
+        print(f"{result.case_id}: synthesised {', '.join(result.synthesised) or 'nothing'}")
+        for modality, path in result.completed.paths.items():
+            low, high = result.completed.provenance[modality]["UnitRange"]
+            print(f"  {modality}, intensities {low:g} to {high:g}: {path}")
 
 
 if __name__ == "__main__":

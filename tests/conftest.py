@@ -9,12 +9,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is import
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
-from modfill import checkpoint
+from modfill import checkpoint, completion
 from modfill.completer import ModalityCompleter
 from modfill.config import PRESETS, Preset
 from modfill.model.aldm import ALDM
 from tests.case_files import write_case
+
+settings.register_profile("few", max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("many", settings.get_profile("few"), max_examples=1000)
+settings.load_profile("few")
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
@@ -27,9 +32,11 @@ def awake(preset: Preset, seed: int = 0) -> ALDM:
         for parameter in model.parameters():
             if parameter.ndim > 1 and not parameter.any():
                 parameter.normal_(std=0.1)
-        if model.refiner is not None:
-            for table in model.refiner.table.buffers():
-                table.normal_()
+        fitted = [model.refiner.table] if model.refiner is not None else []
+        fitted += [model.translator.shortcut] if model.translator.shortcut is not None else []
+        for part in fitted:
+            for buffer in part.buffers():
+                buffer.normal_(std=0.3)
     return model.eval()
 
 
@@ -51,6 +58,12 @@ def tiny_weights(tiny_model: ALDM, tmp_path_factory: pytest.TempPathFactory) -> 
 def completer(tiny_weights: Path) -> ModalityCompleter:
     """A completer with the tiny model, on the CPU."""
     return ModalityCompleter(tiny_weights, "cpu")
+
+
+@pytest.fixture
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks run in float32, which takes a third of the time on volumes as tiny as the tests'."""
+    monkeypatch.setattr(completion, "half_is_fast", lambda device: False)
 
 
 @pytest.fixture

@@ -38,9 +38,9 @@ def test_complete_folder(cohort: Path, tiny_weights: Path, tmp_path: Path) -> No
     save(cohort / "p3" / "p3-t1n.nii.gz", np.zeros((8, 8, 8), np.int16))
     lines = run("complete_folder.py", tmp_path, cohort, "--out", tmp_path / "out", "--weights", tiny_weights)
     assert [line for line in lines if line.startswith("p")] == [
-        "p0: acquired t1n, t1c, t2w, t2f",
-        "p1: acquired t1n, t2f",
-        "p2: acquired t1c",
+        "p0: synthesised nothing",
+        "p1: synthesised t1c, t2w",
+        "p2: synthesised t1n, t2w, t2f",
     ]
     assert len(list((tmp_path / "out").rglob("*.nii.gz"))) == 5
     assert any("case p3: " in line and "all zero" in line for line in lines)

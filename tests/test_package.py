@@ -82,7 +82,13 @@ def test_modalities_imports_nothing() -> None:
     assert imports(PACKAGE / "modalities.py") <= {"__future__", "__future__.annotations"}
 
 
-@pytest.mark.parametrize("name", ["case", "geometry", "finding", "checks", "preprocess", "provenance"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("case", "geometry", "finding", "checks", "preprocess", "provenance"),
+        *("naming", "linking", "scan", "contrast"),
+    ],
+)
 def test_cases_and_grids_know_no_torch(name: str) -> None:
     assert forbidden(reached(PACKAGE / f"{name}.py"), "torch", "monai", "modfill.model") == []
 
