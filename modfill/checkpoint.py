@@ -71,8 +71,11 @@ def load(path: Path) -> tuple[ALDM, dict[str, str]]:
             f"{path}: its preset cannot be read ({reason}); it may come from another version of modfill"
         ) from error
     _check_fit(expected, tensors, path, preset.name)
-    if metadata.get("content", "") not in ("", _digest(metadata["preset"], metadata["stages"], tensors)):
+    if metadata.get("content") != _digest(metadata["preset"], metadata["stages"], tensors):
         raise WeightsError(f"{path}: must hold what was saved, got altered weights; download or train them again")
+    spoilt = next((name for name, value in sorted(tensors.items()) if not value.isfinite().all()), None)
+    if spoilt is not None:
+        raise WeightsError(f"{path}: weights must be finite, got NaN or infinity in {spoilt}; train them again")
     model = ALDM(preset)
     model.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
     return model.eval(), metadata | {"sha256": sha256}
@@ -80,10 +83,13 @@ def load(path: Path) -> tuple[ALDM, dict[str, str]]:
 
 def _checked_hash(path: Path) -> str:
     """SHA-256 of a weights file; of one with a `.sha256` beside it, as the shipped one has, after comparing both."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # also where a name is longer than names can be
         raise WeightsError(f"{path}: no such weights file; give a .safetensors file written by 'modfill train'")
-    with path.open("rb") as file:
-        start = file.read(9)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise WeightsError(f"{path}: must be readable, got '{error.strerror}'; check its permissions") from error
     pickled = start.startswith(_PICKLES) and start[8:] != b"{"  # 8 bytes of a length come before the brace
     if path.suffix != ".safetensors" or pickled:
         got = "a pickle under that name" if path.suffix == ".safetensors" else f"'{path.suffix}'"
@@ -91,7 +97,7 @@ def _checked_hash(path: Path) -> str:
                            f"got {got}")  # fmt: skip
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     record = path.with_name(path.name + ".sha256")
-    if record.is_file() and record.read_text(encoding="utf8").split()[:1] != [found]:
+    if record.is_file() and record.read_bytes().split()[:1] != [found.encode()]:
         raise WeightsError(f"{path}: must be as {record.name} says, got SHA-256 {found}; install or download it again")
     return found
 

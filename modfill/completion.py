@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from modfill.config import Preset
 from modfill.errors import CaseError
 from modfill.marks import voxel_hash
 from modfill.modalities import NEAREST
-from modfill.model.aldm import ALDM
+from modfill.model.aldm import ALDM, Prediction
 from modfill.preprocess import IntensityScale, Prepared, prepare
 from modfill.provenance import Settings, marked
 from modfill.sampling import generator
@@ -57,7 +58,8 @@ def complete_case(
         case: a checked case.
         prepared: the same, as `prepare_case` gives it.
         model: in evaluation mode, on any device.
-        notes: the sidecar by target, a missing modality each; `UnitRange` and `VoxelSHA256` are added here.
+        notes: the sidecar by target, a missing modality each; `UnitRange`, `Confidence` and `VoxelSHA256` are added
+            here.
         settings: mode, steps, samples and seed.
 
     Raises:
@@ -66,13 +68,13 @@ def complete_case(
     preset, device = model.preset, model.latent_std.device
     volumes = {modality: torch.from_numpy(volume).to(device) for modality, volume in prepared.volumes.items()}
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half_is_fast(device)):
-        encoded = model.see(volumes)
+        encoded = model.see(volumes, torch.from_numpy(prepared.brain).to(device))
     for target in notes:
         index = preset.modalities.index(target)
         noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, settings).to(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half_is_fast(device)):
             prediction = model.predict(encoded, index, noise, settings.steps, settings.mode)
-        if not prediction.volume.isfinite().all():
+        if not _finite(prediction):
             raise CaseError(f"case {case.case_id}: a synthesised {target} must be finite, got NaN or infinity; "
                             "check the intensities of its sources")  # fmt: skip
         scale = output_scale(prepared, model.unit_statistics[index].tolist())
@@ -82,8 +84,17 @@ def complete_case(
             spread = restore_spread(
                 case, target, scale, prediction.spread.cpu().numpy(), prepared, preset.normalisation
             )
-        found = {"UnitRange": [scale.low, scale.high], "VoxelSHA256": voxel_hash(np.asanyarray(image.dataobj))}
+        found: dict[str, Any] = {"UnitRange": [scale.low, scale.high]}
+        if prediction.confidence is not None:
+            found["Confidence"] = round(prediction.confidence, 2)
+        found["VoxelSHA256"] = voxel_hash(np.asanyarray(image.dataobj))
         yield Synthesis(target, image, spread, notes[target] | found)
+
+
+def _finite(prediction: Prediction) -> bool:
+    """Whether all that is given out of a prediction is a number."""
+    volumes = [volume for volume in (prediction.volume, prediction.spread) if volume is not None]
+    return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.confidence or 0)
 
 
 def half_is_fast(device: torch.device) -> bool:

@@ -7,6 +7,7 @@ its preset as JSON, so that the file alone rebuilds the model.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 
 from modfill.modalities import MODALITIES
@@ -87,11 +88,10 @@ class DenoiserConfig:
 
 @dataclass(frozen=True)
 class RefinerConfig:
-    """The guided pointwise network: a context UNet at latent resolution and a pointwise network at full resolution."""
+    """The network on single voxels: its width and its number of residual layers."""
 
-    context_widths: tuple[int, ...] = (64, 96, 128)
-    pointwise_channels: int = 48
-    pointwise_layers: int = 2
+    width: int = 320
+    layers: int = 2
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class StageConfig:
         steps: optimiser steps without a time budget.
         share: share of the whole time budget (`--minutes`) that the stage receives.
         crop: edge in voxels of the training crops (0: the whole volume).
-        crops: crops per step.
+        crops: crops per step; the refiner's are draws of 1,024 voxels.
     """
 
     steps: int
@@ -129,6 +129,8 @@ class LossConfig:
 _LARGEST = 2**16  # of any size that a file's preset may name: a codebook has 8,192 codes, a layer 512 channels
 _DEEPEST = 16  # levels, blocks or layers
 
+GRAIN = 16  # the refiner's pyramid halves a volume four times
+
 STAGES = ("autoencoder", "translator", "denoiser", "refiner")
 
 
@@ -154,10 +156,8 @@ class Preset:
     @property
     def multiple(self) -> int:
         """Every edge of a volume must be a multiple of this: the compression times the halvings of every UNet."""
-        halvings = [self.translator.fold, self.denoiser.fold * 2 ** (len(self.denoiser.channels) - 1)]
-        if self.refiner:
-            halvings.append(2 ** (len(self.refiner.context_widths) - 1))
-        return self.autoencoder.factor * max(halvings)
+        halvings = math.lcm(self.translator.fold, self.denoiser.fold * 2 ** (len(self.denoiser.channels) - 1))
+        return math.lcm(self.autoencoder.factor * halvings, GRAIN if self.refiner else 1)
 
     def to_json(self) -> str:
         """The preset as JSON text, for a checkpoint's metadata."""
@@ -175,8 +175,19 @@ class Preset:
             if raw[name] is not None:
                 _check_sizes(raw[name])
                 raw[name] = part(**_tuples(raw[name]))
+        _check_choices(raw)
         raw["training"] = {stage: StageConfig(**settings) for stage, settings in raw["training"].items()}
         return cls(**_tuples(raw))
+
+
+def _check_choices(raw: dict) -> None:
+    """Refuse words that nothing in modfill goes by."""
+    if sorted(raw["modalities"]) != sorted(MODALITIES):
+        raise ValueError(f"modalities must be {', '.join(MODALITIES)}, got {raw['modalities']}")
+    if raw["normalisation"] not in ("zscore", "range"):
+        raise ValueError(f"normalisation must be zscore or range, got {raw['normalisation']}")
+    if raw["denoiser"].prediction not in ("epsilon", "sample"):
+        raise ValueError(f"prediction must be epsilon or sample, got {raw['denoiser'].prediction}")
 
 
 def _check_sizes(part: dict) -> None:
@@ -185,7 +196,7 @@ def _check_sizes(part: dict) -> None:
         values = value if isinstance(value, list) else [value]
         if any(isinstance(v, int | float) and not 0 <= v <= _LARGEST for v in values):
             raise ValueError(f"{key} must be from 0 to {_LARGEST}, got {value}")
-        if isinstance(value, list) or key in ("blocks", "pointwise_layers"):
+        if isinstance(value, list) or key in ("blocks", "layers"):
             _check_depth(key, value)
 
 
@@ -216,13 +227,13 @@ PRESETS: dict[str, Preset] = {
             autoencoder=AutoencoderConfig(2, (8, 16), 1, 4, None, True, True),
             translator=TranslatorConfig(2, 16, (16,), (16,), 3, True, 2),
             denoiser=DenoiserConfig(2, (16, 32), 1, "sample", mean_share=0.5, sampling_steps=4),
-            refiner=RefinerConfig((8, 16), 16, 1),
+            refiner=RefinerConfig(16, 1),
             losses=LossConfig(adversarial=0.0),
             training={
                 "autoencoder": StageConfig(200, 0.3, 2e-3, crop=32, crops=2, warmup=10, ema=0.98),
                 "translator": StageConfig(100, 0.2, 1e-3, warmup=10, ema=0.98),
                 "denoiser": StageConfig(100, 0.2, 1e-3, warmup=10, ema=0.98),
-                "refiner": StageConfig(200, 0.3, 2e-3, crop=16, crops=4, warmup=10, ema=0.98),
+                "refiner": StageConfig(200, 0.3, 2e-3, crops=4, warmup=10, ema=0.98),
             },
         ),
         Preset(
@@ -236,7 +247,7 @@ PRESETS: dict[str, Preset] = {
                 "autoencoder": StageConfig(8_000, 0.2, 5e-4, crop=64),
                 "translator": StageConfig(4_000, 0.1, 4e-4),
                 "denoiser": StageConfig(4_000, 0.2, 4e-4),
-                "refiner": StageConfig(10_000, 0.5, 1e-3, crop=32, crops=3, ema=0.998),
+                "refiner": StageConfig(20_000, 0.5, 2e-3, crops=16, ema=0.998),
             },
         ),
         Preset(

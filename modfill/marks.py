@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import numpy.typing as npt
 
 from modfill.modalities import nifti_stem
 
-__all__ = ["SYNTHETIC_MARK", "has_mark", "matches_sidecar", "read_sidecar", "sidecar_path", "voxel_hash"]
+__all__ = ["SYNTHETIC_MARK", "confidence", "has_mark", "matches_sidecar", "read_sidecar", "sidecar_path",
+           "voxel_hash"]  # fmt: skip
 
 SYNTHETIC_MARK = "modfill synthetic"
 """How the NIfTI field ``descrip`` of every synthesised image begins."""
+
+_MOST_DECIBELS = 1e6  # more is no confidence; nor is NaN, which is not less
 
 
 def has_mark(header: nib.Nifti1Header) -> bool:
@@ -46,6 +50,12 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
         return None
     ours = isinstance(note, dict) and note.get("Synthetic") is True and "UnitRange" in note
     return note if ours else None
+
+
+def confidence(note: Mapping[str, Any]) -> float | None:
+    """The confidence in dB that a sidecar tells; None if it tells none, or something else under that name."""
+    found = note.get("Confidence")
+    return float(found) if isinstance(found, int | float) and abs(found) < _MOST_DECIBELS else None
 
 
 def voxel_hash(voxels: npt.NDArray[np.generic]) -> str:

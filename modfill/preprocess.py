@@ -98,7 +98,7 @@ def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
         normalisation: "zscore" or "range".
 
     Raises:
-        CaseError: the foreground is too small or lies too far apart to be a brain.
+        CaseError: the foreground is too small, too thin or lies too far apart to be a brain.
     """
     volumes = {modality: case.volume(modality) for modality in case.available}
     own_brain = np.logical_or.reduce([volume != 0 for volume in volumes.values()])
@@ -113,6 +113,9 @@ def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
             f"{math.prod(geometry.model_shape) / 1e6:.0f}; check the voxel sizes, and set stray voxels to 0"
         )
     brain = geometry.apply(own_brain.astype(np.float32)) > 0.5
+    if not brain.any():
+        raise CaseError(f"case {case.case_id}: the brain must be thick enough to be seen at 1 mm, got "
+                        f"{int(own_brain.sum())} voxels far apart; check the voxel sizes")  # fmt: skip
     scales = {modality: IntensityScale.of(volume, own_brain) for modality, volume in volumes.items()}
     normalised = {
         modality: np.where(brain, scales[modality].normalise(geometry.apply(volume), normalisation),

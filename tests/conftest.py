@@ -32,10 +32,8 @@ def awake(preset: Preset, seed: int = 0) -> ALDM:
         for parameter in model.parameters():
             if parameter.ndim > 1 and not parameter.any():
                 parameter.normal_(std=0.1)
-        fitted = [model.refiner.table] if model.refiner is not None else []
-        fitted += [model.translator.shortcut] if model.translator.shortcut is not None else []
-        for part in fitted:
-            for buffer in part.buffers():
+        if model.translator.shortcut is not None:
+            for buffer in model.translator.shortcut.buffers():
                 buffer.normal_(std=0.3)
     return model.eval()
 

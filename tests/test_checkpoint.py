@@ -215,6 +215,50 @@ def test_the_preset_is_part_of_what_was_saved(tiny_weights: Path, tmp_path: Path
         checkpoint.load(path)
 
 
+def test_a_digest_cannot_be_lost(tiny_weights: Path, tmp_path: Path) -> None:
+    """One bit in the word for it, and nothing would be compared."""
+    path = tmp_path / "altered.safetensors"
+    path.write_bytes(tiny_weights.read_bytes())
+    _flip(path, path.read_bytes().index(b"content"))
+    with pytest.raises(WeightsError, match="altered weights"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["calibration", "unit_statistics", "refiner.doubt.bias"])
+def test_weights_that_are_no_numbers_never_load(tmp_path: Path, name: str, value: float) -> None:
+    model = awake(PRESETS["tiny"])
+    model.state_dict()[name].view(-1)[0] = value
+    checkpoint.save(model, tmp_path / "w.safetensors", model.preset.stages)
+    with pytest.raises(WeightsError, match=f"weights must be finite, got NaN or infinity in {name}"):
+        checkpoint.load(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("normalisation", "other"), ("modalities", ["t1n", "t1c", "t2w"]), ("modalities", ["t1n", "t1c", "t2w", "ct"])],
+)
+def test_a_preset_of_other_words_is_refused(tiny_weights: Path, tmp_path: Path, name: str, value: object) -> None:
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(tiny_weights.read_bytes())
+    _preset(lambda raw: raw.update({name: value}))(path)
+    with pytest.raises(WeightsError, match=f"{name} must be"):
+        checkpoint.load(path)
+
+
+def test_the_record_of_a_hash_may_be_anything(tiny_weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(tiny_weights.read_bytes())
+    path.with_name("w.safetensors.sha256").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(WeightsError, match="must be as w.safetensors.sha256 says"):
+        checkpoint.load(path)
+
+
+def test_a_name_longer_than_names_can_be(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no such weights file"):
+        checkpoint.load(tmp_path / f"{'w' * 300}.safetensors")
+
+
 def test_the_shipped_weights_are_those_of_their_hash() -> None:
     recorded, name = (checkpoint.SHIPPED.with_name(checkpoint.SHIPPED.name + ".sha256").read_text()).split()
     assert name == checkpoint.SHIPPED.name

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modfill.model.table import REACH, VoxelwiseTable
-from modfill.training.tables import fit_tables
+from benchmarks.baselines.table import REACH, VoxelwiseTable, fit_tables
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,8 @@ from modfill import checkpoint
 from modfill.completer import ModalityCompleter
 from modfill.config import PRESETS
 from modfill.errors import ModfillError
-from modfill.model.aldm import ALDM
 from modfill.training import loop, run
 from modfill.training.data import load_cohort
-from modfill.training.translation_stages import RefinerStage
 from tests.case_files import write_case
 from tests.short_training import STEPS, saving_often, shortened
 
@@ -99,7 +97,7 @@ def test_one_stage_goes_on_from_given_weights(trained: Path, cohort: Path, tmp_p
     after = run.train_preset("tiny", cohort, tmp_path, stage="refiner", weights=before)
     one, other = load_file(before), load_file(after)
     changed = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
-    assert changed == {"refiner"}
+    assert changed == {"refiner", "calibration"}
     assert checkpoint.load(after)[1]["stages"] == ",".join(STAGES)
     steps = torch.load(tmp_path / "refiner.ckpt", weights_only=True)["step"]
     assert steps == STEPS and not (tmp_path / "denoiser.ckpt").exists()
@@ -273,26 +271,3 @@ def test_a_codebook_and_a_discriminator_train_and_resume(
     whole, parts = (tmp_path / name / "weights.safetensors" for name in ("whole", "parts"))
     assert_same_weights(whole, parts)
     assert "adversarial" in {row["name"] for row in rows(tmp_path / "parts", "autoencoder")}
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("start", [0, 16, 32])
-def test_the_refiner_is_trained_on_what_it_sees_in_use(tiny_model: ALDM, start: int) -> None:
-    """A training crop against the same region of the whole volume: equal, but for what is decoded from a piece.
-
-    A piece with two latent voxels of surroundings is not exact (seven are). With random weights it costs a tenth of the
-    spread, with the trained small autoencoder 0.01 where it reconstructs to 0.4; a region out of place costs 1.4.
-    """
-    generator = torch.Generator().manual_seed(2)
-    latent, guidance = (torch.randn(1, c, 12, 12, 12, generator=generator) for c in (4, 16))
-    volumes, code = torch.randn(1, 4, 48, 48, 48, generator=generator), torch.randn(1, 64, generator=generator)
-    decoded = tiny_model.decode(latent)
-    whole_box, box = (slice(0, 48),) * 3, (slice(start, start + 16), slice(16, 32), slice(32, 48))
-    whole = tiny_model.refiner(*tiny_model.refiner_region(volumes, decoded, guidance, whole_box), code, (0, 2), 1)[
-        ..., *box
-    ]
-    region = tiny_model.refiner(*tiny_model.refiner_region(volumes, decoded, guidance, box), code, (0, 2), 1)
-    torch.testing.assert_close(region, whole, rtol=1e-4, atol=1e-5)
-    stage = RefinerStage(tiny_model, tiny_model.refiner, None, [])  # type: ignore[arg-type]
-    trained_on = tiny_model.refiner(*stage._region(volumes, latent, guidance, box), code, (0, 2), 1)
-    assert float((trained_on - whole).square().mean().sqrt()) < 0.2 * float(whole.std())

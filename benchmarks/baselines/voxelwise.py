@@ -1,6 +1,6 @@
 """A lookup table from the sources' z-scored intensities to the target's: what a method without any context can do.
 
-It is the table from which modfill's refiner starts, alone.
+No context, no training: whatever learns must beat it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from benchmarks.baselines.table import VoxelwiseTable, fit_tables
 from modfill.case import Case
 from modfill.modalities import MODALITIES
-from modfill.model.table import VoxelwiseTable
 from modfill.preprocess import IntensityScale
-from modfill.training.tables import fit_tables
 
 
 class Voxelwise:

@@ -5,7 +5,7 @@ The rest of modfill knows this file only; it never sees a path, a file or a pati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from modfill.config import Preset
 from modfill.model.autoencoder import Autoencoder
 from modfill.model.denoiser import Denoiser
-from modfill.model.refiner import Refiner
+from modfill.model.pyramid import upsampled
+from modfill.model.refiner import SLAB, Refiner, Seen
 from modfill.model.translator import Translator
 from modfill.sampling import ddim
-
-SLAB = 32  # voxels: the refiner works through the volume in slabs of this thickness to bound memory
 
 
 @dataclass(frozen=True)
@@ -27,26 +26,30 @@ class Encoded:
 
     Attributes:
         sources: indices of the available modalities.
-        volumes: normalised volumes (1, M, X, Y, Z), 0 where a modality is missing.
         latents: scaled source latents (S, C, x, y, z).
-        available: 1 where a modality is available (1, M).
-        seen: the refiner's view of the case, None without a refiner.
+        seen: what the refiner reads of the sources, None without a refiner.
     """
 
     sources: tuple[int, ...]
-    volumes: Tensor
     latents: Tensor
-    available: Tensor
-    seen: tuple[Tensor, Tensor] | None
+    seen: Seen | None
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One synthesised modality: normalised `volume` (X, Y, Z), and with several samples their voxelwise standard
-    deviation `spread`, in the same units."""
+    """One synthesised modality.
+
+    Attributes:
+        volume: normalised, (X, Y, Z).
+        spread: voxelwise standard deviation of several samples, in the same units; None with one.
+        expected: the squared error that the refiner expects, voxel by voxel; None without a refiner.
+        confidence: PSNR over the brain, in dB, that follows from it, calibrated; None likewise.
+    """
 
     volume: Tensor
     spread: Tensor | None
+    expected: Tensor | None
+    confidence: float | None
 
 
 class ALDM(nn.Module):
@@ -55,10 +58,12 @@ class ALDM(nn.Module):
     Attributes:
         latent_std: latents are divided by it before translation and diffusion.
         unit_statistics: (M, 2) mean and standard deviation of each modality in unit range over the training cases.
+        calibration: (2,) intercept in dB and slope by which the refiner's expectation becomes a confidence.
     """
 
     latent_std: Tensor
     unit_statistics: Tensor
+    calibration: Tensor
 
     def __init__(self, preset: Preset):
         super().__init__()
@@ -67,11 +72,10 @@ class ALDM(nn.Module):
         self.autoencoder = Autoencoder(preset.autoencoder)
         self.translator = Translator(preset.translator, channels, modalities)
         self.denoiser = Denoiser(preset.denoiser, channels, modalities)
-        self.refiner = (
-            Refiner(preset.refiner, channels, modalities, preset.autoencoder.factor) if preset.refiner else None
-        )
+        self.refiner = Refiner(preset.refiner, channels, modalities) if preset.refiner else None
         self.register_buffer("latent_std", torch.ones(()))
         self.register_buffer("unit_statistics", torch.tensor([[0.5, 0.2]] * modalities))
+        self.register_buffer("calibration", torch.tensor([0.0, 1.0]))
 
     def encode(self, volumes: Tensor) -> Tensor:
         """Normalised volumes (B, 1, X, Y, Z) -> scaled latents (B, C, x, y, z), regularised, one at a time."""
@@ -82,27 +86,19 @@ class ALDM(nn.Module):
         """Scaled latents (B, C, x, y, z) -> normalised volumes (B, 1, X, Y, Z)."""
         return self.autoencoder.decode(latent * self.latent_std)
 
-    def see(self, volumes: dict[str, Tensor]) -> Encoded:
+    def see(self, volumes: dict[str, Tensor], brain: Tensor | None = None) -> Encoded:
         """Encode a case.
 
         Args:
             volumes: normalised volume (X, Y, Z) by modality; edges are multiples of `preset.multiple`.
+            brain: (X, Y, Z) bool, not empty; None takes the voxels where a volume is not 0.
         """
         order = [(index, volumes[m]) for index, m in enumerate(self.preset.modalities) if m in volumes]
         sources = tuple(index for index, _ in order)
         stacked = torch.stack([volume for _, volume in order])
-        latents = self.encode(stacked[:, None])
-        whole = place(stacked, sources, len(self.preset.modalities))
-        return self.looked(self.refiner, sources, whole, latents)
-
-    def looked(self, refiner: Refiner | None, sources: tuple[int, ...], volumes: Tensor, latents: Tensor) -> Encoded:
-        """What is known of a case, with the refiner's view of it, from volumes (1, M, X, Y, Z) and scaled latents."""
-        modalities = len(self.preset.modalities)
-        available = volumes.new_zeros(1, modalities)
-        available[0, list(sources)] = 1
-        placed = place(latents, sources, modalities).flatten(1, 2)
-        seen = refiner.look(volumes, placed, available) if refiner else None
-        return Encoded(sources, volumes, latents, available, seen)
+        brain = (stacked != 0).any(0) if brain is None else brain
+        seen = self.refiner.look(stacked, brain, sources) if self.refiner else None
+        return Encoded(sources, self.encode(stacked[:, None]), seen)
 
     def estimate(self, encoded: Encoded, target: int, noise: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """The target-like latent (1, C, x, y, z) and the clean latents (B, C, x, y, z) that diffusion makes of it.
@@ -123,7 +119,7 @@ class ALDM(nn.Module):
     def predict(self, encoded: Encoded, target: int, noise: Tensor, steps: int | None, mode: str) -> Prediction:
         """Synthesise one modality.
 
-        Mode "mean" decodes the mean latent: the network's own one-step estimate where it predicts the clean latent,
+        Mode "mean" refines the mean latent: the network's own one-step estimate where it predicts the clean latent,
         otherwise, or with `steps` given, the average over the samples. Mode "sample" is the first sample: the refined
         mean plus what that sample's decoding differs by from the decoded mean, so that it keeps the full resolution.
 
@@ -142,55 +138,41 @@ class ALDM(nn.Module):
             target_like, latents = self.estimate(encoded, target, noise, steps or self.preset.denoiser.sampling_steps)
         if not direct:
             mean = latents.mean(0, keepdim=True)
-        decoded = self.decode(mean).float()
-        samples = [self.decode(one[None]).float() for one in latents] if sampled else []
-        volume = self.refine(encoded, target, target_like, mean, decoded)
+        volume, expected = self.refine(encoded, target, target_like, mean)
+        samples = [self.decode(one[None]).float()[0, 0] for one in latents] if sampled else []
         if mode == "sample":
-            volume = volume + (samples[0] - decoded)
-        spread = torch.stack(samples).std(0)[0, 0] if len(samples) > 1 else None
-        return Prediction(volume[0, 0].float(), spread)
+            volume = volume + samples[0] - self.decode(mean).float()[0, 0]
+        spread = torch.stack(samples).std(0) if len(samples) > 1 else None
+        return Prediction(volume, spread, expected, self._confidence(encoded, target, expected))
 
     @property
     def single_step_mean(self) -> bool:
         """Whether one diffusion step gives the mean: a network that predicts the clean latent does."""
         return self.denoiser.prediction == "sample"
 
-    def refine(self, encoded: Encoded, target: int, target_like: Tensor, latent: Tensor, decoded: Tensor) -> Tensor:
-        """The refined volume (1, 1, X, Y, Z) in slabs, or `decoded` itself without a refiner."""
+    def refine(
+        self, encoded: Encoded, target: int, target_like: Tensor, latent: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """The refined volume and the squared error to be expected, both (X, Y, Z) and 0 outside the brain; without a
+        refiner the decoded volume and None."""
         if self.refiner is None:
-            return decoded
+            return self.decode(latent).float()[0, 0], None
         assert encoded.seen is not None
-        latents = torch.cat([target_like, latent.to(target_like.dtype)], dim=1)
-        guidance, code = self.refiner.guide(encoded.seen, latents, encoded.available, target)
-        slabs, (x, y, z) = [], decoded.shape[2:]
-        for start in range(0, x, SLAB):
-            box = (slice(start, min(start + SLAB, x)), slice(0, y), slice(0, z))
-            region = self.refiner_region(encoded.volumes, decoded, guidance, box)
-            slabs.append(self.refiner(*region, code, encoded.sources, target))
-        return torch.cat(slabs, dim=2).float()
+        latents, factor = torch.cat([target_like, latent.to(target_like.dtype)], dim=1), self.preset.autoencoder.factor
+        brain = encoded.seen.brain
+        volume, expected = torch.zeros(2, *brain.shape, device=brain.device)
+        for start, inputs in zip(range(0, len(brain), SLAB), encoded.seen.slabs, strict=True):
+            stop = min(start + SLAB, len(brain))
+            inside = brain[start:stop]
+            there = upsampled(latents, factor, start, stop)[inside]
+            answer, doubt = self.refiner(inputs, there[:, None], (target,))
+            volume[start:stop][inside], expected[start:stop][inside] = answer[:, 0], doubt[:, 0].exp()
+        return volume, expected
 
-    def refiner_region(
-        self, volumes: Tensor, decoded: Tensor, guidance: Tensor, box: tuple[slice, ...]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sources, decoded volume and guidance of a region with the surroundings that the refiner wants: zeros beyond
-        the volume's border, the outermost guidance repeated. `box` lies on multiples of the factor."""
-        factor = self.preset.autoencoder.factor
-        low = tuple(slice(b.start // factor, b.stop // factor) for b in box)
-        return widened(volumes, box, "constant"), widened(decoded, box, "constant"), widened(guidance, low, "replicate")
-
-
-def place(values: Tensor, sources: Sequence[int], modalities: int) -> Tensor:
-    """Values per source (S, ...) -> values per modality (1, modalities, ...), 0 where a modality is missing."""
-    whole = values.new_zeros(1, modalities, *values.shape[1:])
-    whole[0, list(sources)] = values
-    return whole
-
-
-def widened(x: Tensor, box: tuple[slice, ...], mode: str) -> Tensor:
-    """The region `box` of x (B, C, X, Y, Z) with one voxel of surroundings on each side, padded at the volume's end."""
-    inner, padding = [], []
-    for b, edge in zip(box, x.shape[2:], strict=True):
-        inner.append(slice(max(b.start - 1, 0), min(b.stop + 1, edge)))
-        padding.append((int(b.start == 0), int(b.stop == edge)))
-    flat = [n for pair in reversed(padding) for n in pair]
-    return nn.functional.pad(x[(slice(None), slice(None), *inner)], flat, mode=mode)
+    def _confidence(self, encoded: Encoded, target: int, expected: Tensor | None) -> float | None:
+        """The PSNR in dB over the brain that an expected z-scored squared error stands for, calibrated."""
+        if expected is None or encoded.seen is None:
+            return None
+        squared = float(self.unit_statistics[target, 1]) ** 2 * float(expected[encoded.seen.brain].mean())
+        intercept, slope = self.calibration.tolist()
+        return intercept - slope * 10 * math.log10(max(squared, 1e-12))

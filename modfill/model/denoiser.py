@@ -25,6 +25,7 @@ class Denoiser(nn.Module):
         from monai.networks.nets import DiffusionModelUNet
 
         self.fold, self.prediction, self.source_tokens = config.fold, config.prediction, config.source_tokens
+        self.halvings = len(config.channels) - 1
         channels = latent_channels * config.fold**3
         token = config.channels[0]
         self.target_token = nn.Embedding(modalities, token)
@@ -61,7 +62,14 @@ class Denoiser(nn.Module):
             context: tokens (B, tokens, width).
         """
         x = torch.cat([fold(noisy, self.fold), fold(target_like, self.fold)], dim=1)
-        out = unfold(self.unet(x, timesteps=step, context=context), self.fold)
+        # on the CPU, a strided bfloat16 convolution leaves an output that is one voxel wide along the last axis as it
+        # found it in memory: oneDNN's kernels for AMX do
+        if x.shape[-1] <= 2**self.halvings and x.device.type == "cpu":
+            with torch.autocast("cpu", enabled=False):
+                out = self.unet(x.float(), timesteps=step, context=context.float())
+        else:
+            out = self.unet(x, timesteps=step, context=context)
+        out = unfold(out, self.fold)
         return target_like + out if self.prediction == "sample" else out
 
     def noised(self, latent: Tensor, noise: Tensor, step: Tensor) -> Tensor:

@@ -1,144 +1,107 @@
-"""The guided pointwise network: what the latents lost is in the sources, at full resolution.
+"""The refiner: a network on single voxels that says what the target is there, and how wrong it may be.
 
-Compression caps the decoded volume; the sources hold the same anatomy voxel by voxel. So the last word is a small
-pointwise network at full resolution. It corrects the answer of a voxelwise table, reads the z-scored sources and the
-decoded volume, and is told what to do where by features at latent resolution and by a code of the whole case (which
-modalities, which target, which kind of scanner).
+Compression caps the decoded volume; the sources hold the same anatomy voxel by voxel. So the last word at full
+resolution has a small network that sees of each voxel what the pyramid tells (the sources at five scales, the place in
+the brain) and the target-like and denoised latents there. Voxels can be drawn at random from all cases, so that it
+learns far faster than a network that convolves whole volumes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from modfill.config import RefinerConfig
-from modfill.model.layers import ResidualBlock, group_norm
-from modfill.model.table import VoxelwiseTable
+from modfill.config import GRAIN, RefinerConfig
+from modfill.model.pyramid import FEATURES, PLACE, Pyramid
 
-CODE = 64  # width of the code of a case and target
-
-
-class ContextUNet(nn.Module):
-    """A small UNet over the whole volume at latent resolution: context that no crop can see."""
-
-    def __init__(self, channels: int, widths: tuple[int, ...]):
-        super().__init__()
-        self.stem = nn.Conv3d(channels, widths[0], 3, padding=1)
-        pairs = list(zip(widths, widths[1:], strict=False))
-        self.encode = nn.ModuleList(ResidualBlock(w, w) for w in widths)
-        self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairs)
-        self.up = nn.ModuleList(nn.ConvTranspose3d(b, a, 2, stride=2) for a, b in pairs)
-        self.decode = nn.ModuleList(ResidualBlock(a, a) for a, _ in pairs)
-        self.out = nn.Sequential(group_norm(widths[0]), nn.SiLU())
-        self.out_pooled = nn.LayerNorm(widths[-1])
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, channels, x, y, z) -> (B, widths[0], x, y, z) and the coarsest level pooled (B, widths[-1])."""
-        h, skips = self.stem(x), []
-        for level, block in enumerate(self.encode):
-            h = block(h)
-            if level < len(self.down):
-                skips.append(h)
-                h = self.down[level](h)
-        pooled = self.out_pooled(h.mean((2, 3, 4)).float())
-        for level in reversed(range(len(self.up))):
-            h = self.decode[level](self.up[level](h) + skips[level])
-        return self.out(h), pooled
+DROPOUT = 0.1
+PIECE = 2**15  # voxels that pass the network together
+SLAB = GRAIN  # planes: the refiner works through a volume in slabs to bound memory; a multiple of GRAIN
 
 
-class Modulated(nn.Module):
-    """A convolution without padding whose output channels a code of the case scales and shifts (FiLM).
+@dataclass(frozen=True)
+class Seen:
+    """What the refiner has read of a case, for any target: `brain` (X, Y, Z) bool, and `Refiner.inputs` of the brain's
+    voxels slab by slab."""
 
-    All of a batch share one code, so that it is folded into the weights instead of touching every voxel.
-    """
-
-    def __init__(self, channels: int, out_channels: int, kernel: int, code: int):
-        super().__init__()
-        self.convolution = nn.Conv3d(channels, out_channels, kernel)
-        self.film = nn.Linear(code, 2 * out_channels)
-        nn.init.normal_(self.film.weight, std=0.02)
-        nn.init.zeros_(self.film.bias)
-
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        scale, shift = self.film(code)[0].float().chunk(2)
-        weight = self.convolution.weight * (1 + scale).view(-1, 1, 1, 1, 1)
-        assert self.convolution.bias is not None
-        return nn.functional.conv3d(x, weight.to(x.dtype), (self.convolution.bias * (1 + scale) + shift).to(x.dtype))
+    brain: Tensor
+    slabs: tuple[Tensor, ...]
 
 
 class Refiner(nn.Module):
-    """Context once per case (`look`), guidance once per target (`guide`), then any crop of the answer (`forward`)."""
+    """Answers for all modalities at once from the sources, to which the latents of each add their share."""
 
-    def __init__(self, config: RefinerConfig, latent_channels: int, modalities: int, factor: int):
+    def __init__(self, config: RefinerConfig, latent_channels: int, modalities: int):
         super().__init__()
-        self.factor, self.modalities, widths = factor, modalities, config.context_widths
-        self.context = ContextUNet(modalities * (latent_channels + 2), widths)
-        self.code = nn.Sequential(nn.Linear(2 * modalities + widths[-1], CODE), nn.SiLU(), nn.Linear(CODE, CODE))
-        width = config.pointwise_channels
-        self.guidance = Modulated(widths[0] + 2 * latent_channels, width, 1, CODE)
-        self.table = VoxelwiseTable(modalities)
-        self.local = Modulated(modalities + 2, width, 3, CODE)
-        self.pointwise = nn.ModuleList(Modulated(width, width, 1, CODE) for _ in range(config.pointwise_layers))
-        self.head = nn.Conv3d(width, 1, 1)
-        nn.init.zeros_(self.head.weight)
+        self.modalities = modalities
+        inputs, width = modalities * (FEATURES + 1) + PLACE, config.width
+        self.first = nn.Linear(inputs, width)
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.Dropout(DROPOUT)
+            )
+            for _ in range(config.layers)
+        )
+        self.linear = nn.Linear(inputs, modalities)
+        self.answer = nn.Linear(width, modalities)
+        self.trust = nn.Linear(width, modalities * 2 * latent_channels)
+        self.doubt = nn.Linear(width, modalities)
 
-    def look(self, sources: Tensor, latents: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
-        """See the whole case.
+    def look(self, volumes: Tensor, brain: Tensor, sources: Sequence[int]) -> Seen:
+        """Read a case once: z-scored volumes (S, X, Y, Z), the brain (X, Y, Z), and the indices of their modalities."""
+        pyramid, slabs = Pyramid(volumes, brain), []
+        for start in range(0, len(brain), SLAB):
+            inside = brain[start : start + SLAB]
+            slabs.append(self.inputs(*pyramid.at(inside, start, start + len(inside)), sources))
+        return Seen(brain, tuple(slabs))
 
-        Args:
-            sources: normalised volumes (1, M, X, Y, Z), 0 where a modality is missing.
-            latents: their scaled latents (1, M * C, x, y, z), 0 likewise.
-            available: 1 where a modality is available (1, M).
-
-        Returns:
-            Features (1, W, x, y, z) and the pooled code (1, widths[-1]) for `guide`.
-        """
-        pooled = nn.functional.avg_pool3d(sources, self.factor)
-        bits = available[:, :, None, None, None].expand(-1, -1, *pooled.shape[2:])
-        return self.context(torch.cat([pooled, bits.to(pooled.dtype), latents.to(pooled.dtype)], dim=1))
-
-    def guide(
-        self, seen: tuple[Tensor, Tensor], latents: Tensor, available: Tensor, target: int
-    ) -> tuple[Tensor, Tensor]:
-        """Guidance for one target.
+    def inputs(self, features: Tensor, place: Tensor, sources: Sequence[int]) -> Tensor:
+        """What `forward` reads, (N, modalities * (FEATURES + 1) + PLACE), in half precision under autocast.
 
         Args:
-            seen: what `look` returned.
-            latents: target-like and denoised latent, (1, 2 * C, x, y, z).
-            available: as in `look`.
-            target: index of the target modality.
-
-        Returns:
-            Guidance (1, W, x, y, z) at latent resolution and the code (1, 64).
-        """
-        features, pooled = seen
-        wanted = nn.functional.one_hot(torch.tensor([target], device=available.device), self.modalities)
-        code = self.code(torch.cat([available, wanted.to(available.dtype), pooled.to(available.dtype)], dim=1))
-        return self.guidance(torch.cat([features, latents.to(features.dtype)], dim=1), code), code
-
-    def forward(
-        self, volumes: Tensor, decoded: Tensor, guidance: Tensor, code: Tensor, sources: tuple[int, ...], target: int
-    ) -> Tensor:
-        """Refine a region.
-
-        Args:
-            volumes: z-scored (B, M, X + 2, Y + 2, Z + 2), with one voxel of surroundings on each side.
-            decoded: the decoded volume of the same region and surroundings, (B, 1, X + 2, Y + 2, Z + 2).
-            guidance: what `guide` returned, (B, W, x + 2, y + 2, z + 2) of the region with one latent voxel of
-                surroundings on each side; x = X / factor.
-            code: (1, 64), of the case.
+            features: of the sources, (N, S, FEATURES).
+            place: (N, PLACE), both as `Pyramid.at` gives them.
             sources: indices of the available modalities.
-            target: index of the target modality.
+        """
+        device = features.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features.dtype
+        whole = torch.zeros(len(features), self.modalities, FEATURES + 1, dtype=dtype, device=features.device)
+        whole[:, list(sources), :FEATURES] = features.to(dtype)
+        whole[:, list(sources), FEATURES] = 1
+        return torch.cat([whole.flatten(1), place.to(dtype)], dim=1)
+
+    def forward(self, inputs: Tensor, latents: Tensor, targets: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Refine voxels.
+
+        Args:
+            inputs: what `inputs` returned for N voxels.
+            latents: target-like and denoised latent of each target there, (N, T, 2 * C).
+            targets: indices of the modalities wanted.
 
         Returns:
-            The refined volume (B, 1, X, Y, Z).
+            The z-scored answer (N, T) and the logarithm of its expected squared error (N, T), both float32.
         """
-        looked_up = self.table(volumes, sources, target)
-        f = self.factor
-        wide = nn.functional.interpolate(guidance, scale_factor=f, mode="trilinear", align_corners=False)
-        wide = wide[(slice(None), slice(None), *(slice(f, -f),) * 3)]
-        inputs = torch.cat([volumes, decoded, looked_up], dim=1)
-        h = nn.functional.silu(self.local(inputs.to(wide.dtype), code) + wide)
-        for layer in self.pointwise:
-            h = nn.functional.silu(layer(h, code))
-        return looked_up[(slice(None), slice(None), *(slice(1, -1),) * 3)] + self.head(h)
+        pieces = zip(inputs.split(PIECE), latents.split(PIECE), strict=True)
+        answers = [self.chosen(self.everything(some), there, targets) for some, there in pieces]
+        answer, doubt = (torch.cat(part) for part in zip(*answers, strict=True))
+        return answer, doubt
+
+    def everything(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the sources say of every modality: answer (N, M), doubt (N, M), trust in its latents (N, M, 2 * C)."""
+        h = nn.functional.silu(self.first(inputs))
+        for layer in self.layers:
+            h = h + layer(h)
+        h = nn.functional.silu(h)
+        answer = (self.answer(h) + self.linear(inputs)).float()
+        return answer, self.doubt(h.detach()).float().clamp(-8, 4), self.trust(h).unflatten(1, (self.modalities, -1))
+
+    @staticmethod
+    def chosen(
+        everything: tuple[Tensor, Tensor, Tensor], latents: Tensor, targets: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` returns, from what `everything` returned."""
+        answer, doubt, trust = (part[:, list(targets)] for part in everything)
+        return answer + (trust * latents).float().sum(2), doubt

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modfill.model.aldm import ALDM
 from modfill.training.data import TrainingCase, jitter
@@ -42,16 +43,22 @@ class LatentBank:
 
     def __init__(self, model: ALDM, cases: list[TrainingCase], folder: Path):
         self.cases, self.model = cases, model
-        self.folder = folder / _digest(model)
+        self.folder = folder / digest(model.autoencoder)
+
+    def fill(self, rank: int = 0, ranks: int = 1) -> None:
+        """Encode one rank's share of the cases, unless that has been done before."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        device = model.latent_std.device
-        for index, case in enumerate(cases):
+        for index, case in list(enumerate(self.cases))[rank::ranks]:
             path = self.folder / f"{case.case_id}.npy"
             if not path.exists():
                 temporary = path.with_suffix(".tmp.npy")
-                np.save(temporary, self._encoded(index, device))
+                np.save(temporary, self._encoded(index, self.model.latent_std.device))
                 temporary.rename(path)
-        self.latents = [np.load(self.folder / f"{case.case_id}.npy", mmap_mode="r") for case in cases]
+
+    @cached_property
+    def latents(self) -> list[np.ndarray]:
+        """Memory maps, once every rank has filled in its share."""
+        return [np.load(self.folder / f"{case.case_id}.npy", mmap_mode="r") for case in self.cases]
 
     @torch.no_grad()
     def _encoded(self, index: int, device: torch.device) -> np.ndarray:
@@ -88,13 +95,14 @@ class LatentBank:
             self.latents[example.case][int(example.mirrored), int(changed), m]
             for m, changed in zip(example.sources, example.recontrasted, strict=True)
         ]
-        return self._scaled(np.stack(latents))
+        return self.scaled(np.stack(latents))
 
     def clean(self, example: Draw, modalities: tuple[int, ...]) -> Tensor:
         """Scaled latents (len(modalities), C, x, y, z) without change of contrast."""
-        return self._scaled(self.latents[example.case][int(example.mirrored), 0][list(modalities)])
+        return self.scaled(self.latents[example.case][int(example.mirrored), 0][list(modalities)])
 
-    def _scaled(self, latents: np.ndarray) -> Tensor:
+    def scaled(self, latents: np.ndarray) -> Tensor:
+        """Stored latents -> scaled ones on the model's device."""
         return torch.from_numpy(latents.astype(np.float32)).to(self.model.latent_std.device) / self.model.latent_std
 
     def std(self) -> float:
@@ -102,9 +110,10 @@ class LatentBank:
         return float(np.sqrt(np.mean([np.square(z[0, 0].astype(np.float32)).mean() for z in self.latents])))
 
 
-def _digest(model: ALDM) -> str:
-    """Identifies the autoencoder, so that a bank is never used with another one."""
+def digest(*parts: nn.Module) -> str:
+    """Identifies networks, so that what was computed with them is never used with others."""
     digest = hashlib.sha256()
-    for name, value in model.autoencoder.state_dict().items():
-        digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+    for part in parts:
+        for name, value in part.state_dict().items():
+            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]

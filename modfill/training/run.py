@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -15,16 +14,15 @@ from modfill.config import PRESETS, Preset
 from modfill.errors import ModfillError
 from modfill.model.aldm import ALDM
 from modfill.training.autoencoder_stage import AutoencoderStage
+from modfill.training.confidence import fit_confidence
 from modfill.training.data import TrainingCase, load_cohort, unit_statistics
 from modfill.training.latents import LatentBank
 from modfill.training.loop import Budget, Stage, rank, train
+from modfill.training.points import PointBank
+from modfill.training.refiner_stage import RefinerStage
 from modfill.training.shortcuts import fit_shortcut
-from modfill.training.tables import fit_tables
-from modfill.training.translation_stages import DenoiserStage, RefinerStage, TranslationStage, TranslatorStage
+from modfill.training.translation_stages import DenoiserStage, TranslatorStage
 
-TRANSLATION_STAGES: dict[str, type[TranslationStage]] = {
-    stage.name: stage for stage in (TranslatorStage, DenoiserStage, RefinerStage)
-}
 HELD_OUT_EVERY = 10  # without a validation folder every tenth case is held out
 
 
@@ -77,13 +75,17 @@ def train_preset(
         if name in stages:
             budget = Budget(settings.steps, minutes and minutes * settings.share / whole)
             train(_stage(name, model, cases, held_out, out), out, budget, seed, device, half)
+            if name == "refiner" and rank() == 0:
+                fit_confidence(model, held_out)
         elif done.exists() or (name not in trained and preset.stages.index(name) < preset.stages.index(stages[0])):
             _load_averaged(part, done)
         elif name not in trained:
             break
         ready.append(name)
         if name == "autoencoder" and (name in stages or done.exists()):
-            model.latent_std.fill_(_bank(model, cases, out).std())
+            bank = LatentBank(model, cases, out / "latents")
+            _filled(bank)
+            model.latent_std.fill_(bank.std())
     result = out / "weights.safetensors"
     if rank() == 0:
         checkpoint.save(model, result, tuple(ready))
@@ -150,13 +152,11 @@ def _half_is_sound(cases: list[TrainingCase], preset: Preset, device: torch.devi
     return device.type == "cuda" or all(case.brain.shape[0] >= 3 * preset.multiple for case in cases)
 
 
-def _bank(model: ALDM, cases: list[TrainingCase], out: Path) -> LatentBank:
-    """The latent bank. Rank 0 encodes, then the others read."""
-    if rank() == 0:
-        LatentBank(model, cases, out / "latents")
+def _filled(bank: LatentBank | PointBank) -> None:
+    """Let every rank add its share to a bank."""
+    bank.fill(rank(), dist.get_world_size() if dist.is_initialized() else 1)
     if dist.is_initialized():
         dist.barrier()
-    return LatentBank(model, cases, out / "latents")
 
 
 def _stage(name: str, model: ALDM, cases: list[TrainingCase], held_out: list[TrainingCase], out: Path) -> Stage:
@@ -164,14 +164,19 @@ def _stage(name: str, model: ALDM, cases: list[TrainingCase], held_out: list[Tra
     part = getattr(model, name)
     model.requires_grad_(False)
     part.requires_grad_(True)
-    if name == "refiner":
-        fit_tables(part.table, (case.volumes[:, case.brain].astype(np.float32) for case in cases))
     if name == "autoencoder":
         return AutoencoderStage(model.autoencoder, model.preset, cases, held_out)
-    bank = _bank(model, cases, out)
-    if name == "translator" and part.shortcut is not None:
+    bank = LatentBank(model, cases, out / "latents")
+    if name == "refiner":
+        points = PointBank(bank, out / "points")
+        _filled(points)
+        return RefinerStage(model, bank, held_out, points)
+    _filled(bank)
+    if name == "denoiser":
+        return DenoiserStage(model, part, bank, held_out)
+    if part.shortcut is not None:
         fit_shortcut(part.shortcut, bank)
-    return TRANSLATION_STAGES[name](model, part, bank, held_out)
+    return TranslatorStage(model, part, bank, held_out)
 
 
 def _load_averaged(part: nn.Module, path: Path) -> None:

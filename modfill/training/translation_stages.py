@@ -1,4 +1,4 @@
-"""Stages 2 to 4, all on the frozen autoencoder's latents: translator, denoiser, refiner."""
+"""Stages 2 and 3, on the frozen autoencoder's latents: translator and denoiser."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modfill.model.aldm import ALDM, Encoded, place
+from modfill.model.aldm import ALDM, Encoded
 from modfill.training.data import TrainingCase, random_box, unit_psnr, validation_tasks
 from modfill.training.latents import Draw, LatentBank, draw
 from modfill.training.loop import Stage
 
 Batch = Mapping[str, Any]
-Box = tuple[slice, ...]
 
 
 class TranslationStage(Stage):
@@ -120,62 +119,6 @@ class DenoiserStage(TranslationStage):
     def answer(self, encoded: Encoded, target: int) -> Tensor:
         steps = 1 if self.model.single_step_mean else self.model.preset.denoiser.sampling_steps
         return self.model.decode(self.model.estimate(encoded, target, zero_noise(encoded), steps)[1])[0, 0]
-
-
-class RefinerStage(TranslationStage):
-    """Squared error at full resolution on random cubes, with everything before the refiner frozen."""
-
-    name = "refiner"
-
-    def batch(self, rng: np.random.Generator) -> Batch:
-        example = self.drawn(rng)
-        factor = self.model.preset.autoencoder.factor
-        case = self.bank.cases[example.case]
-        boxes = [random_box(rng, case, (self.config.crop,) * 3, factor) for _ in range(self.config.crops)]
-        return {"example": example, "boxes": boxes}
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        example, boxes, model = batch["example"], batch["boxes"], self.model
-        latents = self.bank.sources(example)
-        stacked = [
-            self.bank.volume(example.case, m, example.mirrored, changed)
-            for m, changed in zip(example.sources, example.recontrasted, strict=True)
-        ]
-        volumes = place(torch.stack(stacked).to(latents.device), example.sources, len(model.preset.modalities))
-        brain = self.bank.brain(example.case, example.mirrored).to(latents.device)
-        encoded = model.looked(self.part, example.sources, volumes, latents)
-        errors = [self._errors(example, target, boxes, encoded, brain) for target in example.targets]
-        refined, decoded = torch.stack(errors).mean(0)
-        return refined, {"decoded": decoded}
-
-    def _errors(self, example: Draw, target: int, boxes: list[Box], encoded: Encoded, brain: Tensor) -> Tensor:
-        """Mean squared error over the brain, refined and merely decoded, (2,)."""
-        model = self.model
-        with torch.no_grad():
-            target_like, latent = model.estimate(encoded, target, zero_noise(encoded), 1)
-        latents = torch.cat([target_like, latent.to(target_like.dtype)], dim=1)
-        guidance, code = self.part.guide(encoded.seen, latents, encoded.available, target)
-        regions = [self._region(encoded.volumes, latent, guidance, box) for box in boxes]
-        sources, decoded, guided = (torch.cat(parts) for parts in zip(*regions, strict=True))
-        refined = self.part(sources, decoded, guided, code, example.sources, target).float()[:, 0]
-        truth = self.bank.volume(example.case, target, example.mirrored, False).to(brain.device)
-        wanted = torch.stack([truth[box] for box in boxes])
-        inside = torch.stack([brain[box] for box in boxes])
-        answers = torch.stack([refined, decoded[:, 0, 1:-1, 1:-1, 1:-1]])
-        return ((answers - wanted).square() * inside).sum((1, 2, 3, 4)) / inside.sum().clamp(min=1)
-
-    def _region(self, volumes: Tensor, latent: Tensor, guidance: Tensor, box: Box) -> tuple[Tensor, Tensor, Tensor]:
-        """A region's inputs; its piece of the decoded volume is decoded with two latent voxels of surroundings."""
-        factor, margin = self.model.preset.autoencoder.factor, 2
-        low = [
-            slice(max(b.start // factor - margin, 0), min(b.stop // factor + margin, edge))
-            for b, edge in zip(box, latent.shape[2:], strict=True)
-        ]
-        with torch.no_grad():
-            piece = self.model.decode(latent[(slice(None), slice(None), *low)]).float()
-        decoded = volumes.new_zeros(1, 1, *volumes.shape[2:])
-        decoded[(slice(None), slice(None), *(slice(b.start * factor, b.stop * factor) for b in low))] = piece
-        return self.model.refiner_region(volumes, decoded, guidance, box)
 
 
 def zero_noise(encoded: Encoded) -> Tensor:
