@@ -3,8 +3,8 @@
     python -m benchmarks.ladder --cases DIR --out DIR
 
 Each case is scored in two tasks, one target (in turn) from one source and from all others. Writes `ladder.csv` and
-`ladder.md`: the autoencoder given the target itself, the voxelwise table alone, the latent shortcut, the translator,
-the denoiser's mean in one step, samples of 2 to 50 steps, and the refiner.
+`ladder.md`: the autoencoder given the target itself, the latent shortcut, the translator, the denoiser's mean in one
+step, samples of 2 to 50 steps, and the refiner without latents, with the translator's alone and with both.
 """
 
 from __future__ import annotations
@@ -45,17 +45,15 @@ def rungs(model: ALDM, volumes: dict[str, Tensor], target: int) -> Iterator[tupl
     seen = model.see(volumes)
     nothing = torch.zeros_like(seen.latents[:1])
     noise = torch.randn(nothing.shape, generator=torch.Generator().manual_seed(0))
-    yield "voxelwise table alone", model.refiner.table(seen.volumes, seen.sources, target)[0, 0]
     yield "latent shortcut", model.decode(model.translator.shortcut(seen.latents, seen.sources, target))[0, 0]
     target_like, mean = model.estimate(seen, target, nothing, 1)
     yield "translator", model.decode(target_like)[0, 0]
-    decoded = model.decode(mean).float()
-    yield "denoiser, 1 step", decoded[0, 0]
+    yield "denoiser, 1 step", model.decode(mean)[0, 0]
     for steps in STEPS:
         yield f"one sample, {steps} steps", model.decode(model.estimate(seen, target, noise, steps)[1])[0, 0]
-    without = model.decode(target_like).float()
-    yield "refiner on the translator", model.refine(seen, target, target_like, target_like, without)[0, 0]
-    yield "refiner on the denoiser", model.refine(seen, target, target_like, mean, decoded)[0, 0]
+    yield "refiner without latents", model.refine(seen, target, nothing, nothing)[0]
+    yield "refiner on the translator", model.refine(seen, target, target_like, target_like)[0]
+    yield "refiner on the denoiser", model.refine(seen, target, target_like, mean)[0]
 
 
 @torch.inference_mode()

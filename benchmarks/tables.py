@@ -12,6 +12,8 @@ from modfill.modalities import MODALITIES, NAMES
 
 SHOWN = ("psnr", "psnr_brain", "ssim", "psnr_matched", "ssim_matched")
 OURS = "modfill"
+PAPER = {"T1 to T2": ("t1n", "t2w"), "T2 to FLAIR": ("t2w", "t2f")}  # what its Table 1 has of BraTS
+TUMOUR_TASKS = PAPER | {"3 to FLAIR": ("t1n+t1c+t2w", "t2f"), "3 to T1ce": ("t1n+t2w+t2f", "t1c")}
 
 
 def append(table: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
@@ -25,12 +27,14 @@ def append(table: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
 
 
 def summary(frame: pd.DataFrame) -> str:
-    """Markdown: every method by number of sources, modfill's wins, the paper's Table 2, and every task.
+    """Markdown: every method by number of sources, modfill's wins, the paper's two tasks, what lies in the tumour, what
+    a source more brings, the paper's Table 2, and every task.
 
     Args:
         frame: the rows of `translation.csv`.
     """
-    parts = [overview(frame), wins(frame), matrix(frame), every_task(frame)]
+    parts = [overview(frame), wins(frame), papers_tasks(frame), tumour(frame), added(frame), matrix(frame),
+             every_task(frame)]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
 
@@ -55,6 +59,54 @@ def wins(frame: pd.DataFrame) -> str:
     for rival in rivals:
         pairs = [by_task[shown][[OURS, rival]].dropna() for shown in SHOWN]
         lines.append(_row(rival, *(int((pair[OURS] > pair[rival]).sum()) for pair in pairs), len(pairs[0])))
+    return "\n".join(lines) + "\n"
+
+
+def papers_tasks(frame: pd.DataFrame) -> str:
+    """The paper's Table 1 for the two tasks that it shares with these cases, beside the paper's own figures."""
+    lines = [_row("method", *(f"{name}, psnr / psnr_matched / ssim" for name in PAPER)), _rule(1 + len(PAPER))]
+    for name in frame.method.unique():
+        cells = []
+        for source, target in PAPER.values():
+            rows = frame[(frame.method == name) & (frame.sources == source) & (frame.target == target)]
+            cells.append(f"{rows.psnr.mean():.2f} / {rows.psnr_matched.mean():.2f} / {rows.ssim.mean():.3f}")
+        lines.append(_row(name, *cells))
+    lines.append(_row("the paper, 1,251 training cases", "25.818 / – / 0.904", "25.074 / – / 0.867"))
+    return "\n".join(lines) + "\n"
+
+
+def tumour(frame: pd.DataFrame) -> str:
+    """PSNR and matched PSNR inside the tumour, in cases with a segmentation."""
+    frame = frame.dropna(subset=["psnr_tumour"])
+    if frame.empty:
+        return ""
+    lines = [_row("in the tumour", *TUMOUR_TASKS, "all 28"), _rule(2 + len(TUMOUR_TASKS))]
+    for name, rows in frame.groupby("method", sort=False):
+        parts = [rows[(rows.sources == s) & (rows.target == t)] for s, t in TUMOUR_TASKS.values()] + [rows]
+        cells = (f"{part.psnr_tumour.mean():.2f} / {part.psnr_tumour_matched.mean():.2f}" for part in parts)
+        lines.append(_row(name, *cells))
+    return "\n".join(lines) + "\n"
+
+
+def added(frame: pd.DataFrame) -> str:
+    """Whether a source more ever hurts modfill: matched PSNR by number of sources, and the worst step."""
+    own = frame[frame.method == OURS]
+    if own.empty:
+        return ""
+    means = own.groupby(["target", "sources"]).psnr_matched.mean()
+    lines = [
+        _row("modfill, to", "1 source, mean", "best", "2 sources", "3 sources", "a source more", "worst"),
+        _rule(7),
+    ]
+    for target in MODALITIES:
+        by_set = {frozenset(sources.split("+")): value for sources, value in means[target].items()}
+        sizes = [[value for one, value in by_set.items() if len(one) == n] for n in (1, 2, 3)]
+        steps = [by_set[more] - by_set[less] for less in by_set for more in by_set
+                 if less < more and len(more) == len(less) + 1]  # fmt: skip
+        falls = sum(step < 0 for step in steps)
+        cells = [sum(sizes[0]) / len(sizes[0]), max(sizes[0]), *(sum(size) / len(size) for size in sizes[1:])]
+        lines.append(_row(_short(target), *(f"{cell:.2f}" for cell in cells), f"hurts in {falls} of {len(steps)} steps",
+                          f"{min(steps):+.2f}"))  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

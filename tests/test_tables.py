@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.tables import SHOWN, matrix, overview, plot, summary, wins
+from benchmarks.tables import SHOWN, added, matrix, overview, papers_tasks, plot, summary, tumour, wins
 from modfill.modalities import MODALITIES
+
+TUMOUR = ("psnr_tumour", "psnr_tumour_matched")
 
 
 def rows(levels: dict[str, float]) -> pd.DataFrame:
@@ -20,7 +22,7 @@ def rows(levels: dict[str, float]) -> pd.DataFrame:
                 for sources in combinations(MODALITIES, count):
                     for target in set(MODALITIES) - set(sources):
                         own = {"method": method, "case_id": case_id, "sources": "+".join(sources), "target": target}
-                        table.append(own | dict.fromkeys(SHOWN, level + count + more))
+                        table.append(own | dict.fromkeys((*SHOWN, *TUMOUR), level + count + more))
     return pd.DataFrame(table)
 
 
@@ -38,3 +40,22 @@ def test_rivals_alone_have_no_wins(tmp_path: Path) -> None:
     assert wins(frame) == "" and matrix(frame) == "" and "modfill" not in summary(frame)
     plot(frame, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5_000
+
+
+def test_what_a_source_more_brings_and_what_lies_in_the_tumour() -> None:
+    frame = rows({"copy": 19.0, "modfill": 20.0})
+    assert "| FLAIR | 21.25 | 21.25 | 22.25 | 23.25 | hurts in 0 of 9 steps | +1.00 |" in added(frame)
+    better = (frame.method == "modfill") & (frame.sources == "t1n") & (frame.target == "t2f")
+    frame.loc[better, "psnr_matched"] = 30.0
+    assert "| FLAIR | 24.17 | 30.00 | 22.25 | 23.25 | hurts in 2 of 9 steps | -7.75 |" in added(frame)
+    assert added(rows({"copy": 19.0})) == ""
+    frame["psnr_tumour"], frame["psnr_tumour_matched"] = 10.0, 12.0
+    frame.loc[frame.case_id == "b", "psnr_tumour"] = float("nan")
+    frame.loc[(frame.method == "copy") & (frame.sources == "t2w"), "psnr_tumour"] = 8.0
+    assert "| copy | 10.00 / 12.00 | 8.00 / 12.00 | 10.00 / 12.00 |" in tumour(frame)
+    assert tumour(frame.assign(psnr_tumour=float("nan"))) == ""
+
+
+def test_the_paper_s_tasks_stand_beside_its_figures() -> None:
+    table = papers_tasks(rows({"modfill": 20.0}))
+    assert "| modfill | 21.25 / 21.25 / 21.250 | 21.25 / 21.25 / 21.250 |" in table and "25.818" in table

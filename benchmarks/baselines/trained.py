@@ -20,6 +20,7 @@ from benchmarks.cases import in_unit_range
 from modfill.case import Case, find_cases, read_case
 from modfill.completion import half_is_fast
 from modfill.errors import ModfillError
+from modfill.memory import keep_freed_memory
 from modfill.modalities import MODALITIES
 from modfill.preprocess import prepare
 from modfill.training.curves import Budget
@@ -99,6 +100,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, metavar="N")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN")
     options = parser.parse_args()
+    keep_freed_memory()
     cases, held_out = ([read_case(files) for files in find_cases(d)] for d in (options.train, options.validate))
     Trained(options.name, options.out, options.minutes, held_out).fit(cases)
 

@@ -11,10 +11,10 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
 from benchmarks.baselines.network import M, NetworkStage, wanted_voxels, with_bits
+from benchmarks.baselines.table import VoxelwiseTable, fit_tables
 from modfill.config import StageConfig
-from modfill.model.table import VoxelwiseTable
+from modfill.model.layers import fold, unfold
 from modfill.training.data import TrainingCase
-from modfill.training.tables import fit_tables
 
 
 class UNetStage(NetworkStage):
@@ -27,16 +27,16 @@ class UNetStage(NetworkStage):
     """
 
     name = "unet"
-    window = (80, 80, 80)
-    config = StageConfig(steps=8_000, share=1.0, learning_rate=1e-3, crops=2)
+    window = (96, 96, 96)  # halved five times: an edge of 2 is not safe in bfloat16 (see modfill.training.run)
+    config = StageConfig(steps=8_000, share=1.0, learning_rate=1e-3, crops=1)
 
     def __init__(self, cases: list[TrainingCase], held_out: list[TrainingCase], power: int = 2, residual: bool = True):
         super().__init__(cases, held_out)
-        self.power, self.net = power, generator(3)
+        self.power, self.net = power, FoldedUNet()
         self.table = VoxelwiseTable(M) if residual else None
         if self.table is not None:  # starts as the table itself
-            nn.init.zeros_(self.net.final_conv.weight)
-            nn.init.zeros_(self.net.final_conv.bias)
+            nn.init.zeros_(self.net.net.final_conv.weight)
+            nn.init.zeros_(self.net.net.final_conv.bias)
             fit_tables(self.table, (case.volumes[:, case.brain].astype(np.float32) for case in cases))
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -58,8 +58,20 @@ class UNetStage(NetworkStage):
         return given + torch.stack(known)
 
 
-def generator(dimensions: int) -> BasicUNet:
-    """MONAI's U-Net with four halvings: volumes and availability bits in, all modalities out."""
-    widths = (24, 32, 64, 128, 192, 24) if dimensions == 3 else (32, 64, 128, 256, 256, 32)
-    return BasicUNet(dimensions, 2 * M, M, features=widths, act=("LeakyReLU", {"negative_slope": 0.1, "inplace": True}),
-                     norm=("instance", {"affine": True}))  # fmt: skip
+class FoldedUNet(nn.Module):
+    """MONAI's 3D U-Net on 2x2x2 voxels folded into channels: for the same time on a CPU it learns from nearly three
+    times the crops, with more than twice the parameters, as the plain one at full resolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = unet(3, 8 * 2 * M, 8 * M, (64, 64, 128, 192, 256, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Volumes and availability bits (B, 2 * M, X, Y, Z), even edges -> all modalities (B, M, X, Y, Z)."""
+        return unfold(self.net(fold(x, 2)), 2)
+
+
+def unet(dimensions: int, channels: int, out_channels: int, widths: tuple[int, ...]) -> BasicUNet:
+    """MONAI's U-Net with four halvings."""
+    return BasicUNet(dimensions, channels, out_channels, features=widths, norm=("instance", {"affine": True}),
+                     act=("LeakyReLU", {"negative_slope": 0.1, "inplace": True}))  # fmt: skip

@@ -1,0 +1,115 @@
+"""Does modfill know where it is wrong? Its two maps and its confidence against the true error.
+
+    python -m benchmarks.uncertainty --cases DIR --out DIR [--samples 8]
+
+For every case each modality is synthesised once from the one after it and once from all others. Writes
+`uncertainty.csv` and `uncertainty.md`: for the spread of the samples and for the error that the refiner expects, the
+rank correlation with the true absolute error over the brain's voxels, and the mean error in the tenth of the voxels
+where the map is highest, as a multiple of the mean elsewhere; and the confidence beside the observed PSNR over the
+brain.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+
+from benchmarks.cases import in_unit_range, reduced
+from modfill import checkpoint
+from modfill.case import Case, find_cases, read_case
+from modfill.completion import draw_noise, half_is_fast
+from modfill.metrics import psnr, unit_range
+from modfill.modalities import MODALITIES
+from modfill.model.aldm import ALDM
+from modfill.preprocess import prepare
+from modfill.provenance import Settings
+
+VOXELS = 200_000  # enough for a rank correlation
+
+
+def tasks() -> Iterator[tuple[tuple[str, ...], str]]:
+    """Each modality from the one after it and from all others."""
+    for index, target in enumerate(MODALITIES):
+        yield (MODALITIES[(index + 1) % len(MODALITIES)],), target
+        yield tuple(m for m in MODALITIES if m != target), target
+
+
+@torch.inference_mode()
+def measure(model: ALDM, case: Case, sources: tuple[str, ...], target: str, samples: int) -> dict[str, Any]:
+    """One row of the table."""
+    part, index = prepare(reduced(case, sources), model.preset.multiple, "zscore"), MODALITIES.index(target)
+    settings = Settings(samples=samples)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half_is_fast(torch.device("cpu"))):
+        encoded = model.see({m: torch.from_numpy(v) for m, v in part.volumes.items()})
+        noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, settings)
+        prediction = model.predict(encoded, index, noise, None, "mean")
+    assert prediction.spread is not None and prediction.expected is not None
+    mean, std = model.unit_statistics[index].tolist()
+    given = in_unit_range(part, prediction.volume.numpy(), (mean, std))
+    brain = np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2
+    truth = unit_range(case.volume(target), brain)
+    error = np.abs(truth - given)[brain]
+    row: dict[str, Any] = {"case_id": case.case_id, "sources": "+".join(sources), "target": target}
+    for name, volume in (("spread", prediction.spread), ("expected", prediction.expected.sqrt())):
+        values = part.geometry.restore(volume.float().numpy())[brain]
+        row |= {f"{name}_{key}": value for key, value in agreement(values, error).items()}
+    return row | {"confidence": prediction.confidence, "observed": psnr(truth, given, brain)}
+
+
+def agreement(values: np.ndarray, error: np.ndarray) -> dict[str, float]:
+    """Rank correlation of a map with the error, and the error where the map is highest against the rest."""
+    few = np.random.default_rng(0).choice(len(values), min(VOXELS, len(values)), replace=False)
+    high = values >= np.quantile(values, 0.9)
+    return {
+        "correlation": float(spearmanr(values[few], error[few]).statistic),
+        "decile": float(error[high].mean() / error[~high].mean()),
+    }
+
+
+def summary(frame: pd.DataFrame) -> str:
+    """Markdown: the maps' figures on average, and how far the confidence is off."""
+    off = frame.confidence - frame.observed
+    lines = ["| map | rank correlation with the error | error in the top tenth / elsewhere |", "|---|---|---|"]
+    lines += [
+        f"| {title} | {frame[name + '_correlation'].mean():.2f} | {frame[name + '_decile'].mean():.2f} |"
+        for name, title in (("spread", "spread of the samples"), ("expected", "error expected by the refiner"))
+    ]
+    correlation = frame.confidence.corr(frame.observed)
+    lines += [
+        "",
+        f"Confidence against observed PSNR over the brain, {len(frame)} images: correlation {correlation:.2f}, "
+        f"mean difference {off.mean():+.2f} dB, mean absolute difference {off.abs().mean():.2f} dB.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--weights", type=Path, default=checkpoint.SHIPPED, metavar="FILE")
+    parser.add_argument("--samples", type=int, default=8, metavar="N")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    options = parser.parse_args()
+    model, _ = checkpoint.load(options.weights)
+    rows = []
+    for files in find_cases(options.cases):
+        case = read_case(files)
+        for sources, target in tasks():
+            rows.append(measure(model, case, sources, target, options.samples))
+            print(case.case_id, "+".join(sources), target, flush=True)
+    frame = pd.DataFrame(rows)
+    options.out.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(options.out / "uncertainty.csv", index=False)
+    (options.out / "uncertainty.md").write_text(summary(frame), encoding="utf8")
+
+
+if __name__ == "__main__":
+    main()
