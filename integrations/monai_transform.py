@@ -9,7 +9,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from modfill.integrations.availability import ACQUIRED, acquired_mask, acquired_only, count_range
+from modfill.integrations.availability import (
+    ACQUIRED,
+    acquired_mask,
+    acquired_only,
+    choose_dropped,
+    count_range,
+    of_synthetic_file,
+)
 
 from modfill.cache import Synthetic, complete_arrays
 from modfill.errors import CaseError, ModfillError
@@ -21,7 +28,7 @@ try:
     from monai.data import MetaTensor
     from monai.transforms import MapTransform, RandomizableTransform
 except ImportError as error:
-    raise ModfillError("The MONAI transforms need MONAI: pip install 'monai>=1.4'") from error
+    raise ModfillError("The MONAI transforms need MONAI: pip install -c constraints.txt 'monai>=1.4'") from error
 
 __all__ = ["CompleteModalitiesd", "RandModalityDropoutd"]
 
@@ -33,11 +40,12 @@ class CompleteModalitiesd(MapTransform):
     load with `allow_missing_keys=True`. With a single key, a MetaTensor (C, X, Y, Z) of stacked modalities, a modality
     is missing when its channel is all zero. What is added has the nearest source's type and metadata, under a file name
     of its own. The data also receive `acquired_modalities`: a bool tensor (4,) in the order t1n, t1c, t2w, t2f, true
-    where the image was acquired. An image that it calls synthetic is never a source.
+    where the image was acquired. An image that it calls synthetic, or whose file modfill wrote, is never a source.
 
-    Put it before normalisation: the background must be 0. It is not random, so `CacheDataset` keeps its result; a cache
-    folder keeps it from run to run and among workers. The noise depends on seed, data and target only; the data are
-    known by their `subject_id`, if they have one, or by their voxels.
+    Put it before normalisation: the background must be 0. It is not random, so `CacheDataset` keeps its result, and
+    `PersistentDataset` also when the weights are others by then; a cache folder, which all workers and runs share,
+    tells them apart. The noise depends on seed, data and target only; the data are known by their `subject_id`, if they
+    have one, or by their voxels.
 
     Args:
         keys: one key per modality, or the one key of a stack.
@@ -67,16 +75,7 @@ class CompleteModalitiesd(MapTransform):
         device: str = "cpu",
     ):
         super().__init__(keys, allow_missing_keys=True)
-        self.modalities = tuple(modalities)
-        unknown = [modality for modality in self.modalities if modality not in MODALITIES]
-        if unknown or len(set(self.modalities)) < max(len(self.modalities), 2):
-            got = unknown[0] if unknown else ", ".join(self.modalities) or "none"
-            raise ModfillError(f"modalities must be two or more different ones of {', '.join(MODALITIES)}, got '{got}'")
-        if len(self.keys) not in (1, len(self.modalities)):
-            raise ModfillError(
-                f"keys must be one stack or one key for each of {', '.join(self.modalities)}, got {len(self.keys)} "
-                f"keys ({', '.join(map(str, self.keys))}); give modalities= in the order of the keys"
-            )
+        self.modalities = _modalities_of(self.keys, modalities)
         self.settings = Settings(mode, steps, samples, seed)
         self.weights, self.cache, self.device = weights, cache, device
 
@@ -85,11 +84,11 @@ class CompleteModalitiesd(MapTransform):
         completed = dict(data)
         stacked = len(self.keys) == 1
         present = self._channels(data) if stacked else self._images(data)
-        sources = acquired_only(present, data.get(ACQUIRED))
+        sources = acquired_only(present, data.get(ACQUIRED), _label(data))
+        if not stacked:  # a stack has the metadata of one of its channels
+            sources = {modality: image for modality, image in sources.items() if not _from_synthetic_file(image)}
         if not sources:
-            kind = "channel that is not all zero" if stacked else "image"
-            keys = ", ".join(map(str, self.keys))
-            raise CaseError(f"{_label(data)} must have an acquired {kind} under {keys}, got none; check keys")
+            raise _nothing_acquired(data, self.keys, ", ".join(f"synthetic {modality}" for modality in present))
         made = complete_arrays(
             {m: _array(volume) for m, volume in sources.items()},
             {m: volume.affine.cpu().numpy() for m, volume in sources.items()},
@@ -124,7 +123,7 @@ class CompleteModalitiesd(MapTransform):
         """The channels (1, X, Y, Z) of the stack that are not all zero, by modality."""
         count, names = len(self.modalities), ", ".join(self.modalities)
         if data.get(self.keys[0]) is None:
-            raise CaseError(f"{_label(data)} must have a stack of {names} under '{self.keys[0]}', got none; check keys")
+            raise _no_stack(data, self.keys[0])
         image = _require(data, self.keys[0], count, f"a channel for each of {names}, all zero where it is missing")
         channels = {m: cast(MetaTensor, image[i : i + 1]) for i, m in enumerate(self.modalities)}
         return {modality: channel for modality, channel in channels.items() if channel.any()}
@@ -134,48 +133,110 @@ class RandModalityDropoutd(RandomizableTransform, MapTransform):
     """Remove random modalities, to train networks for synthetic ones or to simulate incomplete data.
 
     With several keys, keys are removed; with one, channels of its stack (C, X, Y, Z) are set to 0. At least one
-    modality always stays. `CompleteModalitiesd` after it makes the data complete again.
+    modality always stays, an acquired one where the data or their files tell. `CompleteModalitiesd` after it makes the
+    data complete again.
 
     Args:
         keys: those that may be removed, or the one key of a stack.
         num_dropped: how many are removed, or the least and the greatest number, drawn evenly.
         prob: probability that any are removed.
+        modalities: which modality each key, or each channel of the stack, is.
 
     Raises:
-        ModfillError: `num_dropped` cannot be used.
+        ModfillError: an argument cannot be used; on a call, CaseError if there is nothing under the keys, or no stack.
     """
 
     def __init__(
-        self, keys: KeysCollection = MODALITIES, num_dropped: int | tuple[int, int] = (1, 3), prob: float = 1.0
+        self,
+        keys: KeysCollection = MODALITIES,
+        num_dropped: int | tuple[int, int] = (1, 3),
+        prob: float = 1.0,
+        modalities: Sequence[str] = MODALITIES,
     ):
         MapTransform.__init__(self, keys, allow_missing_keys=True)
         RandomizableTransform.__init__(self, prob)
+        if not 0 <= prob <= 1:
+            raise ModfillError(f"prob must be from 0 to 1, got {prob}")
         self.num_dropped = count_range(num_dropped)
+        own_names = all(key in MODALITIES for key in self.keys)
+        self.modalities = _modalities_of(self.keys, tuple(map(str, self.keys)) if own_names else modalities)
         self.dropped: list[Any] = []
 
-    def randomize(self, candidates: Sequence[Any]) -> None:
-        """Draw which of the candidates are removed; one stays.
+    def randomize(self, data: tuple[Mapping[str, Any], Mapping[str, Any]]) -> None:
+        """Draw what is removed.
 
         Args:
-            candidates: keys that are there, or channels that are not all zero.
+            data: keys that are there, or numbers of channels that are not all zero, by modality; and those of them that
+                are acquired.
         """
+        candidates, acquired = data
         super().randomize(None)
         low, high = self.num_dropped
-        count = min(int(self.R.randint(low, high + 1)), len(candidates) - 1)
-        order = self.R.permutation(len(candidates))
-        self.dropped = [candidates[i] for i in order[: max(count, 0)]] if self._do_transform else []
+        count = int(self.R.randint(low, high + 1))
+        items = list(candidates.values())
+        order = [items[i] for i in self.R.permutation(len(items))]
+        self.dropped = choose_dropped(order, list(acquired.values()), count) if self._do_transform else []
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Remove modalities from one dictionary; the given one and its images stay as they are."""
-        if len(self.keys) > 1:
-            self.randomize([key for key in self.keys if data.get(key) is not None])
-            return {key: value for key, value in data.items() if key not in self.dropped}
-        remaining = dict(data)
-        if data.get(self.keys[0]) is not None:
-            self.randomize([i for i, channel in enumerate(data[self.keys[0]]) if channel.any()])
+        stacked = len(self.keys) == 1
+        present = self._channels(data) if stacked else self._keys(data)
+        if not present:
+            raise _nothing_acquired(data, self.keys, "none")
+        acquired = acquired_only(present, data.get(ACQUIRED), _label(data))
+        if not stacked:
+            acquired = {m: key for m, key in acquired.items() if not _from_synthetic_file(data[key])}
+        self.randomize((present, acquired))
+        remaining = {key: value for key, value in data.items() if stacked or key not in self.dropped}
+        if stacked:
             remaining[self.keys[0]] = data[self.keys[0]].clone()
             remaining[self.keys[0]][self.dropped] = 0
         return remaining
+
+    def _keys(self, data: Mapping[Hashable, Any]) -> dict[str, Hashable]:
+        """The keys that are there, by modality."""
+        pairs = zip(self.modalities, self.keys, strict=True)
+        return {modality: key for modality, key in pairs if data.get(key) is not None}
+
+    def _channels(self, data: Mapping[Hashable, Any]) -> dict[str, int]:
+        """The numbers of the stack's channels that are not all zero, by modality."""
+        image, count = data.get(self.keys[0]), len(self.modalities)
+        if image is None:
+            raise _no_stack(data, self.keys[0])
+        if not isinstance(image, torch.Tensor) or image.ndim != 4 or image.shape[0] != count:
+            got = f"{type(image).__name__} {tuple(getattr(image, 'shape', ()))}"
+            raise CaseError(
+                f"{_label(data)}: {self.keys[0]} must be a tensor ({count}, X, Y, Z) of {', '.join(self.modalities)}, "
+                f"got {got}; stack them with ConcatItemsd, or give modalities="
+            )
+        return {modality: i for i, modality in enumerate(self.modalities) if image[i].any()}
+
+
+def _modalities_of(keys: Sequence[Hashable], modalities: Sequence[str]) -> tuple[str, ...]:
+    """The modalities of keys or channels. Raises ModfillError unless each key is another modality."""
+    unknown = [modality for modality in modalities if modality not in MODALITIES]
+    if unknown or len(set(modalities)) < max(len(modalities), 2):
+        got = unknown[0] if unknown else ", ".join(modalities) or "none"
+        raise ModfillError(f"modalities must be two or more different ones of {', '.join(MODALITIES)}, got '{got}'")
+    if len(keys) not in (1, len(modalities)) or len(set(keys)) < len(keys):
+        raise ModfillError(
+            f"keys must be one stack or another key for each of {', '.join(modalities)}, got {len(keys)} "
+            f"keys ({', '.join(map(str, keys))}); give modalities= in the order of the keys"
+        )
+    return tuple(modalities)
+
+
+def _from_synthetic_file(image: Any) -> bool:
+    return isinstance(image, MetaTensor) and of_synthetic_file(image.meta.get("filename_or_obj"))
+
+
+def _nothing_acquired(data: Mapping[Hashable, Any], keys: Sequence[Hashable], got: str) -> CaseError:
+    kind, names = "channel that is not all zero" if len(keys) == 1 else "image", ", ".join(map(str, keys))
+    return CaseError(f"{_label(data)} must have an acquired {kind} under {names}, got {got or 'none'}; check keys")
+
+
+def _no_stack(data: Mapping[Hashable, Any], key: Hashable) -> CaseError:
+    return CaseError(f"{_label(data)} must have a stack of modalities under '{key}', got none; check keys")
 
 
 def _require(data: Mapping[Hashable, Any], key: Hashable, channels: int, what: str) -> MetaTensor:
@@ -194,7 +255,7 @@ def _require(data: Mapping[Hashable, Any], key: Hashable, channels: int, what: s
 
 
 def _array(volume: MetaTensor) -> np.ndarray:
-    tensor = volume.as_tensor()[0]
+    tensor = volume.as_tensor()[0].detach()
     return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
 
 

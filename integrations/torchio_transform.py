@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from modfill.integrations.availability import ACQUIRED, acquired_mask, acquired_only, count_range
+from modfill.integrations.availability import (
+    ACQUIRED,
+    acquired_mask,
+    acquired_only,
+    choose_dropped,
+    count_range,
+    of_synthetic_file,
+)
 
 from modfill.cache import complete_arrays
 from modfill.errors import CaseError, ModfillError
@@ -19,7 +26,9 @@ try:
     import torchio as tio
     from torchio.transforms.augmentation import RandomTransform
 except ImportError as error:
-    raise ModfillError("The TorchIO transforms need TorchIO: pip install 'modfill[torchio]'") from error
+    raise ModfillError(
+        "The TorchIO transforms need TorchIO: pip install -c constraints.txt 'modfill[torchio]'"
+    ) from error
 
 __all__ = ["CompleteModalities", "ModalityDropout", "RandomModalityDropout"]
 
@@ -29,7 +38,8 @@ class CompleteModalities(tio.Transform):
 
     A modality is missing when its key is absent or None. What is added is a `ScalarImage` on the sources' grid, in the
     type of the nearest source. The subject also receives `acquired_modalities`: a bool tensor (4,) in the order t1n,
-    t1c, t2w, t2f, true where the image was acquired. An image that it calls synthetic is never a source.
+    t1c, t2w, t2f, true where the image was acquired. An image that it calls synthetic, or whose file modfill wrote, is
+    never a source.
 
     Put it before whatever moves the background away from 0, e.g. `ZNormalization`, and give a cache folder, so that a
     training run synthesises each subject once and not once an epoch. The noise depends on seed, subject and target
@@ -79,15 +89,12 @@ class CompleteModalities(tio.Transform):
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Complete one subject; changes and returns it."""
         present = _present(subject, self.names)
-        sources = acquired_only(present, subject.get(ACQUIRED))
+        sources = _acquired(subject, present)
         if not sources:
-            raise CaseError(
-                f"{_label(subject)} must have an acquired image under one of {', '.join(self.names.values())}, got "
-                f"{', '.join(subject.get_images_names())}; give the names, e.g. names={{'t1c': 't1gd'}}"
-            )
+            raise _nothing_acquired(subject, self.names)
         targets = [m for m in MODALITIES if m not in present and _chosen(self.names[m], self.include, self.exclude)]
         with np.errstate(divide="warn", over="warn", invalid="warn"):  # TorchIO makes them errors
-            synthetic = complete_arrays(
+            made = complete_arrays(
                 {m: _array(subject, self.names[m], image) for m, image in sources.items()},
                 {m: image.affine for m, image in sources.items()},
                 Settings(self.mode, self.steps, self.samples, self.seed),
@@ -97,9 +104,9 @@ class CompleteModalities(tio.Transform):
                 device=self.device,
                 cache=self.cache,
             )
-        for modality, made in synthetic.items():
+        for modality, synthetic in made.items():
             like = sources.get(NEAREST[modality], next(iter(sources.values())))
-            tensor = torch.from_numpy(made.volume)[None].to(like.data.dtype)
+            tensor = torch.from_numpy(synthetic.volume)[None].to(like.data.dtype)
             subject.add_image(tio.ScalarImage(tensor=tensor, affine=like.affine), self.names[modality])
         subject[ACQUIRED] = acquired_mask(sources)
         subject.update_attributes()
@@ -109,8 +116,8 @@ class CompleteModalities(tio.Transform):
 class RandomModalityDropout(RandomTransform):
     """Remove random modalities, to train networks for synthetic ones or to simulate incomplete subjects.
 
-    At least one modality always stays. `CompleteModalities` after it makes the subject complete again. What was
-    removed stands in the history as `ModalityDropout`.
+    At least one acquired modality always stays. `CompleteModalities` after it makes the subject complete again. What
+    was removed stands in the history as `ModalityDropout`.
 
     Args:
         num_dropped: how many are removed, or the least and the greatest number, drawn evenly.
@@ -131,13 +138,16 @@ class RandomModalityDropout(RandomTransform):
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Draw what is removed with torch's global generator, which data loaders seed for each worker."""
-        present = [self.names[m] for m in _present(subject, self.names)]
-        candidates = [name for name in present if _chosen(name, self.include, self.exclude)]
+        present = _present(subject, self.names)
+        if not present:
+            raise _nothing_acquired(subject, self.names)
         low, high = self.num_dropped
-        count = min(int(torch.randint(low, high + 1, ())), len(candidates), len(present) - 1)
-        if count <= 0:
+        count = int(torch.randint(low, high + 1, ()))
+        candidates = [name for m in present if _chosen(name := self.names[m], self.include, self.exclude)]
+        order = [candidates[i] for i in torch.randperm(len(candidates)).tolist()]
+        dropped = choose_dropped(order, [self.names[m] for m in _acquired(subject, present)], count)
+        if not dropped:
             return subject
-        dropped = [candidates[i] for i in torch.randperm(len(candidates))[:count].tolist()]
         transformed = ModalityDropout(dropped, **self._get_base_args())(subject)
         assert isinstance(transformed, tio.Subject)
         return transformed
@@ -198,6 +208,20 @@ def _present(subject: tio.Subject, names: Mapping[str, str]) -> dict[str, tio.Sc
         elif image is not None:
             raise CaseError(f"{_label(subject)}: {name} must be a ScalarImage or None, got {type(image).__name__}")
     return found
+
+
+def _acquired(subject: tio.Subject, present: Mapping[str, tio.ScalarImage]) -> dict[str, tio.ScalarImage]:
+    """Those of the images that are not synthetic. Raises CaseError where the subject's mask cannot be used."""
+    unmarked = acquired_only(present, subject.get(ACQUIRED), _label(subject))
+    return {modality: image for modality, image in unmarked.items() if not of_synthetic_file(image.path)}
+
+
+def _nothing_acquired(subject: tio.Subject, names: Mapping[str, str]) -> CaseError:
+    got = (f"{name} (synthetic)" if name in names.values() else name for name in subject.get_images_names())
+    return CaseError(
+        f"{_label(subject)} must have an acquired image under one of {', '.join(names.values())}, got "
+        f"{', '.join(got)}; give the names, e.g. names={{'t1c': 't1gd'}}"
+    )
 
 
 def _array(subject: tio.Subject, name: str, image: tio.ScalarImage) -> np.ndarray:

@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from modfill import __version__
 from modfill.case import case_from_arrays
-from modfill.checks import check_grids, content_problem
+from modfill.checks import check_grids, check_shape, content_problem
 from modfill.errors import CaseError, ModfillError, WeightsError
+from modfill.memory import give_back_freed_memory
 from modfill.modalities import MODALITIES
 from modfill.provenance import Settings
 
@@ -114,9 +115,10 @@ def complete_arrays(
     device: str = "cpu",
     cache: str | Path | None = None,
 ) -> dict[str, Synthetic]:
-    """Synthesise what a dictionary of arrays lacks, or read it from the cache; what all integrations call.
+    """Synthesise what a dictionary of arrays lacks, or read it from the cache; what the transforms call.
 
-    The same arrays, affine, weights, settings and case id give the same voxels in every process.
+    The same arrays, affine, weights, settings and case id give the same voxels in every process. Between two
+    completions a process holds the model and little else.
 
     Args:
         arrays: acquired (X, Y, Z) by modality, 0 outside the brain.
@@ -138,9 +140,12 @@ def complete_arrays(
     """
     settings = settings or Settings()
     targets = [m for m in MODALITIES if m not in arrays] if targets is None else sorted(targets, key=_rank)
-    affine = _common_affine(case_id or "without a name", arrays, affine) if isinstance(affine, Mapping) else affine
+    label = case_id or "without a name"
+    for modality, array in arrays.items():
+        check_shape(f"case {label}: {modality}", array.shape)
+    affine = _common_affine(label, arrays, affine) if isinstance(affine, Mapping) else affine
     if not targets:
-        _require_content(case_id or "without a name", arrays)
+        _require_content(label, arrays)
         return {}
     content = _content_hash(arrays, affine)
     case_id = case_id or f"array-{content[:12]}"
@@ -153,14 +158,31 @@ def complete_arrays(
         done = {target: entry for target, key in keys.items() if (entry := store.get(key)) is not None}
     lacking = [target for target in targets if target not in done]
     if lacking:
-        case = case_from_arrays(arrays, affine, case_id)
-        completed = shared_completer(weights, device).complete(case, targets=lacking, **asdict(settings))
-        for target, image in completed.images.items():
-            low, high = completed.provenance[target]["UnitRange"]
-            done[target] = Synthetic(np.asarray(image.dataobj), (low, high))
-            if store:
-                store.put(keys[target], done[target])
+        done |= _synthesise(arrays, affine, case_id, lacking, settings, weights, device)
+        give_back_freed_memory()
+    if store:
+        for target in lacking:
+            store.put(keys[target], done[target])
     return {target: done[target] for target in targets}
+
+
+def _synthesise(
+    arrays: Mapping[str, npt.NDArray],
+    affine: npt.ArrayLike,
+    case_id: str,
+    targets: Sequence[str],
+    settings: Settings,
+    weights: str | Path | None,
+    device: str,
+) -> dict[str, Synthetic]:
+    """What `complete_arrays` does not find in the cache; nothing else of it is in use afterwards."""
+    case = case_from_arrays(arrays, affine, case_id)
+    completed = shared_completer(weights, device).complete(case, targets=targets, **asdict(settings))
+    made = {}
+    for target, image in completed.images.items():
+        low, high = completed.provenance[target]["UnitRange"]
+        made[target] = Synthetic(np.asarray(image.dataobj), (low, high))
+    return made
 
 
 _completers: dict[tuple[str, str], ModalityCompleter] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["give_back_freed_memory", "keep_freed_memory"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
@@ -24,3 +24,14 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_MAX, 0)  # no mappings of their own for large blocks, ...
         mallopt(_M_TRIM_THRESHOLD, -1)  # ... what is free at the end of the heap stays, ...
         mallopt(_M_ARENA_MAX, 1)  # ... and all threads share one heap, as the others are limited to 64 MiB
+
+
+def give_back_freed_memory() -> None:
+    """Return what this process has freed, which the C library holds on to wherever something in use lies beyond it.
+
+    Half of what a data loader's worker has at hand after a completion is of that kind, and it may be long before the
+    next one. Does nothing where the C library is not glibc.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

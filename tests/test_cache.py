@@ -215,6 +215,17 @@ def test_a_fork_after_a_threaded_completion_goes_on(tiny_weights: Path) -> None:
     assert subprocess.run(command, check=False).returncode == 0
 
 
+def test_what_synthesis_freed_is_given_back(
+    sources: dict, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data loader's worker holds the model between two cases, not what the last case took."""
+    calls: list[str] = []
+    monkeypatch.setattr("modfill.cache.give_back_freed_memory", lambda: calls.append("given back"))
+    for _ in range(2):
+        complete_arrays(sources, AFFINE, weights=tiny_weights, cache=tmp_path)
+    assert calls == ["given back"]  # nothing was taken for what came from the cache
+
+
 def test_nothing_missing(tiny_weights: Path, tmp_path: Path, runs: list) -> None:
     assert complete_arrays(brain_volumes(), AFFINE, weights=tiny_weights, cache=tmp_path) == {}
     assert runs == [] and entries(tmp_path) == []

@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import psutil
 import pytest
+
+from modfill.memory import give_back_freed_memory
 
 TAKE_AND_FREE = """
 import resource, threading, sys
@@ -30,3 +33,13 @@ def test_freed_memory_serves_again_in_any_thread() -> None:
         command = [sys.executable, "-c", TAKE_AND_FREE, how]
         faults[how] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert faults["keep"] < faults["default"] / 3, faults
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc does this")
+def test_freed_memory_is_given_back() -> None:
+    blocks = [bytearray(2**16) for _ in range(3200)]  # 200 MiB, too small to be mappings of their own
+    beyond = bytearray(2**16)  # what stays at the end of the heap keeps all before it
+    del blocks
+    before = psutil.Process().memory_info().rss
+    give_back_freed_memory()
+    assert before - psutil.Process().memory_info().rss > 150 * 2**20 and beyond

@@ -24,6 +24,7 @@ from tests.test_readme import snippets
 
 pytest.importorskip("nnunetv2")
 
+from modfill.integrations.nnunet import plugin
 from modfill.integrations.nnunet.plugin import ModalityCompletionPreprocessor, configure
 from modfill.integrations.nnunet.predict import ModalityCompletionPredictor
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
@@ -128,6 +129,30 @@ def run_whole(world: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModalityCom
     return preprocessor, seen[0]
 
 
+def test_a_listing_may_call_cases_otherwise_than_their_files(
+    world: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the workers would look in the wrong place, load a model each, and draw other noise."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setattr(f"nnunetv2.preprocessing.preprocessors.default_preprocessor.{name}", str(tmp_path))
+    folder = tmp_path / "Dataset501_Toy"
+    images = [write_images(folder / "imagesTr", "file", ("t1n", "t2w"), 9)]
+    content = json.loads((world / "raw" / "Dataset501_Toy" / "dataset.json").read_text())
+    content["dataset"] = {"case": {"images": [f"imagesTr/{path.name}" for path in images[0]], "label": "seg.nii.gz"}}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    monkeypatch.setattr(plugin, "maybe_convert_to_dataset_name", lambda _: folder.name)
+    configure(weights=tiny_weights, device="cpu")
+    preprocessor, _ = run_whole(world, monkeypatch)
+    monkeypatch.setattr("modfill.integrations.nnunet.filling.shared_completer", None)
+    plans = PlansManager(str(world / "preprocessed" / "Dataset501_Toy" / "nnUNetPlans.json"))
+    files = [str(path) for path in images[0]]
+    data, _, _ = pickle.loads(pickle.dumps(preprocessor)).run_case(
+        files, None, plans, plans.get_configuration("3d_fullres"), content
+    )
+    assert data.shape[0] == 4
+    assert sorted(path.name for path in folder.rglob("modfill/**/*.nii.gz")) == ["case-t1n.nii.gz", "case-t2w.nii.gz"]
+
+
 def test_stock_nnunet_shifts_channels_silently(world: Path) -> None:
     """What this package is for: without it, case b's T2 goes where T1ce belongs, and nothing says so."""
     lists = create_lists_from_splitted_dataset_folder(str(world / "raw" / "Dataset501_Toy" / "imagesTr"), ".nii.gz")
@@ -196,6 +221,57 @@ def test_wrong_arrays_are_refused(world: Path, tiny_weights: Path) -> None:
         made.predict_arrays({"pd": np.ones((4, 4, 4))}, np.eye(4), "y")
     with pytest.raises(ModfillError, match="case y: .*3D"):
         made.predict_arrays({"t1n": np.ones((4, 4))}, np.eye(4), "y")
+
+
+def test_arrays_that_do_not_fit_one_another_are_refused(world: Path, tiny_weights: Path) -> None:
+    """Also where none is missing, so that completion has no say."""
+    made, whole = predictor(world, tiny_weights), {m: np.ones((4, 4, 4)) for m in ("t1n", "t1c", "t2w", "t2f")}
+    with pytest.raises(ModfillError, match="case y: all arrays must have one shape, got .* t2f with 4x4x5 voxels; res"):
+        made.predict_arrays({**whole, "t2f": np.ones((4, 4, 5))}, np.eye(4), "y")
+    with pytest.raises(ModfillError, match="case y: t2f must be 3D, got 2D"):
+        made.predict_arrays({**whole, "t2f": np.ones((4, 4))}, np.eye(4), "y")
+    with pytest.raises(ModfillError, match="case y must have a 4x4 affine"):
+        made.predict_arrays(whole, np.eye(3), "y")
+
+
+def test_cases_whose_files_have_one_name_stay_apart(world: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    """Two hospitals' `p_0000.nii.gz`: each case gets its own synthetic channels, with and without an output folder."""
+    lists = [[str(p) for p in write_images(tmp_path / site, "p", ("t1c",), seed)] for seed, site in enumerate("ab", 3)]
+    made = predictor(world, tiny_weights)
+    (tmp_path / "out").mkdir()
+    apart = [made.predict_from_files_sequential([files], None)[0] for files in lists]
+    together = made.predict_from_files_sequential(lists, None)
+    made.predict_from_files_sequential(lists, [str(tmp_path / "out" / name) for name in ("first", "second")])
+    for one, both, name in zip(apart, together, ("first", "second"), strict=True):
+        written = np.asarray(nib.load(tmp_path / "out" / f"{name}.nii.gz").dataobj).transpose(2, 1, 0)
+        np.testing.assert_array_equal(one, both)
+        np.testing.assert_array_equal(one, written)
+        assert (tmp_path / "out" / "synthetic" / name / f"{name}-t1c.nii.gz").is_file()
+    images = [(tmp_path / "out" / "synthetic" / n / f"{n}-t1c.nii.gz").read_bytes() for n in ("first", "second")]
+    assert images[0] != images[1]
+
+
+def test_nothing_to_predict_is_an_error(world: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    made = predictor(world, tiny_weights)
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ModfillError, match="must hold images <case>_0000.nii.gz, ..., got none; check the input"):
+            made.predict_from_files_sequential(str(folder), str(tmp_path))
+    with pytest.raises(ModfillError, match="each case must have at least one file, got an empty list"):
+        made.predict_from_files_sequential([[]], None)
+
+
+def test_a_folder_without_a_model_is_an_error(world: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    made = ModalityCompletionPredictor(weights=tiny_weights, device=torch.device("cpu"))
+    with pytest.raises(
+        ModfillError, match="dataset.json must be nnU-Net's description .*, got FileNotFoundError; give"
+    ):
+        made.initialize_from_trained_model_folder(str(tmp_path), ("all",))
+    content = json.loads((model_folder(world) / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps({**content, "file_ending": ".mha"}))
+    with pytest.raises(ModfillError, match="file_ending must be '.nii.gz', got '.mha'; convert the images"):
+        made.initialize_from_trained_model_folder(str(tmp_path), ("all",))
+    with pytest.raises(ModfillError, match="Dataset9: file_ending must be '.nii.gz', got '.mha'"):
+        plugin.Completion().filler({**content, "file_ending": ".mha"}, "Dataset9")
 
 
 def test_the_snippet_of_the_readme(world: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

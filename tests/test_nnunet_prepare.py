@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -102,6 +103,43 @@ def test_an_explicit_listing_is_read_and_a_prepared_dataset_needs_nothing(raw: P
     assert content["modfill"]["SyntheticChannels"]["c"] == ["t1n", "t2w"]
 
 
+def test_test_cases_that_are_gone_leave_no_link(raw: Path, tiny_weights: Path) -> None:
+    write_images(raw / "Dataset501_Toy" / "imagesTs", "w", ("t1c",), 71)
+    folder = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
+    (folder / "imagesTs" / "own_0000.nii.gz").touch()  # not a link of ours
+    for path in (raw / "Dataset501_Toy" / "imagesTs").glob("w_*"):
+        path.unlink()
+    prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
+    names = sorted(path.name for path in (folder / "imagesTs").iterdir())
+    assert names == ["own_0000.nii.gz", *(f"x_{number:04d}.nii.gz" for number in range(4))]
+
+
+def test_a_synthetic_channel_is_known_by_its_sidecar_too(raw: Path, tiny_weights: Path) -> None:
+    folder = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
+    image = folder / "synthetic" / "imagesTr" / "b" / "b-t1c.nii.gz"
+    loaded = nib.load(image)
+    nib.save(nib.Nifti1Image(np.asarray(loaded.dataobj), loaded.affine), image)  # as a program that rewrites headers
+    second = prepare_dataset(502, 503, weights=tiny_weights, device="cpu")
+    content = json.loads((second / "dataset.json").read_text())
+    assert content["modfill"]["SyntheticChannels"]["b"] == ["t1c"]
+
+
+@pytest.mark.parametrize(
+    ("listing", "case_id"), [([1], "the whole"), ({"b": {"images": ["b.nii.gz"]}}, "b"), ({"b": {"label": "x"}}, "b")]
+)
+def test_wrong_listings(raw: Path, listing: Any, case_id: str) -> None:
+    path = raw / "Dataset501_Toy" / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": listing}))
+    with pytest.raises(ModfillError, match=f"dataset must list 'images' and a 'label' for each case, .* for {case_id}"):
+        prepare_dataset(501, 502)
+
+
+@pytest.mark.parametrize("number", [-1, 0, 1000])
+def test_wrong_numbers(raw: Path, number: int) -> None:
+    with pytest.raises(ModfillError, match=f"the new dataset's number must be from 1 to 999, got {number}"):
+        prepare_dataset(501, number)
+
+
 def test_the_order_of_channels_may_be_told(raw: Path, tiny_weights: Path) -> None:
     path = raw / "Dataset501_Toy" / "dataset.json"
     content = json.loads(path.read_text())
@@ -133,6 +171,12 @@ def test_a_broken_run_leaves_no_dataset(raw: Path, tiny_weights: Path) -> None:
     with pytest.raises(ModfillError, match="case e: .*e_0000.nii.gz"):
         prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
     assert not (raw / "Dataset502_Toy_modfill" / "dataset.json").exists()
+
+
+def test_help_names_the_options_of_modfill_s_own(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "plan_and_preprocess and predict take\n--channels" in capsys.readouterr().out
 
 
 def test_clear_errors(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,34 @@ def test_a_synthetic_image_is_never_a_source(complete: Any) -> None:
     assert refilled.acquired_modalities.tolist() == [True, False, False, True]
 
 
+def test_a_file_that_modfill_wrote_is_never_a_source(
+    complete: Any, completer: ModalityCompleter, tmp_path: Path
+) -> None:
+    folder = write_case(tmp_path, "p1", ("t1n", "t2f"))
+    done = completer.complete(folder, tmp_path / "out")
+    paths = {"t1n": folder / "p1-t1n.nii.gz", "t1c": done.paths["t1c"]}
+    before = tio.ToCanonical()(tio.Subject(**{m: tio.ScalarImage(path) for m, path in paths.items()}))
+    after = complete(before)
+    assert after.acquired_modalities.tolist() == [True, False, False, False]
+    del before["t1c"]
+    assert torch.equal(after.t2w.data, complete(before).t2w.data)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.Tensor.tolist, torch.Tensor.float])
+def test_the_mask_counts_in_whatever_type(complete: Any, kind: Any) -> None:
+    once = complete(subject())
+    once["acquired_modalities"] = kind(once["acquired_modalities"])
+    assert complete(once).acquired_modalities.tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("mask", "got"), [(torch.ones(1, 4), r"shape \(1, 4\)"), ([True], r"shape \(1,\)"), ("yes", "'yes'")]
+)
+def test_wrong_masks(complete: Any, mask: Any, got: str) -> None:
+    with pytest.raises(CaseError, match=f"case s: acquired_modalities must say for each of t1n, .*, got {got}; give"):
+        complete(subject(subject_id="s", acquired_modalities=mask))
+
+
 def test_history_replays(tiny_weights: Path, tmp_path: Path) -> None:
     steps = [RandomModalityDropout(1), CompleteModalities(tiny_weights, cache=tmp_path, seed=5), tio.RandomFlip()]
     before = subject(("t1n", "t1c", "t2f"))
@@ -193,32 +221,6 @@ def test_images_from_files(tiny_weights: Path, tmp_path: Path) -> None:
     assert next(iter(loader))["t2f"][tio.DATA].shape[0] == 2
 
 
-# dropout
-
-
-def test_dropout_always_leaves_one() -> None:
-    torch.manual_seed(0)
-    counts = [len(set(RandomModalityDropout()(subject(MODALITIES))) & set(MODALITIES)) for _ in range(60)]
-    assert set(counts) == {1, 2, 3}
-    assert "t1n" in RandomModalityDropout(3)(subject(("t1n",)))
-
-
-def test_dropout_follows_torch_s_seed_and_its_choice() -> None:
-    def left(**more: Any) -> list[str]:
-        torch.manual_seed(3)
-        return RandomModalityDropout(2, **more)(subject(MODALITIES)).get_images_names()
-
-    assert left() == left() and len(left()) == 3  # two and the label
-    assert {"t1n", "t1c"} < set(left(include=["t2w", "t2f"]))
-    assert {"t1n", "t1c"} < set(left(exclude=["t1n", "t1c"]))
-    assert len(left(p=0)) == 5
-
-
-def test_dropped_images_are_gone_under_both_names() -> None:
-    after = RandomModalityDropout(1, include=["t1c"])(subject(MODALITIES))
-    assert "t1c" not in after and not hasattr(after, "t1c")
-
-
 # wrong input
 
 
@@ -239,12 +241,6 @@ def test_wrong_arguments(options: dict, message: str) -> None:
         CompleteModalities(**options)
 
 
-@pytest.mark.parametrize("count", [-1, 4, (2, 1), (1, 4)])
-def test_wrong_numbers_to_drop(count: Any) -> None:
-    with pytest.raises(ModfillError, match="num_dropped must be from 0 to 3"):
-        RandomModalityDropout(count)
-
-
 def flat(volume: np.ndarray) -> Any:
     return tio.ScalarImage(tensor=volume[None, :, :, 10:11])
 
@@ -257,6 +253,8 @@ def flat(volume: np.ndarray) -> Any:
         ({"t1n": torch.zeros(8), "seg": flat(brain_volumes()["t1n"])}, "t1n must be a ScalarImage or None, got"),
         ({"t1ce": flat(brain_volumes()["t1n"])}, "case s must have an acquired image .*, got t1ce; give"),
         ({"t1n": tio.ScalarImage(tensor=torch.zeros(1, 8, 8, 8))}, "must show a brain, got all zero"),
+        ({"t1n": tio.ScalarImage(tensor=torch.ones(1, 1, 8, 8))}, r"t1n must have at least 2 voxels a side, got shape"),
+        ({m: tio.ScalarImage(tensor=torch.ones(1, 1, 8, 8)) for m in MODALITIES}, "t1n must have at least 2 voxels"),
         ({"t1n": tio.ScalarImage(tensor=torch.randn(1, 8, 8, 8))}, "skull-stripped with a background of 0"),
     ],
 )  # fmt: skip
@@ -264,6 +262,16 @@ def test_wrong_subjects(complete: Any, images: dict, message: str) -> None:
     with pytest.raises(CaseError, match=message) as caught:
         complete(tio.Subject(**images, subject_id="s"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_worker_s_error_stays_readable(complete: Any) -> None:
+    """Its traceback has lines, and the last one is the message."""
+    data = tio.SubjectsDataset([tio.Subject(t1n=flat(brain_volumes()["t1n"]), subject_id="a\nb")], complete)
+    with pytest.raises(CaseError) as caught:
+        batches(data, 1, "fork")
+    lines = str(caught.value).strip().splitlines()
+    assert lines[0].startswith("Caught CaseError in DataLoader worker") and len(lines) > 5
+    assert lines[-1].startswith("modfill.errors.CaseError: case a\\nb: t1n must be 3D with one channel, got 2D")
 
 
 def test_images_on_different_grids(complete: Any) -> None:
@@ -276,5 +284,5 @@ def test_images_on_different_grids(complete: Any) -> None:
 def test_without_torchio_the_message_says_what_to_install() -> None:
     code = "import sys; sys.modules['torchio'] = None; import modfill.integrations.torchio_transform"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.endswith("ModfillError: The TorchIO transforms need TorchIO: pip install 'modfill[torchio]'")
+    line = "The TorchIO transforms need TorchIO: pip install -c constraints.txt 'modfill[torchio]'"
+    assert done.stderr.strip().splitlines()[-1].endswith(f"ModfillError: {line}")

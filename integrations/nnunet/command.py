@@ -16,7 +16,8 @@ plan_and_preprocess  nnUNetv2_plan_and_preprocess, on a raw dataset with gaps
 train                nnUNetv2_train
 predict              nnUNetv2_predict (-d ... -c ...) or nnUNetv2_predict_from_modelfolder (-m ...), on cases with gaps
 
-All but prepare take every option of the nnU-Net command; '... --help' shows them."""
+All but prepare take every option of the nnU-Net command; '... --help' shows them. plan_and_preprocess and predict take
+--channels (modalities in order, instead of dataset.json's names) and --weights besides, as prepare does."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from modfill import __version__
 from modfill.cache import shared_completer
-from modfill.case import read_case
+from modfill.case import read_case, synthetic_file
+from modfill.checks import check_shape, times
 from modfill.errors import CaseError, ModfillError
 from modfill.finding import CaseFiles
 from modfill.layouts.dataset_json import ChannelFiles
-from modfill.marks import has_mark
 from modfill.modalities import MODALITIES
 from modfill.naming import output_path
 from modfill.nifti import read_header
@@ -113,6 +114,12 @@ class ChannelFiller:
                     f"case {case_id}: an array's modality must be one of {', '.join(self.modalities)}, got {name!r}; "
                     "leave it out"
                 )
+        shapes = {modality: np.shape(array) for modality, array in arrays.items()}
+        for modality, shape in shapes.items():
+            check_shape(f"case {case_id}: {modality}", shape)
+        if len(set(shapes.values())) > 1:
+            got = ", ".join(f"{modality} with {times(shape)}" for modality, shape in shapes.items())
+            raise CaseError(f"case {case_id}: all arrays must have one shape, got {got} voxels; resample them")
         targets = [modality for modality in self.modalities if modality not in arrays]
         whole = dict(arrays)
         if targets:
@@ -138,15 +145,16 @@ class ChannelFiller:
 
 
 def is_synthetic(case_id: str, path: Path) -> bool:
-    """Whether a channel file's header says that modfill made it.
+    """Whether a channel file's header, or the sidecar beside it, says that modfill made it.
 
     Raises:
         CaseError: it is no NIfTI image.
     """
     try:
-        return has_mark(read_header(path))
+        read_header(path)
     except CaseError as error:
         raise CaseError(f"case {case_id}: {path} {error}; replace it") from error
+    return synthetic_file(path)
 
 
 def channels_note(case: FilledCase, names: Sequence[str], modalities: Sequence[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from modfill.integrations.nnunet.filling import ChannelFiller
 from modfill.integrations.nnunet.shim import require_nnunet
 
 from modfill.errors import ModfillError
-from modfill.layouts.dataset_json import FILE_ENDING, channel_files, channel_modalities
+from modfill.layouts.dataset_json import case_of, channel_files, channel_modalities, require_nifti
 
 require_nnunet()
 
@@ -45,7 +45,8 @@ class Completion:
     device: str = "auto"
 
     def filler(self, dataset_json: dict[str, Any], where: str) -> ChannelFiller:
-        """The filler for one dataset. Raises ModfillError if its channels' modalities are doubtful."""
+        """The filler for one dataset. Raises ModfillError if its channels' modalities are doubtful, or no NIfTI."""
+        require_nifti(dataset_json, where)
         return ChannelFiller(channel_modalities(dataset_json, where, self.channels), self.weights, self.device)
 
     def complete_listing(self, listing: Listing, dataset_json: dict[str, Any], dataset_name: str) -> Listing:
@@ -97,6 +98,7 @@ class ModalityCompletionPreprocessor(default_preprocessor.DefaultPreprocessor):
         super().__init__(verbose)
         self.completion = _completion  # travels to the workers with the preprocessor
         self.cache: Path | None = None
+        self.case_ids: dict[str, str] = {}  # by first file, where a listing calls a case otherwise than its files
 
     def run(
         self, dataset_name_or_id: int | str, configuration_name: str, plans_identifier: str, num_processes: int
@@ -107,6 +109,8 @@ class ModalityCompletionPreprocessor(default_preprocessor.DefaultPreprocessor):
         dataset_json = _read(raw / "dataset.json")
         listing = get_filenames_of_train_images_and_targets(str(raw), dataset_json)
         self.completion.complete_listing(listing, dataset_json, name)
+        first = {entry["images"][0]: case_id for case_id, entry in listing.items()}
+        self.case_ids = {file: case_id for file, case_id in first.items() if case_of(file) != case_id}
         self.cache = cache_folder(name)
         super().run(dataset_name_or_id, configuration_name, plans_identifier, num_processes)
 
@@ -124,7 +128,7 @@ class ModalityCompletionPreprocessor(default_preprocessor.DefaultPreprocessor):
         filler = self.completion.filler(dataset_json, plans_manager.dataset_name)
         if not image_files:
             raise ModfillError(f"{plans_manager.dataset_name}: a case must have at least one file, got none; add it")
-        case_id = Path(image_files[0]).name.removesuffix(FILE_ENDING).rpartition("_")[0]
+        case_id = self.case_ids.get(image_files[0], case_of(image_files[0]))
         case = channel_files(case_id, image_files, len(filler.modalities))
         with tempfile.TemporaryDirectory() as passing:
             files = filler.fill_cached(case, self.cache or Path(passing)).files

@@ -13,8 +13,17 @@ import numpy.typing as npt
 from modfill.integrations.nnunet.filling import ChannelFiller, FilledCase, channels_note
 from modfill.integrations.nnunet.shim import require_nnunet
 
-from modfill.errors import CaseError
-from modfill.layouts.dataset_json import FILE_ENDING, channel_files, channel_modalities, channel_names
+from modfill.checks import check_affine
+from modfill.errors import CaseError, ModfillError
+from modfill.layouts.dataset_json import (
+    FILE_ENDING,
+    case_of,
+    channel_files,
+    channel_modalities,
+    channel_names,
+    read_dataset_json,
+    require_nifti,
+)
 
 require_nnunet()
 
@@ -63,17 +72,22 @@ class ModalityCompletionPredictor(nnUNetPredictor):
                 f"case {case_id}: the model's reader must be {' or '.join(_PLAIN_READERS)} for arrays, got {reader}; "
                 "predict from files"
             )
+        affine = np.asarray(affine, np.float64)
+        check_affine(f"case {case_id}", affine)
         filler = self._filler()
-        whole = filler.fill_arrays(arrays, np.asarray(affine), case_id)
+        whole = filler.fill_arrays(arrays, affine, case_id)
         image = np.stack([whole[m].astype(np.float32).transpose(2, 1, 0) for m in filler.modalities])
-        spacing = [float(size) for size in voxel_sizes(np.asarray(affine))[::-1]]
+        spacing = [float(size) for size in voxel_sizes(affine)[::-1]]
         segmentation = self.predict_single_npy_array(image, {"spacing": spacing})
         synthetic = tuple(n for n, modality in enumerate(filler.modalities) if modality not in arrays)
         return segmentation.transpose(2, 1, 0), self._note(FilledCase(case_id, (), synthetic), filler)
 
-    def initialize_from_trained_model_folder(self, *arguments: Any, **options: Any) -> None:
-        """As nnU-Net's. Raises ModfillError if the modalities of the model's channels are doubtful."""
-        super().initialize_from_trained_model_folder(*arguments, **options)
+    def initialize_from_trained_model_folder(
+        self, model_training_output_dir: str, *arguments: Any, **options: Any
+    ) -> None:
+        """As nnU-Net's. Raises ModfillError if there is no model or the modalities of its channels are doubtful."""
+        read_dataset_json(Path(model_training_output_dir))
+        super().initialize_from_trained_model_folder(model_training_output_dir, *arguments, **options)
         self._take_stock_preprocessor()
 
     def manual_initialization(self, *arguments: Any, **options: Any) -> None:
@@ -90,6 +104,7 @@ class ModalityCompletionPredictor(nnUNetPredictor):
 
     def _filler(self) -> ChannelFiller:
         where = self.plans_manager.dataset_name
+        require_nifti(self.dataset_json, where)
         device = "auto" if self.device.type == "cuda" else "cpu"
         return ChannelFiller(channel_modalities(self.dataset_json, where, self.channels), self.weights, device)
 
@@ -103,6 +118,7 @@ class ModalityCompletionPredictor(nnUNetPredictor):
         **options: Any,
     ) -> tuple[list[list[str]], list[str] | None, list[str | None]]:
         """nnU-Net's lists of what to predict, with the gaps filled."""
+        _check_input(list_of_lists_or_source_folder)
         lists, outputs, previous = super()._manage_input_and_output_lists(
             list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files,
             folder_with_segs_from_prev_stage, overwrite, *rest, **options,
@@ -112,10 +128,11 @@ class ModalityCompletionPredictor(nnUNetPredictor):
             self._passing = tempfile.TemporaryDirectory()  # lives as long as the predictor
         complete = []
         for number, files in enumerate(lists):
-            case_id = Path(files[0]).name.removesuffix(FILE_ENDING).rpartition("_")[0]
-            case = channel_files(case_id, files, len(filler.modalities))
-            folder = Path(self._passing.name) if outputs is None else Path(outputs[number]).parent / "synthetic"
-            filled = filler.fill(case, folder, overwrite)
+            if outputs is None:
+                case_id, folder = case_of(files[0]), Path(self._passing.name) / str(number)
+            else:  # files of two cases in different folders may have one name
+                case_id, folder = Path(outputs[number]).name, Path(outputs[number]).parent / "synthetic"
+            filled = filler.fill(channel_files(case_id, files, len(filler.modalities)), folder, overwrite)
             if outputs is not None:
                 note = json.dumps(self._note(filled, filler), indent=1)
                 Path(outputs[number] + ".json").write_text(note + "\n", encoding="utf8")
@@ -124,3 +141,14 @@ class ModalityCompletionPredictor(nnUNetPredictor):
 
     def _note(self, case: FilledCase, filler: ChannelFiller) -> dict[str, Any]:
         return channels_note(case, channel_names(self.dataset_json, self.plans_manager.dataset_name), filler.modalities)
+
+
+def _check_input(cases: str | list[list[str]]) -> None:
+    """Refuse a folder without images and a case without files, which nnU-Net would pass over or stumble upon."""
+    if isinstance(cases, str):
+        if not any(Path(cases).glob(f"*{FILE_ENDING}")):
+            raise ModfillError(
+                f"{cases} must hold images <case>_0000{FILE_ENDING}, ..., got none; check the input folder"
+            )
+    elif not all(cases):
+        raise ModfillError("each case must have at least one file, got an empty list; leave it out")

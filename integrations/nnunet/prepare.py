@@ -53,6 +53,8 @@ def prepare_dataset(
         ModfillError: the dataset is not there or cannot be read, its channels' modalities are doubtful, the new
             number is taken, or a case cannot be completed.
     """
+    if not 0 < new_id < 1000:
+        raise ModfillError(f"the new dataset's number must be from 1 to 999, got {new_id}; choose another")
     raw = _raw_folder()
     source = _dataset_folder(raw, dataset_id)
     target = raw / f"Dataset{new_id:03d}_{source.name.partition('_')[2]}_modfill"
@@ -64,10 +66,8 @@ def prepare_dataset(
     count = len(filler.modalities)
     training = _training_cases(source, dataset, count)
     filled = [filler.fill(case, target / SYNTHETIC_FOLDER / "imagesTr", overwrite) for case, _ in training]
-    for case in cases_in(source / "imagesTs", count):
-        done = filler.fill(case, target / SYNTHETIC_FOLDER / "imagesTs", overwrite)
-        for number, file in enumerate(done.files):
-            link(file, target / "imagesTs" / f"{done.case_id}_{number:04d}{FILE_ENDING}")
+    tested = cases_in(source / "imagesTs", count)
+    _link_whole([filler.fill(case, target / SYNTHETIC_FOLDER / "imagesTs", overwrite) for case in tested], target)
     listing = {case.case_id: _entry(case, label, target) for case, (_, label) in zip(filled, training, strict=True)}
     synthetic = {case.case_id: [filler.modalities[n] for n in case.synthetic] for case in filled if case.synthetic}
     description = {
@@ -100,6 +100,7 @@ def _training_cases(source: Path, dataset: Mapping[str, Any], count: int) -> lis
     """Each training case with its label, from an explicit listing or from the folders."""
     listing = dataset.get("dataset")
     if listing is not None:
+        _check_listing(listing, source)
         cases = [
             (channel_files(case_id, [listed(source, image) for image in entry["images"]], count),
              listed(source, entry["label"]))
@@ -124,6 +125,29 @@ def _training_cases(source: Path, dataset: Mapping[str, Any], count: int) -> lis
                 f"case {case.case_id}: label {label} must be a file, got none; add it or move the case away"
             )
     return cases
+
+
+def _check_listing(listing: Any, source: Path) -> None:
+    """Refuse a listing that is not nnU-Net's."""
+    entries = listing.items() if isinstance(listing, Mapping) else [("the whole", listing)]
+    for case_id, entry in entries:
+        images = entry.get("images") if isinstance(entry, Mapping) and isinstance(entry.get("label"), str) else None
+        if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+            raise ModfillError(
+                f"{source / 'dataset.json'}: dataset must list 'images' and a 'label' for each case, got other content "
+                f"for {case_id}; correct it, or remove 'dataset' to have imagesTr and labelsTr read"
+            )
+
+
+def _link_whole(cases: Sequence[FilledCase], target: Path) -> None:
+    """Make `imagesTs` of the new dataset: these cases, and no link from an earlier run to others."""
+    folder = target / "imagesTs"
+    places = {folder / f"{c.case_id}_{n:04d}{FILE_ENDING}": file for c in cases for n, file in enumerate(c.files)}
+    for place, file in places.items():
+        link(file, place)
+    for place in set(folder.glob(f"*{FILE_ENDING}")) - set(places):
+        if place.is_symlink():
+            place.unlink()
 
 
 def _entry(case: FilledCase, label: Path, target: Path) -> dict[str, Any]:
