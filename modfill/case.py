@@ -22,7 +22,7 @@ from modfill.checks import (
 )
 from modfill.errors import CaseError, within_memory
 from modfill.finding import CaseFiles, find_cases
-from modfill.marks import SYNTHETIC_MARK, has_mark, matches_sidecar
+from modfill.marks import SYNTHETIC_MARK, has_mark, matches_sidecar, read_sidecar, sidecar_path
 from modfill.modalities import MODALITIES
 from modfill.nifti import Unusable, read_header, read_image
 
@@ -35,6 +35,7 @@ __all__ = [
     "image_labels",
     "read_case",
     "require_usable",
+    "synthetic_file",
 ]
 
 
@@ -149,6 +150,21 @@ def _read(
     return image.slicer[..., index], digest
 
 
+def synthetic_file(path: Path) -> bool:
+    """Tell whether modfill made an image file, by its header or the sidecar beside it.
+
+    Voxels are read only where there is a sidecar and the header says nothing. A file that cannot be read is not ours.
+    """
+    try:
+        header = read_header(path)
+        if has_mark(header) or read_sidecar(sidecar_path(path)) is None:
+            return has_mark(header)
+        image, _ = read_image(path.name, path, header)
+    except CaseError:
+        return False
+    return matches_sidecar(path, np.asanyarray(image.dataobj))
+
+
 def image_labels(files: CaseFiles) -> dict[str, str]:
     """What messages call each image: its file, and its modality where the file holds several."""
     return {m: f"{path.name} ({m})" if m in files.volume_index else path.name for m, path in files.paths.items()}
@@ -179,6 +195,8 @@ def case_from_arrays(
         array = np.asarray(arrays[modality])
         check_shape(f"case {case_id}: {modality}", array.shape)
         check_affine(f"case {case_id}: {modality}", affine)
+        if array.dtype.kind not in "biuf":
+            raise CaseError(f"case {case_id}: {modality} must hold real numbers, got {array.dtype}; convert it")
         with np.errstate(over="ignore"):  # what overflows is infinite then, and reported as that
             images[modality] = nib.Nifti1Image(np.array(array, dtype=np.float32), affine)
         if array.dtype.kind in "iu":

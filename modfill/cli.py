@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ PRESET_NAMES = ("tiny", "small", "released", "paper")
 STAGE_NAMES = ("autoencoder", "translator", "denoiser", "refiner")
 JOBS_HELP = (
     "cases computed at the same time (default: 1, with all of the CPU's threads; reading and writing go on beside it). "
-    "More help on a CPU with more cores than one case keeps busy; each takes about 2 GiB. On a GPU leave it at 1"
+    "More help on a CPU with more cores than one case keeps busy; each takes about 2.5 GiB. On a GPU leave it at 1"
 )
 
 
@@ -28,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     # two thread pools that spin while they wait slow each other down fourfold; read before torch is imported
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a case's name may have letters that the terminal has not
     words = sys.argv[1:] if arguments is None else list(arguments)
     # what follows nnunet is between modfill.integrations.nnunet and nnU-Net
     options = _parser().parse_args(words[:1] if words[:1] == ["nnunet"] else words)
@@ -63,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     complete.add_argument("--samples", type=int, default=1, metavar="N",
                           help="samples drawn; two or more also give the map of their spread, "
                                "<case>-<modality>-uncertainty.nii.gz (default: 1)")  # fmt: skip
+    complete.add_argument("--uncertainty", action="store_true", help="insist on that map: two samples or more")
     complete.add_argument("--seed", type=int, default=0, metavar="N")
     complete.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     complete.add_argument("--naming", choices=("auto", *NAMINGS), default="brats2023",
@@ -122,6 +127,8 @@ def _complete(options: argparse.Namespace) -> int:
     from modfill.provenance import Settings
     from modfill.ranks import Part, wait_for_the_others
 
+    if options.uncertainty and options.samples < 2:
+        raise ModfillError(f"--uncertainty must have two samples or more, got {options.samples}; add --samples 8")
     keep_freed_memory()
     shard, rank = Part.parse(options.shard), Part.of_rank()
     label = f"shard {options.shard}" if shard.count > 1 else ""

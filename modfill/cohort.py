@@ -6,6 +6,8 @@ file systems that holds. On others, no two processes may be given the same case.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import threading
 import time
 from collections import deque
@@ -18,7 +20,7 @@ import torch
 
 from modfill.cohort_table import row_of, update_table
 from modfill.errors import CaseError, ModfillError
-from modfill.layouts.files import CaseFiles
+from modfill.layouts.files import LONGEST_NAME, CaseFiles
 from modfill.locking import FileLock, take
 from modfill.naming import OutputFolder
 
@@ -87,7 +89,7 @@ class _Passage:
     """One case on its way through the stages; the first error ends it."""
 
     files: CaseFiles
-    lock: FileLock
+    lock: FileLock | None  # None where it failed before it could write
     value: Any = None
     error: Exception | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -194,18 +196,24 @@ class _Run:
             try:
                 update_table(self.out.path, row_of(result, self.out))
             except (ModfillError, OSError) as error:
-                result = replace(result, completed=None, error=error)
+                result = replace(result, completed=None, error=result.error or error)
             return result
         finally:
-            self.held.discard(passage.lock)
-            passage.lock.release()
+            if passage.lock is not None:
+                self.held.discard(passage.lock)
+                passage.lock.release()
 
     def _next(self) -> _Passage:
         """The next case that no other process is doing; waits for one if need be."""
         while not self.stopped.is_set():
             for _ in range(len(self.waiting)):
                 files = self.waiting.popleft()
-                lock = self._lock(files)
+                if files.problem:  # nothing will be written, and the id may be no name
+                    return _Passage(files, None, files)
+                try:
+                    lock = self._lock(files)
+                except CaseError as error:
+                    return _Passage(files, None, error=error)
                 if lock is not None:
                     self.held.add(lock)
                     return _Passage(files, lock, files)
@@ -214,8 +222,11 @@ class _Run:
         raise InterruptedError
 
     def _lock(self, files: CaseFiles) -> FileLock | None:
+        name = os.fsencode(f".lock-{files.case_id}")
+        if len(name) > LONGEST_NAME:
+            name = b".lock-" + hashlib.sha256(name).hexdigest().encode()
         try:
-            return take(self.out.path / f".lock-{files.case_id}")
+            return take(self.out.path / os.fsdecode(name))
         except OSError as error:
             raise CaseError(
                 f"case {files.case_id}: {self.out.path} must be writable, got '{error.strerror}'; choose another folder"

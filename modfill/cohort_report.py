@@ -16,11 +16,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from tqdm import tqdm
 
 from modfill import __version__
 from modfill.cohort_table import read_table
 from modfill.errors import CaseError, ModfillError
 from modfill.layouts.dataset_json import FILE_ENDING
+from modfill.marks import confidence
 from modfill.modalities import MODALITIES, NAMES
 from modfill.naming import uncertainty_path
 from modfill.nifti import read_header, read_image
@@ -30,10 +33,12 @@ from modfill.strips import Frame, Strip, draw_strip
 __all__ = ["write_report"]
 
 PAGE = Path(__file__).parent / "cohort_report.html"
-EDGE, SMALL_EDGE, MANY = 176, 112, 250  # pixels of a brain; smaller ones on pages with many cases
+EDGES = ((60, 256), (250, 176))  # pixels of a brain on pages with at most so many cases ...
+SMALLEST_EDGE = 112  # ... and with more
 MOST_BYTES = 48_000_000  # of pictures on a page; browsers open that without trouble
 FULL_AMBER = 0.25  # standard deviation, in unit range, at which the overlay is strongest
 _UNREADABLE = (CaseError, OSError, EOFError, ValueError, zlib.error)
+_DAMAGED = (*_UNREADABLE, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, ImageFileError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +52,12 @@ class Synthetic:
     def window(self) -> tuple[float, float]:
         low, high = self.note["UnitRange"]
         return low, high
+
+    @property
+    def confidence(self) -> str:
+        """E.g. `24.6 dB`; empty where the sidecar tells none."""
+        found = confidence(self.note)
+        return "" if found is None else f"{found:.1f} dB"
 
     def uncertainty(self) -> nib.Nifti1Image | None:
         path = uncertainty_path(self.path)
@@ -72,9 +83,9 @@ def write_report(completed: Path, page: Path | None = None) -> Path:
     if not cases:
         raise ModfillError(f"{completed} must be a folder that 'modfill complete' wrote, got no synthetic image in it")
     page = completed / "report.html" if page is None else page
-    edge, used = (EDGE if len(cases) <= MANY else SMALL_EDGE), 0
+    edge, used = next((edge for most, edge in EDGES if len(cases) <= most), SMALLEST_EDGE), 0
     articles = []
-    for case_id, synthetic in cases.items():
+    for case_id, synthetic in tqdm(cases.items(), unit="case", leave=False, disable=None):  # seen in a terminal only
         articles.append(_article(case_id, synthetic, edge if used < MOST_BYTES else None))
         used += len(articles[-1])
     _save(page, _page(completed, cases, articles))
@@ -114,36 +125,54 @@ def _find(completed: Path) -> dict[str, list[Synthetic]]:
         image = sidecar.with_name(sidecar.name.removesuffix(".json") + FILE_ENDING)
         if is_ours(sidecar) and is_ours(image):
             note = json.loads(sidecar.read_text(encoding="utf8"))
-            found[note["CaseID"]].append(Synthetic(note, image))
-    for synthetic in found.values():
-        synthetic.sort(key=lambda one: MODALITIES.index(one.note["Modality"]))
+            found[str(note.get("CaseID", image.parent.name))].append(Synthetic(note, image))
     return dict(sorted(found.items()))
 
 
 def _article(case_id: str, synthetic: Sequence[Synthetic], edge: int | None) -> str:
-    """One case of the page; without pictures if there is no room for them."""
+    """One case of the page; without pictures if there is no room for them, or what they are made of is damaged."""
+    values: dict[str, object] = {"case": case_id}
+    try:
+        synthetic = sorted(synthetic, key=lambda one: MODALITIES.index(one.note["Modality"]))
+        figures, facts = _facts(synthetic)
+        pictures = "".join(_pictures(synthetic, edge)) if edge else (
+            f"<p>Pictures are left out: the page holds at most {MOST_BYTES // 10**6} MB of them. "
+            "Make reports of parts of the cohort to see all.</p>"
+        )  # fmt: skip
+        body = (
+            f'<p class="facts">{escape(" · ".join(facts))}</p><div class="strips">{pictures}</div>'
+            f"<details><summary>Provenance of {escape(case_id)}</summary>"
+            f"{''.join(_provenance(one) for one in synthetic)}</details>"
+        )
+        values |= figures
+    except _DAMAGED as error:
+        files = escape(", ".join(one.path.name for one in synthetic))
+        body = (
+            f'<p class="absent">Cannot be shown: {files}, or a sidecar or map of these, is damaged '
+            f"({type(error).__name__}). Complete the case again with --overwrite.</p>"
+        )
+    data = " ".join(f'data-{name}="{escape(str(value))}"' for name, value in values.items())
+    heading = "case-" + hashlib.sha256(os.fsencode(case_id)).hexdigest()[:12]
+    return (
+        f'<article {data} aria-labelledby="{heading}"><h2 id="{heading}" tabindex="-1">{escape(case_id)}</h2>'
+        f"{body}</article>"
+    )
+
+
+def _facts(synthetic: Sequence[Synthetic]) -> tuple[dict[str, object], list[str]]:
+    """What a case can be sorted by, and the same in words."""
     spreads = [spread for one in synthetic if (spread := _mean_spread(one)) is not None]
-    confidences = [one.note["Confidence"] for one in synthetic if "Confidence" in one.note]
-    values = {"case": case_id, "count": len(synthetic)}
+    confidences = [found for one in synthetic if (found := confidence(one.note)) is not None]
+    values: dict[str, object] = {"count": len(synthetic)}
     facts = [f"{len(synthetic)} synthesised: {', '.join(_short(one.note['Modality']) for one in synthetic)}"]
     if spreads:
         values["uncertainty"] = f"{np.mean(spreads):.6f}"
         facts.append(f"uncertainty {np.mean(spreads):.1%}")
     if confidences:
         values["confidence"] = f"{min(confidences):.6f}"
-        facts.append(f"confidence {min(confidences):.0%}")
-    data = " ".join(f'data-{name}="{escape(str(value))}"' for name, value in values.items())
-    pictures = "".join(_pictures(synthetic, edge)) if edge else (
-        f"<p>Pictures are left out: the page holds at most {MOST_BYTES // 10**6} MB of them. "
-        "Make reports of parts of the cohort to see all.</p>"
-    )  # fmt: skip
-    heading = "case-" + hashlib.sha256(os.fsencode(case_id)).hexdigest()[:12]
-    return (
-        f'<article {data} aria-labelledby="{heading}"><h2 id="{heading}" tabindex="-1">{escape(case_id)}</h2>'
-        f'<p class="facts">{escape(" · ".join(facts))}</p><div class="strips">{pictures}</div>'
-        f"<details><summary>Provenance of {escape(case_id)}</summary>"
-        f"{''.join(_provenance(one) for one in synthetic)}</details></article>"
-    )
+        which = "lowest confidence" if len(confidences) > 1 else "confidence"
+        facts.append(f"{which} {min(confidences):.1f} dB")
+    return values, facts
 
 
 def _mean_spread(one: Synthetic) -> float | None:
@@ -175,7 +204,7 @@ def _synthetic_figures(one: Synthetic, frame: Frame) -> list[str]:
     modality, case_id = one.note["Modality"], one.note["CaseID"]
     image, spread, (low, high) = nib.Nifti1Image.from_filename(one.path), one.uncertainty(), one.window
     strip = draw_strip(image, frame, mark="SYNTHETIC")
-    figures = [_figure(strip, modality, "synthetic", f"{_short(modality)} of {case_id}, synthetic")]
+    figures = [_figure(strip, modality, "synthetic", f"{_short(modality)} of {case_id}, synthetic", one.confidence)]
     if spread is not None:
         over = draw_strip(image, frame, spread, FULL_AMBER * (high - low), "SYNTHETIC WITH UNCERTAINTY")
         what = f"{_short(modality)} of {case_id}, synthetic, with its uncertainty laid over"
@@ -201,15 +230,16 @@ def _acquired_figure(modality: str, source: Mapping[str, Any], path: Path | None
     return _figure(strip, modality, "acquired", f"{_short(modality)}, acquired: {name}")
 
 
-def _figure(strip: Strip | None, modality: str, kind: str, text: str) -> str:
-    """A picture with its caption, or the text where there is none."""
+def _figure(strip: Strip | None, modality: str, kind: str, text: str, value: str = "") -> str:
+    """A picture with its caption, which may end in a value; or the text where there is no picture."""
+    value = f' <span class="value">{value}</span>' if value else ""
     shown = f'<p class="absent">{escape(text)}</p>' if strip is None else (
         f'<img src="{strip.uri}" width="{strip.width}" height="{strip.height}" loading="lazy" decoding="async" '
         f'alt="{escape(text)}; axial, coronal and sagittal slice">'
     )  # fmt: skip
     return (
         f'<figure class="{kind}">{shown}<figcaption>{escape(_short(modality))} '
-        f'<span class="kind">{kind}</span></figcaption></figure>'
+        f'<span class="kind">{kind}</span>{value}</figcaption></figure>'
     )
 
 
@@ -225,6 +255,7 @@ def _provenance(one: Synthetic) -> str:
         "Weights": f"{note['Weights']['Preset']}, {note['Weights']['File']}, SHA-256 {note['Weights']['SHA256'][:12]}…",
         "Settings": f"mode {note['Mode']}, steps {note['Steps'] or 'of the preset'}, samples {note['Samples']}, "
                     f"seed {note['Seed']}",
+        "Confidence": one.confidence,
         "Contrast agent": note.get("ContrastAgent", ""),
     }  # fmt: skip
     rows = "".join(

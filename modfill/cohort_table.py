@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modfill.errors import ModfillError
+from modfill.errors import CaseError, ModfillError
 from modfill.locking import locked
-from modfill.marks import sidecar_path
+from modfill.marks import confidence, read_sidecar, sidecar_path
 from modfill.modalities import MODALITIES
 from modfill.naming import OutputFolder, output_path
 from modfill.provenance import is_ours
@@ -24,7 +24,7 @@ __all__ = ["COLUMNS", "TABLE", "read_table", "row_of", "update_table"]
 
 TABLE = "cohort.csv"
 _ODD_NAMES = "surrogateescape"  # what Python makes of names that are not Unicode comes back as it was
-COLUMNS = ("case", "status", "targets", "seconds", "sha256", "reason")
+COLUMNS = ("case", "status", "targets", "seconds", "confidence", "sha256", "reason")
 
 Row = dict[str, str]
 
@@ -37,17 +37,24 @@ def row_of(result: CaseResult, out: OutputFolder) -> Row:
         out: the output folder.
 
     Returns:
-        By column: `status` is completed, nothing missing or failed (then with its `reason`); `targets` and `sha256`
-        tell the synthetic images, parted by blanks, those of earlier runs too; `seconds` is empty if nothing was
-        synthesised in this run.
+        By column: `status` is completed, nothing missing or failed (then with its `reason`); `targets`, `confidence`
+        in dB and `sha256` tell the synthetic images, parted by blanks, those of earlier runs too; `seconds` is empty if
+        nothing was synthesised in this run.
     """
-    paths = {modality: output_path(out, result.case_id, modality) for modality in MODALITIES}
+    try:
+        paths = {modality: output_path(out, result.case_id, modality) for modality in MODALITIES}
+    except CaseError:  # its id or a link leads elsewhere
+        paths = {}
     made = {modality: path for modality, path in paths.items() if is_ours(sidecar_path(path)) and is_ours(path)}
     return {
         "case": result.case_id,
         "status": "failed" if result.error else "completed" if made else "nothing missing",
         "targets": " ".join(made),
         "seconds": f"{result.seconds:.2f}" if result.synthesised else "",
+        "confidence": " ".join(
+            "" if (found := confidence(read_sidecar(sidecar_path(path)) or {})) is None else str(found)
+            for path in made.values()
+        ),
         "sha256": " ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in made.values()),
         "reason": result.problem or "",
     }

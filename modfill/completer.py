@@ -18,8 +18,9 @@ from modfill.checkpoint import SHIPPED, load
 from modfill.cohort import CaseResult, Stages, run_cohort
 from modfill.completion import Synthesis, complete_case, half_is_fast, prepare_case
 from modfill.errors import CaseError, ModfillError, WeightsError, within_memory
-from modfill.linking import link_acquired
-from modfill.naming import OutputFolder, output_path, uncertainty_path
+from modfill.finding import Cohort, find_cohort
+from modfill.linking import describe, link_acquired
+from modfill.naming import OutputFolder, output_folder, output_path, uncertainty_path
 from modfill.preprocess import Prepared
 from modfill.provenance import Settings, finished, remove_leftovers, sidecar, write
 
@@ -148,6 +149,7 @@ class ModalityCompleter:
         link: bool = False,
         jobs: int = 1,
         allow_synthetic: bool = False,
+        naming: str = "brats2023",
     ) -> Iterator[CaseResult]:
         """Synthesise what the cases of a cohort lack; yields each case's result when it is done.
 
@@ -157,19 +159,23 @@ class ModalityCompleter:
 
         Args:
             cohort: a folder or table as for `find_cases`, or some of what it found.
-            out: as in `complete`.
+            out: a folder, or an `OutputFolder` that names outputs in its own way.
             targets: modalities to synthesise where they are missing; None takes all.
             settings: mode, steps, samples and seed; None takes the defaults.
             overwrite: do finished outputs again.
             link: add links to what was acquired, as `link_acquired` does.
             jobs: cases computed at the same time, each on its share of the CPU's threads. Each takes its own memory.
             allow_synthetic: take synthetic images for sources too; the sidecars will say so.
+            naming: of outputs in a folder, as `output_folder` has it; a dataset's description is written with them.
 
         Raises:
             CaseError: no case is found.
-            ModfillError: the folder cannot be written, or `jobs` is less than 1.
+            ModfillError: the folder cannot be written, `naming` does not suit the cohort, or `jobs` is less than 1.
         """
-        place = out if isinstance(out, OutputFolder) else OutputFolder(Path(out))
+        whole = find_cohort(cohort) if isinstance(cohort, str | Path) else Cohort("folders", list(cohort))
+        place = out if isinstance(out, OutputFolder) else output_folder(Path(out), naming, whole)
+        if place is not out:
+            describe(place, whole)
         chosen = settings or Settings()
 
         def read(files: CaseFiles) -> Work:
@@ -192,8 +198,7 @@ class ModalityCompleter:
                 _read_back(done, synthesis.modality)
             return done
 
-        found = find_cases(cohort) if isinstance(cohort, str | Path) else cohort
-        return run_cohort(found, place, Stages(read, compute, write), jobs)
+        return run_cohort(whole.cases, place, Stages(read, compute, write), jobs)
 
     def _begin(
         self,

@@ -9,10 +9,25 @@ __all__ = ["CaseError", "ModfillError", "WeightsError", "printable", "within_mem
 
 
 class ModfillError(Exception):
-    """Base of all errors that a user can put right."""
+    """Base of all errors that a user can put right.
+
+    Args:
+        text: on one line; a file's name in it may hold line breaks and terminal codes.
+        message: given instead by torch, which raises anew what a data loader's worker raised, with its traceback:
+            several lines, of which the last one holds such a text.
+    """
+
+    def __init__(self, text: str = "", *, message: str = ""):
+        super().__init__(text or message)
+        self._in_lines = bool(message)
+
+    @property
+    def message(self) -> str:
+        """The text; that there is a property of this name makes torch give `message`."""
+        return str(self)
 
     def __str__(self) -> str:
-        return printable(super().__str__())  # a file's name may hold line breaks and terminal codes
+        return super().__str__() if self._in_lines else printable(super().__str__())
 
 
 class CaseError(ModfillError):

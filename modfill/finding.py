@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -44,8 +45,8 @@ def find_cohort(path: Path | str) -> Cohort:
     path = Path(path)
     if table.is_table(path):
         cohort = table.find(path)
-    elif not path.is_dir():
-        found = "a file" if path.exists() else "nothing there"
+    elif not os.path.isdir(path):  # also where a name is longer than names can be
+        found = "a file" if os.path.exists(path) else "nothing there"
         raise CaseError(
             f"{path} must be a folder with NIfTI files, or a .csv or .tsv, got {found}; give a case, cohort or table"
         )

@@ -8,7 +8,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from modfill.case import Case
 from modfill.errors import CaseError, ModfillError
 from modfill.layouts.dataset_json import FILE_ENDING, channel_names
 from modfill.layouts.files import Cohort
-from modfill.modalities import NAMES
-from modfill.naming import OutputFolder
+from modfill.modalities import NAMES, SEGMENTATION_WORDS
+from modfill.naming import OutputFolder, refuse_links
 
 __all__ = ["describe", "link", "link_acquired", "write_json"]
 
@@ -33,7 +34,8 @@ _DECATHLON_KEYS = ("name", "description", "reference", "licence", "release")  # 
 def link_acquired(case: Case, out: OutputFolder, label: Path | None = None) -> None:
     """Put links to a case's acquired images where the naming of `out` wants them.
 
-    A volume of a 4D file is written out instead, and so is an uncompressed file where nnU-Net wants ``.nii.gz``.
+    A volume of a 4D file is written out instead, and so is an uncompressed file where nnU-Net wants ``.nii.gz``. In the
+    namings of BraTS, segmentations beside the images, e.g. ``<case>-seg.nii.gz``, are linked too.
 
     Args:
         case: A case from files.
@@ -41,24 +43,44 @@ def link_acquired(case: Case, out: OutputFolder, label: Path | None = None) -> N
         label: The segmentation of a training case, linked in nnU-Net's naming.
 
     Raises:
-        CaseError: If another file lies there, a label is not there, or the folder cannot be written.
+        CaseError: If another file or a link to another folder lies there, a label is not there, or the folder cannot
+            be written.
     """
     try:
         for modality, path in case.paths.items():
             ending = FILE_ENDING if path.name.lower().endswith(".gz") else ".nii"
-            if modality in case.volume_index or (out.naming == "nnunet" and ending != FILE_ENDING):
-                _copy(case, modality, out.image(case.case_id, modality, acquired=True))
+            copied = modality in case.volume_index or (out.naming == "nnunet" and ending != FILE_ENDING)
+            place = out.image(case.case_id, modality, True, FILE_ENDING if copied else ending)
+            refuse_links(out.path, place, case.case_id)
+            if copied:
+                _copy(case, modality, place)
             else:
-                link(path, out.image(case.case_id, modality, True, ending))
+                link(path, place)
+        if out.naming.startswith("brats"):
+            for segmentation, word, ending in _segmentations(case):
+                place = out.beside(case.case_id, word, ending)
+                refuse_links(out.path, place, case.case_id)
+                link(segmentation, place)
         if label is not None and out.naming == "nnunet":
             if not label.is_file():
                 raise CaseError(f"case {case.case_id}: label {label} must be a file, got none; add it")
-            link(label, out.path / "labelsTr" / f"{case.case_id}{FILE_ENDING}")
+            place = out.path / "labelsTr" / f"{case.case_id}{FILE_ENDING}"
+            refuse_links(out.path, place, case.case_id)
+            link(label, place)
     except OSError as error:
         raise CaseError(
             f"case {case.case_id}: {out.path} must be writable, got '{error.strerror or error}'; "
             "choose another output folder"
         ) from error
+
+
+def _segmentations(case: Case) -> Iterator[tuple[Path, str, str]]:
+    """The segmentations beside a case's images that BraTS' names tell: file, last word and ending."""
+    folder = next(iter(case.paths.values())).parent
+    for word, separator, ending in product(SEGMENTATION_WORDS, "-_", (FILE_ENDING, ".nii")):
+        file = folder / f"{case.case_id}{separator}{word}{ending}"
+        if file.is_file():
+            yield file, word, ending
 
 
 def link(file: Path, place: Path) -> None:
@@ -169,8 +191,10 @@ def _bids_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all; makes the folder."""
+    """Write JSON whole or not at all, whoever else is writing it; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-    os.replace(temporary, path)
+    # not named after the process: on two machines, or in two containers, it may have the same number
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as scratch:
+        temporary = Path(scratch) / path.name
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
+        os.replace(temporary, path)

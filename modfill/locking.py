@@ -20,6 +20,7 @@ if sys.platform != "win32":
 
 __all__ = ["FileLock", "locked", "take"]
 
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # it would make a file wherever it leads
 _PAUSE = 0.05  # seconds between two looks at a lock that another process holds
 
 
@@ -52,7 +53,7 @@ def take(path: Path) -> FileLock | None:
         OSError: the file cannot be made.
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
         try:
             if not _lock(descriptor):
                 os.close(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from modfill.layouts.dataset_json import FILE_ENDING, IMAGE_FOLDERS
 from modfill.layouts.files import Cohort, id_problem
 from modfill.modalities import MODALITIES
 
-__all__ = ["NAMINGS", "OutputFolder", "output_folder", "output_path", "uncertainty_path"]
+__all__ = ["NAMINGS", "OutputFolder", "output_folder", "output_path", "refuse_links", "uncertainty_path"]
 
 _BRATS_2021 = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
 _SYNTHETIC = "desc-modfill"
@@ -39,6 +40,10 @@ class OutputFolder:
     def image(self, case_id: str, modality: str, acquired: bool = False, ending: str = FILE_ENDING) -> Path:
         """Where an image goes; only BIDS names an acquired one otherwise than a synthetic one."""
         return self.path / (_STEMS[self.naming](self, case_id, modality, acquired) + ending)
+
+    def beside(self, case_id: str, word: str, ending: str) -> Path:
+        """Where a file of a case goes that is no modality, e.g. its segmentation ``seg``, in the namings of BraTS."""
+        return self.path / case_id / f"{case_id}{'_' if self.naming == 'brats2021' else '-'}{word}{ending}"
 
 
 def _brats2023(out: OutputFolder, case_id: str, modality: str, acquired: bool) -> str:
@@ -89,8 +94,11 @@ def output_folder(path: Path, naming: str, cohort: Cohort) -> OutputFolder:
         cohort: Says the order of nnU-Net's channels, and which of its cases are for training.
 
     Raises:
-        ModfillError: If two cases would get the same name in BIDS, which allows letters and digits only.
+        ModfillError: If the naming is not known, or two cases would get the same name in BIDS, which allows letters and
+            digits only.
     """
+    if naming not in ("auto", *NAMINGS):
+        raise ModfillError(f"naming must be one of auto, {', '.join(NAMINGS)}, got '{naming}'")
     if naming == "auto":
         naming = _LIKE.get(cohort.layout) or _brats_year(cohort)
     training = frozenset(case.case_id for case in cohort.cases if case.label is not None)
@@ -125,10 +133,19 @@ def output_path(out: Path | OutputFolder, case_id: str, modality: str) -> Path:
         raise CaseError(problem)
     folder = out if isinstance(out, OutputFolder) else OutputFolder(out)
     path = folder.image(case_id, modality)
-    for between in (folder.path / part for part in path.relative_to(folder.path).parents):
-        if between != folder.path and between.is_symlink():
-            raise CaseError(f"case {case_id}: {between} must be a folder, got a link; remove it")
+    refuse_links(folder.path, uncertainty_path(path), case_id)
     return path
+
+
+def refuse_links(folder: Path, place: Path, case_id: str) -> None:
+    """Refuse a place below a folder to which a link leads: it may be anywhere.
+
+    Raises:
+        CaseError: If there is a link between the two.
+    """
+    for between in (folder / part for part in place.relative_to(folder).parents):
+        if between != folder and os.path.islink(between):
+            raise CaseError(f"case {case_id}: {between} must be a folder, got a link; remove it")
 
 
 def uncertainty_path(image_path: Path) -> Path:

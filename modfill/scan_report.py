@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from modfill.contrast import ACCURACY
-from modfill.errors import ModfillError
+from modfill.errors import ModfillError, printable
 from modfill.modalities import MODALITIES, NAMES
 from modfill.scan import Scan, ScannedCase
 
@@ -62,7 +62,7 @@ def _summaries(scan: Scan) -> dict[str, pd.DataFrame]:
         [{"modality": f"{m} ({NAMES[m].split(' (')[0]})", **{s: int((table[m] == s).sum()) for s in _STATES}}
          for m in MODALITIES]
     )  # fmt: skip
-    usable = [case for case in scan.cases if not case.problem]
+    usable = [case for case in scan.cases if not case.problem and not case.unusable]
     lacking = [", ".join(m for m in MODALITIES if m not in case.available) or "nothing" for case in usable]
     grids = [(case.grid, case.spacing) for case in scan.cases if case.grid]
     summaries = {
@@ -83,7 +83,7 @@ def _findings(scan: Scan) -> dict[str, list[str]]:
     kind = "same voxels" if scan.deep else "same size, same bytes at start, middle and end; --deep compares voxels"
     findings = {
         "Cannot be used": [case.problem for case in scan.cases if case.problem],
-        "Unusable images": [
+        "Unusable images (their cases are not completed until these are replaced, deleted or renamed)": [
             f"case {case.case_id}: {reason}"
             for case in scan.cases
             if not case.problem
@@ -105,15 +105,17 @@ def _depth(scan: Scan) -> str:
 
 def as_text(scan: Scan) -> str:
     """The counts and findings for a terminal."""
-    parts = [f"{len(scan.cases)} cases in {scan.path} ({_depth(scan)})"]
+    parts = [printable(f"{len(scan.cases)} cases in {scan.path} ({_depth(scan)})")]
     parts += [f"{title}\n{table.to_string(index=False)}" for title, table in _summaries(scan).items()]
-    parts += [f"{title}\n" + "\n".join(f"  {line}" for line in lines) for title, lines in _findings(scan).items()]
+    parts += [
+        f"{title}\n" + "\n".join(f"  {printable(line)}" for line in lines) for title, lines in _findings(scan).items()
+    ]
     return "\n\n".join(parts)
 
 
 def save_csv(scan: Scan, path: Path) -> None:
     """Write the table of cases. Raises ModfillError if the file cannot be written."""
-    _save(path, case_table(scan).to_csv(index=False))
+    _save(path, case_table(scan).to_csv(index=False).encode("utf8", "surrogateescape"))  # odd names as they are
 
 
 def save_html(scan: Scan, path: Path) -> None:
@@ -124,18 +126,17 @@ def save_html(scan: Scan, path: Path) -> None:
     body = [f"<h1>{escape(title)}</h1><p>modfill scan, {escape(_depth(scan))}.</p>", *findings]
     body += [f"<h2>{escape(name)}</h2>{table.to_html(index=False, border=0)}" for name, table in tables.items()]
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
-    _save(
-        path, f"<!doctype html>\n<html lang='en'><head>{head}</head><body>\n" + "\n".join(body) + "\n</body></html>\n"
-    )
+    page = f"<!doctype html>\n<html lang='en'><head>{head}</head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+    _save(path, page.encode("utf8", "backslashreplace"))
 
 
 def _list(lines: Iterable[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _save(path: Path, text: str) -> None:
+def _save(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf8")
+        path.write_bytes(content)
     except OSError as error:
         raise ModfillError(f"{path} must be writable, got '{error.strerror or error}'; choose another file") from error

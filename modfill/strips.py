@@ -23,7 +23,7 @@ INK = (14, 17, 22)
 PERCENTILES = (0.5, 99.8)  # of the brain: black and white
 MARGIN = 3  # voxels around the brain
 GAP = 6  # pixels between the planes
-BAND = 16  # pixels: height of the mark below them
+BAND = 0.09  # of the frame's edge: height of the mark below them, so that it is read at whatever size they are shown
 STRONGEST = 0.85  # opacity of the overlay at its limit
 QUALITY = 82
 
@@ -108,8 +108,8 @@ def draw_strip(
     for channels in zip(*(frame.planes(shade) for shade in shades), strict=True):
         pixels = np.stack([np.rint(255 * plane) for plane, _ in channels], axis=-1).astype(np.uint8)
         pictures.append(Image.fromarray(pixels).resize(channels[0][1], Image.Resampling.BICUBIC))
-    height = max(picture.height for picture in pictures)
-    strip = Image.new("RGB", (sum(p.width for p in pictures) + 2 * GAP, height + (BAND if mark else 0)))
+    height, band = max(picture.height for picture in pictures), max(round(BAND * frame.edge), 8) if mark else 0
+    strip = Image.new("RGB", (sum(p.width for p in pictures) + 2 * GAP, height + band))
     left = 0
     for picture in pictures:
         strip.paste(picture, (left, (height - picture.height) // 2))
@@ -117,7 +117,7 @@ def draw_strip(
     if mark:
         draw = ImageDraw.Draw(strip)
         draw.rectangle((0, height, strip.width, strip.height), AMBER)
-        draw.text((strip.width // 2, height + BAND // 2), mark, INK, anchor="mm", font_size=BAND - 4)
+        draw.text((strip.width // 2, height + band // 2), mark, INK, anchor="mm", font_size=0.75 * band)
     return _encode(strip if overlay is not None or mark else strip.convert("L"))
 
 

@@ -66,6 +66,15 @@ def test_options_reach_the_sidecar(run: Run, case_folder: Path, tmp_path: Path) 
         assert line in note
 
 
+def test_a_map_of_uncertainty_needs_samples(run: Run, case_folder: Path, tmp_path: Path) -> None:
+    command = ("complete", case_folder, "--out", tmp_path / "out", "--targets", "t2w", "--steps", 1, "--uncertainty")
+    status, _, error = run(*command)
+    assert status == 1 and not (tmp_path / "out").exists()
+    one_line(error, "--uncertainty must have two samples or more, got 1", "--samples 8")
+    assert run(*command, "--samples", 2)[0] == 0
+    assert "p1/p1-t2w-uncertainty.nii.gz" in files_in(tmp_path / "out")
+
+
 def _truncate(folder: Path) -> None:
     path = folder / "p1-t2f.nii.gz"
     path.write_bytes(path.read_bytes()[:2000])

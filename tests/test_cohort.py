@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import random
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import torch
 
+from modfill.cohort import Stages, run_cohort
 from modfill.cohort_table import TABLE, read_table
-from modfill.completer import ModalityCompleter
+from modfill.completer import Completed, ModalityCompleter
+from modfill.completion import half_is_fast
 from modfill.errors import CaseError, ModfillError
 from modfill.finding import find_cases
 from modfill.layouts.files import CaseFiles
 from modfill.locking import take
+from modfill.naming import OutputFolder
 from modfill.provenance import Settings
 from modfill.ranks import Part
-from tests.case_files import MODALITIES, write_case
+from tests.case_files import MODALITIES, brain_volumes, write_case
 from tests.cohort_process import start
 
 PRESENT = (("t1n", "t2f"), ("t1n", "t1c", "t2w"), ("t2w",), MODALITIES, ("t1c", "t2f"))
@@ -79,6 +85,35 @@ def test_results_come_one_by_one_and_memory_holds_few(completer: ModalityComplet
     results.close()
     assert 1 <= len(list(out.glob("p*"))) <= 3
     assert not list(out.rglob(".*"))
+
+
+def test_reading_computing_and_writing_overlap(tmp_path: Path) -> None:
+    """A case is computed while the next is read, and written while the next is computed; two at once if asked."""
+    read_next, compute_next, both = threading.Event(), threading.Event(), threading.Barrier(2, timeout=20)
+
+    def read(files: CaseFiles) -> str:
+        if files.case_id == "p2":
+            read_next.set()
+        return files.case_id
+
+    def compute(case_id: str) -> str:
+        assert case_id == "p2" or read_next.wait(20)
+        if case_id == "p2":
+            compute_next.set()
+        return case_id
+
+    def write(case_id: str) -> Completed:
+        assert case_id == "p2" or compute_next.wait(20)
+        return Completed(case_id)
+
+    def together(case_id: str) -> str:
+        both.wait()
+        return case_id
+
+    found, out = [CaseFiles("p1", {}), CaseFiles("p2", {})], OutputFolder(tmp_path)
+    for stages, jobs in ((Stages(read, compute, write), 1), (Stages(read, together, Completed), 2)):
+        results = list(run_cohort(found, out, stages, jobs))
+        assert [(result.case_id, result.problem) for result in results] == [("p1", None), ("p2", None)]
 
 
 def test_what_is_done_is_skipped_and_settings_count(
@@ -261,6 +296,19 @@ def test_shards_are_equal_and_disjoint_and_give_the_same_files(
 def test_a_shard_must_exist(text: str) -> None:
     with pytest.raises(ModfillError, match="--shard must be one of 1/N to N/N"):
         Part.parse(text)
+
+
+@pytest.mark.skipif(not half_is_fast(torch.device("cpu")), reason="in float32 the last bit depends on the threads")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_images_do_not_depend_on_threads(completer: ModalityCompleter, threads: int) -> None:
+    """Nor on `--jobs`, then. In float32 libraries choose how to add by the number of threads."""
+    arrays = {"t1n": brain_volumes((40, 48, 36))["t1n"].astype(np.float32) / 7}
+    before, made = torch.get_num_threads(), []
+    for number in (2, threads):
+        torch.set_num_threads(number)
+        made.append(completer.complete_arrays(arrays, np.eye(4), targets=["t1c"])["t1c"])
+    torch.set_num_threads(before)
+    np.testing.assert_array_equal(*made)
 
 
 def test_jobs_and_folder_are_checked(completer: ModalityCompleter, cohort: Path, tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from PIL import Image
 
 from modfill import cohort_report
 from modfill.cli import main
+from modfill.cohort import CaseResult
 from modfill.cohort_report import write_report
+from modfill.cohort_table import row_of
 from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError
 from modfill.naming import OutputFolder
@@ -54,6 +56,19 @@ def pictures(page: str) -> dict[str, Image.Image]:
     return {text: Image.open(io.BytesIO(base64.b64decode(data))) for data, text in found}
 
 
+@pytest.mark.parametrize("found", ['"=1+1"', "NaN", "1e999", "-1e999", "[[]]", "null", "9" * 400, '"<b>"'])
+def test_a_confidence_that_is_none_is_left_out(folder: Path, found: str) -> None:
+    """Whatever stands in a sidecar: neither page nor table repeat it."""
+    note = folder / "out" / "p2" / "p2-t2f.json"
+    altered, count = re.subn(r'"Confidence": [^,]+', f'"Confidence": {found}', note.read_text())
+    note.write_text(altered)
+    page = write_report(folder / "out").read_text()
+    out = OutputFolder(folder / "out")
+    row = row_of(CaseResult("p2", None, None, 0.0, 0.0), out)
+    assert count == 1 and 'data-case="p2"' in page and 'data-case="p2" data-count="1" data-confidence' not in page
+    assert (row["targets"], row["confidence"]) == ("t2f", "")
+
+
 def test_one_page_holds_everything(folder: Path) -> None:
     path = write_report(folder / "out")
     page = path.read_text()
@@ -87,11 +102,19 @@ def test_synthetic_is_told_by_more_than_colour(folder: Path) -> None:
 def test_uncertainty_and_confidence_where_there_are_any(folder: Path) -> None:
     page = write_report(folder / "out").read_text()
     assert page.count(' data-uncertainty="') == 1 and '<option value="uncertainty">' in page
+    assert page.count(' data-confidence="') == 3 and '<option value="confidence">' in page
+    for sidecar in (folder / "out").rglob("*.json"):
+        note = json.loads(sidecar.read_text())
+        del note["Confidence"]
+        sidecar.write_text(json.dumps(note))
+    page = write_report(folder / "out").read_text()
     assert "data-confidence" not in page and '<option value="confidence">' not in page
     sidecar = folder / "out" / "p2" / "p2-t2f.json"
-    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "Confidence": 0.75}))
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "Confidence": 24.56}))
     page = write_report(folder / "out").read_text()
-    assert 'data-confidence="0.750000"' in page and '<option value="confidence">' in page and "confidence 75%" in page
+    assert page.count('data-confidence="24.560000"') == 1 and "· confidence 24.6 dB" in page
+    assert re.search(r'synthetic</span> <span class="value">24.6 dB</span></figcaption>', page)
+    assert '<th scope="row">Confidence</th><td>24.6 dB</td>' in page and "the more dB, the closer" in page
 
 
 @pytest.mark.parametrize("spoil", ["remove", "change", "truncate"])
@@ -112,6 +135,26 @@ def test_acquired_images_that_are_not_what_they_were(folder: Path, spoil: str) -
     reason = {"remove": "is not where it was", "change": "has changed since", "truncate": "cannot be read"}[spoil]
     assert re.search(f"p2-t1c.nii.gz [^<]*{reason}", page)
     assert len(pictures(page)) == 13
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize("spoil", ["image", "map", "CaseID", "Modality", "Sources", "UnitRange"])
+def test_a_damaged_output_hides_its_case_alone(folder: Path, spoil: str) -> None:
+    case = folder / "out" / ODD
+    if spoil in ("image", "map"):
+        _cut(case / f"{ODD}-t1c{'-uncertainty' if spoil == 'map' else ''}.nii.gz")
+    else:
+        note = json.loads((case / f"{ODD}-t1c.json").read_text())
+        note[spoil] = "odd"
+        if spoil in ("CaseID", "Modality"):
+            del note[spoil]
+        (case / f"{ODD}-t1c.json").write_text(json.dumps(note))
+    page = write_report(folder / "out").read_text()
+    assert page.count("<article ") == 3 and page.count("Cannot be shown: ") == 1 and "--overwrite" in page
+    assert sum("p2" in text for text in pictures(page)) == 4
 
 
 def test_other_namings(completer: ModalityCompleter, tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_a_complete_listing_needs_no_numbers() -> None:
     ("images", "reason"),
     [
         (["a_0000.nii.gz", "a_0004.nii.gz"], "a_0004.nii.gz must end in a channel number from _0000 to _0003"),
+        (["a_0000.nii.gz", *(f"a_000{n}.nii.gz" for n in (2, 3, 4))], "a_0004.nii.gz must end"),  # as many as channels
         (["a_0000.nii.gz", "y/a_0000.nii.gz"], "each once"),
         (["t1.nii.gz", "t2.nii.gz"], "t1.nii.gz must end .* got none"),
         (["a_0001.nii.gz", "a_0000.nii.gz", "a_0002.nii.gz", "a_0003.nii.gz"], "in order"),

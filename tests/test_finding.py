@@ -49,6 +49,16 @@ def test_every_style_is_found_in_modality_order(tmp_path: Path, style: str) -> N
     assert cases[0].paths["t2f"] == tmp_path / STYLES[style]["t2f"].format(id="p1")
 
 
+def test_folders_by_tumour_grade_are_one_cohort(tmp_path: Path) -> None:
+    """As BraTS 2017 to 2019 come; a case beside them is found too, and nothing below other folders."""
+    for folder in ("HGG/Brats18_A_1", "LGG/Brats18_B_1", "Brats18_C_1", "old/Brats18_A_1"):
+        touch(tmp_path / folder, f"{Path(folder).name}_t1.nii.gz")
+    touch(tmp_path / "HGG", "survival.csv")
+    cases = find_cases(tmp_path)
+    assert [(case.case_id, case.problem) for case in cases] == [(f"Brats18_{name}_1", None) for name in "ABC"]
+    assert [case.case_id for case in find_cases(tmp_path / "LGG")] == ["Brats18_B_1"]
+
+
 def test_one_case_folder(tmp_path: Path) -> None:
     folder = touch(tmp_path / "case1", "patient7_t1.nii.gz", "patient7_flair.nii", "patient7_seg.nii.gz", "notes.json")
     (case,) = find_cases(folder)

@@ -12,12 +12,13 @@ import pytest
 
 from modfill.case import read_case
 from modfill.cli import main
-from modfill.errors import CaseError
+from modfill.completer import ModalityCompleter
+from modfill.errors import CaseError, ModfillError
 from modfill.finding import find_cases, find_cohort
-from modfill.linking import link
+from modfill.linking import link, write_json
 from modfill.modalities import MODALITIES
-from tests.case_files import brain_volumes, save
-from tests.layout_files import AVAILABLE, LAYOUTS, as_bids, as_nnunet, case_name, small_cohort
+from tests.case_files import brain_volumes, save, write_case
+from tests.layout_files import AVAILABLE, LAYOUTS, as_bids, as_nnunet, case_name, small_cohort, write_label
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,35 @@ def test_the_output_is_a_whole_dataset_in_the_input_s_naming(
     assert complete(tiny_weights, *options) == 0  # nothing is done twice
     assert {name: entry for name, entry in state(out).items() if name not in REWRITTEN} == before
     assert all(not target.startswith("/") for _, target in before.values())
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "bids"])
+def test_python_makes_the_same_dataset(
+    tmp_path: Path, sources: dict[str, dict[str, Path]], completer: ModalityCompleter, tiny_weights: Path, layout: str
+) -> None:
+    where = LAYOUTS[layout](tmp_path / "in", sources)
+    assert complete(tiny_weights, where, "--out", tmp_path / "out", "--naming", "auto", "--link") == 0
+    results = list(completer.complete_cohort(where, tmp_path / "same", link=True, naming="auto"))
+    assert [result.problem for result in results] == [None] * 3
+    one, two = ({path.relative_to(out): path.read_bytes() for path in out.rglob("*.[jn]*") if path.is_file()}
+                for out in (tmp_path / "out", tmp_path / "same"))  # fmt: skip
+    assert one == two and len(one) > 12
+    with pytest.raises(ModfillError, match="naming must be one of auto, brats2023, .* got 'brats'"):
+        completer.complete_cohort(where, tmp_path / "other", naming="brats")
+
+
+def test_a_description_is_written_by_several_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where their process ids are the same, as in containers."""
+    replace = os.replace
+
+    def another_is_faster(source: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        write_json(tmp_path / "dataset.json", {"same": 1})
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", another_is_faster)
+    write_json(tmp_path / "dataset.json", {"same": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
 
 
 def test_the_whole_may_be_moved(tmp_path: Path, sources: dict[str, dict[str, Path]], tiny_weights: Path) -> None:
@@ -131,6 +161,21 @@ def test_a_real_file_is_never_replaced(
     assert mine.read_text() == "mine"
     error = capsys.readouterr().err
     assert str(mine) in error and "must be free or a link" in error and error.count("\n") == 1
+
+
+def test_segmentations_of_brats_are_linked(tmp_path: Path, tiny_weights: Path) -> None:
+    """Each to its own case, under the name that the output's other files have; none is taken for a modality."""
+    for case_id in ("p1", "p1_a"):
+        write_case(tmp_path / "in", case_id, ("t1n", "t1c", "t2w"), style="flat", seed=len(case_id))
+        write_label(tmp_path / "in" / f"{case_id}-seg.nii.gz", tmp_path / "in" / f"{case_id}-t1n.nii.gz")
+    for naming, name in (("brats2023", "-seg"), ("brats2021", "_seg")):
+        out = tmp_path / naming
+        assert complete(tiny_weights, tmp_path / "in", "--out", out, "--naming", naming, "--link") == 0
+        for case_id in ("p1", "p1_a"):
+            place = out / case_id / f"{case_id}{name}.nii.gz"
+            assert place.is_symlink() and place.resolve() == tmp_path / "in" / f"{case_id}-seg.nii.gz"
+        assert len(list(out.rglob("*seg*"))) == 2
+        assert [tuple(case.paths) for case in find_cases(out)] == [MODALITIES] * 2
 
 
 def test_link_is_relative_renewed_and_idempotent(tmp_path: Path) -> None:

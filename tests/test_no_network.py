@@ -25,8 +25,7 @@ CONTROL = "import socket; socket.create_connection(('127.0.0.1', 9))"
 MODULES = """
 import importlib, pkgutil, modfill
 for module in pkgutil.walk_packages(modfill.__path__, "modfill."):
-    if not module.name.startswith("modfill.integrations"):
-        importlib.import_module(module.name)
+    importlib.import_module(module.name)
 """
 
 

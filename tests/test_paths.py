@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from modfill.case import case_from_arrays
+from modfill.case import case_from_arrays, find_cases
 from modfill.cli import main
 from modfill.cohort_table import read_table
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
+from modfill.naming import OutputFolder
 from tests.case_files import brain_volumes, oblique_affine, write_case
 
 SHAPE = (14, 16, 12)
@@ -53,6 +56,67 @@ def test_outputs_never_leave_the_output_folder(completer: ModalityCompleter, tmp
     with pytest.raises(CaseError) as caught:
         completer.complete(case, tmp_path / "deep" / "out", ["t1c"])
     assert str(caught.value).isprintable() and files_under(tmp_path) == set()
+
+
+@pytest.mark.parametrize("case_id", ["..", "../evil", "/abs", "a/b", "p" * 300, "p" * 252])
+def test_an_odd_id_in_a_table_stops_no_other_case(
+    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case_id: str
+) -> None:
+    write_case(tmp_path / "in", "p1", ("t1n",), SHAPE)
+    write_case(tmp_path / "in", "p2", ("t1n",), SHAPE, seed=1)
+    rows = f"case_id,t1n\n{case_id},p1/p1-t1n.nii.gz\nq,p2/p2-t1n.nii.gz\n"
+    (tmp_path / "in" / "table.csv").write_text(rows)
+    before = files_under(tmp_path)
+    options = ["--weights", str(tiny_weights), "--device", "cpu", "--targets", "t1c"]
+    assert main(["complete", str(tmp_path / "in" / "table.csv"), "--out", str(tmp_path / "out"), *options]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    made = {tmp_path / "out" / name for name in ("cohort.csv", "q/q-t1c.json", "q/q-t1c.nii.gz")}
+    assert files_under(tmp_path) == before | made
+    assert {row["case"]: row["status"] for row in read_table(tmp_path / "out")} == {case_id: "failed", "q": "completed"}
+
+
+def test_a_link_in_place_of_a_lock_is_not_followed(completer: ModalityCompleter, tmp_path: Path) -> None:
+    for seed, name in enumerate(("p1", "p2")):
+        write_case(tmp_path / "in", name, ("t1n",), SHAPE, seed=seed)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock-p1").symlink_to(tmp_path / "elsewhere")
+    results = list(completer.complete_cohort(tmp_path / "in", tmp_path / "out", ["t1c"]))
+    assert [result.problem is None for result in results] == [False, True]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_links_to_what_was_acquired_stay_inside_too(completer: ModalityCompleter, tmp_path: Path) -> None:
+    """Also of a case that lacks nothing."""
+    write_case(tmp_path / "in", "p1", shape=SHAPE)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "p1").symlink_to(tmp_path / "elsewhere")
+    (result,) = completer.complete_cohort(tmp_path / "in", tmp_path / "out", link=True)
+    assert result.problem is not None and "must be a folder, got a link" in result.problem
+    assert files_under(tmp_path / "elsewhere") == set()
+
+
+def test_maps_stay_inside_too(completer: ModalityCompleter, tmp_path: Path) -> None:
+    folder = write_case(tmp_path / "in", "p1", ("t1n",), SHAPE)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "imagesTs").mkdir(parents=True)
+    (tmp_path / "out" / "imagesTs" / "uncertainty").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CaseError, match="must be a folder, got a link"):
+        completer.complete(folder, OutputFolder(tmp_path / "out", "nnunet"), ["t1c"], samples=2, steps=1)
+    assert files_under(tmp_path / "elsewhere") == set()
+
+
+def test_terminals_without_the_letters(tiny_weights: Path, tmp_path: Path) -> None:
+    write_case(tmp_path / "in", "Größe-脳", ("t1n",), SHAPE)
+    command = [sys.executable, "-m", "modfill", "complete", tmp_path / "in", "--out", tmp_path / "out"]
+    done = subprocess.run([*map(str, command), "--weights", str(tiny_weights), "--device", "cpu"], capture_output=True,
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"") and rb"Gr\xf6\xdfe-\u8133: synthesised" in done.stdout
+
+
+def test_a_cohort_s_name_longer_than_names_can_be(tmp_path: Path) -> None:
+    with pytest.raises(CaseError, match="must be a folder with NIfTI files"):
+        find_cases(tmp_path / ("p" * 300))
 
 
 def test_a_link_in_the_output_folder_is_not_followed(completer: ModalityCompleter, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,17 +23,20 @@ pytestmark = pytest.mark.skipif(
 )
 
 CASES = {"p10": ("t1n", "t1c", "t2w"), "p2": ("t1n",), "p3": ("t1n", "t2f")}
+CONFIDENCE = {"p10": [22.0], "p2": [25.0, 21.5, 30.0], "p3": [9.75, 31.0]}  # dB, of the synthetic images
 OFFLINE = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, completer: ModalityCompleter) -> Path:
-    """Three cases; p2 and p3 have maps of uncertainty."""
+    """Three cases, each as confident as `CONFIDENCE` says; p2 and p3 have maps of uncertainty."""
     folder = tmp_path_factory.mktemp("browser")
     for seed, (name, present) in enumerate(CASES.items()):
         write_case(folder / name, name, present, seed=seed)
         settings = Settings(samples=1 if name == "p10" else 2, steps=1)
         list(completer.complete_cohort(folder / name, folder / "out", settings=settings))
+        for sidecar, confidence in zip(sorted((folder / "out" / name).glob("*.json")), CONFIDENCE[name], strict=True):
+            sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "Confidence": confidence}))
     return write_report(folder / "out")
 
 
@@ -100,10 +104,26 @@ def test_the_keyboard_alone_sorts_and_opens(opened: Any) -> None:
     assert focused(opened) == "direction"
     press(opened, " ")
     assert order(opened) == ["p2", "p3", "p10"]
+    press(opened, "\ue004")
+    assert focused(opened) == "size"
+    before = opened.find_element("css selector", "figure").size["width"]
+    press(opened, " ")
+    assert opened.find_element("css selector", "figure").size["width"] > 1.5 * before
     press(opened, "\ue004", "\ue007")  # the first case's provenance; Enter
     assert focused(opened) == "summary"
     assert opened.execute_script("return document.activeElement.parentElement.open") is True
     assert opened.execute_script("return document.activeElement.textContent") == "Provenance of p2"
+
+
+def test_the_keyboard_sorts_by_the_lowest_confidence(opened: Any) -> None:
+    press(opened, "\ue004")
+    press(opened, *"conf")
+    assert order(opened) == ["p3", "p2", "p10"]
+    press(opened, "\ue004", " ")
+    assert order(opened) == ["p10", "p2", "p3"]
+    assert opened.find_element("css selector", "article[data-case=p3] .facts").text.endswith("lowest confidence 9.8 dB")
+    captions = [caption.text for caption in opened.find_elements("css selector", "article[data-case=p2] figcaption")]
+    assert [text.split()[-2] for text in captions if text.endswith("dB")] == ["25.0", "30.0", "21.5"]
 
 
 def test_numbers_in_names_count_and_what_has_no_value_comes_last(opened: Any) -> None:
@@ -126,7 +146,7 @@ def test_a_screen_reader_is_told(opened: Any) -> None:
 
     Select(opened.find_element("id", "key")).select_by_value("count")
     wanted = {(role, name) for role in ("article", "heading") for name in CASES}
-    wanted |= {("combobox", "Sort by"), ("button", "Highest first")}
+    wanted |= {("combobox", "Sort by"), ("button", "Highest first"), ("button", "Large pictures")}
     named = told(opened)
     for _ in range(100):  # the browser rebuilds this tree some time after the cases have moved
         if wanted <= named:
@@ -143,5 +163,7 @@ def test_a_screen_reader_is_told(opened: Any) -> None:
 
 def test_a_narrow_window_needs_no_sideways_scrolling(opened: Any) -> None:
     opened.set_window_size(500, 900)
-    assert opened.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    for _ in ("small pictures", "large ones"):
+        assert opened.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        opened.find_element("id", "size").click()
     opened.set_window_size(1400, 1000)

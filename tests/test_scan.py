@@ -122,6 +122,28 @@ def test_the_command_writes_table_and_page(tmp_path: Path, capsys: pytest.Captur
     assert sorted(tmp_path.joinpath("in").rglob("*")) == before
 
 
+def test_odd_names_are_told_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names that are not Unicode, and such that would command a terminal."""
+    write_case(tmp_path / "in", os.fsdecode(b"no\xffunicode"), ("t1n",))
+    (tmp_path / "in" / "\x1b[31mred").mkdir()
+    options = ["--csv", str(tmp_path / "scan.csv"), "--html", str(tmp_path / "scan.html")]
+    assert main(["scan", str(tmp_path / "in"), *options]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and r"case \x1b[31mred: " in out
+    assert b"no\xffunicode,available" in (tmp_path / "scan.csv").read_bytes()
+    assert r"no\udcffunicode" in (tmp_path / "scan.html").read_text(encoding="utf8")
+
+
+def test_cases_that_would_not_be_completed_are_not_counted_as_usable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_case(tmp_path, "p1", ("t1n", "t2f"))
+    (write_case(tmp_path, "p2", ("t1n", "t2w")) / "p2-t2w.nii.gz").write_text("no image")
+    assert main(["scan", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "t1c, t2w      1" in out and "t1c, t2w, t2f" not in out and "case p2: p2-t2w.nii.gz must be" in out
+
+
 def test_a_cohort_without_a_usable_case_is_reported_all_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

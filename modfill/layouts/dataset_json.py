@@ -70,11 +70,24 @@ def read_dataset_json(folder: Path) -> dict[str, Any]:
     path, dataset = folder / "dataset.json", load_description(folder)
     if not isinstance(dataset.get("labels"), dict):
         raise ModfillError(f"{path} must hold channel_names, labels and file_ending, got others; see nnU-Net's manual")
+    require_nifti(dataset, path)
+    return dataset
+
+
+def require_nifti(dataset: Mapping[str, Any], where: Path | str) -> None:
+    """Refuse images of another format than NIfTI.
+
+    Args:
+        dataset: content of dataset.json.
+        where: the dataset, with which the message begins.
+
+    Raises:
+        ModfillError: file_ending is another one than .nii.gz.
+    """
     if dataset.get("file_ending") != FILE_ENDING:
         raise ModfillError(
-            f"{path}: file_ending must be '{FILE_ENDING}', got {dataset.get('file_ending')!r}; convert the images"
+            f"{where}: file_ending must be '{FILE_ENDING}', got {dataset.get('file_ending')!r}; convert the images"
         )
-    return dataset
 
 
 def channel_names(dataset: Mapping[str, Any], where: Path | str) -> tuple[str, ...]:
@@ -134,6 +147,12 @@ def channel_number(path: Path | str) -> int | None:
     return int(match[1]) if match else None
 
 
+def case_of(path: Path | str) -> str:
+    """The case identifier in the name of a channel file; the whole name where it has no channel number."""
+    stem = Path(path).name.removesuffix(FILE_ENDING)
+    return stem if channel_number(path) is None else stem[: -len("_0000")]
+
+
 def channel_files(case_id: str, images: Sequence[Path | str], count: int) -> ChannelFiles:
     """Number a case's files.
 
@@ -148,12 +167,16 @@ def channel_files(case_id: str, images: Sequence[Path | str], count: int) -> Cha
     numbers = [channel_number(image) for image in images]
     if len(images) == count and all(number in (None, index) for index, number in enumerate(numbers)):
         return ChannelFiles(case_id, {index: Path(image) for index, image in enumerate(images)})
-    for image, number in zip(images, numbers, strict=True):
-        if number is None or number >= count or numbers.count(number) > 1 or len(images) == count:
-            raise CaseError(
-                f"case {case_id}: {Path(image).name} must end in a channel number from _0000 to _{count - 1:04d}, each "
-                f"once and in order, got {number if number is not None else 'none'}; rename the file or its listing"
-            )
+    wrong = [n is None or n >= count or numbers.count(n) > 1 for n in numbers]
+    if len(images) == count and not any(wrong):
+        wrong = [number != index for index, number in enumerate(numbers)]
+    if any(wrong):
+        number = numbers[wrong.index(True)]
+        raise CaseError(
+            f"case {case_id}: {Path(images[wrong.index(True)]).name} must end in a channel number from _0000 to "
+            f"_{count - 1:04d}, each once and in order, got {number if number is not None else 'none'}; "
+            "rename the file or its listing"
+        )
     if not images:
         raise CaseError(f"case {case_id}: at least one of {count} channels must be there, got none; add its files")
     return ChannelFiles(case_id, {n: Path(image) for image, n in zip(images, numbers, strict=True) if n is not None})
@@ -167,7 +190,7 @@ def group_channels(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
         if channel_number(path) is None:
             others.append(path)
         else:
-            files.setdefault(path.name[: -len("_0000" + FILE_ENDING)], []).append(path)
+            files.setdefault(case_of(path), []).append(path)
     return files, others
 
 

@@ -12,7 +12,10 @@ from typing import Any
 from modfill.errors import CaseError
 from modfill.modalities import MODALITIES, nifti_stem
 
-__all__ = ["CaseFiles", "Cohort", "case_of_candidates", "folder_name", "id_problem", "nifti_files", "visible"]
+__all__ = ["LONGEST_NAME", "CaseFiles", "Cohort", "case_of_candidates", "folder_name", "id_problem", "nifti_files",
+           "visible"]  # fmt: skip
+
+LONGEST_NAME = 255  # bytes: what file systems take
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,10 @@ def case_of_candidates(case_id: str, candidates: Mapping[str, Sequence[Path]], w
 
 def id_problem(case_id: str) -> str | None:
     """Say why outputs cannot be named after a case, or return None."""
-    if case_id not in ("", ".", "..") and not set("/\\\0") & set(case_id):
+    try:
+        fits = len(os.fsencode(case_id)) <= LONGEST_NAME
+    except UnicodeEncodeError:  # half a surrogate pair
+        fits = False
+    if fits and case_id not in ("", ".", "..") and not set("/\\\0") & set(case_id):
         return None
     return f"case {case_id}: its id must be one folder's name, got '{case_id}'; rename the case"

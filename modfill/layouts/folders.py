@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +15,16 @@ from modfill.modalities import is_segmentation, nifti_stem, split_name
 __all__ = ["find"]
 
 _MUST = "must hold NIfTI files named after their modality, e.g. <case>-t1c.nii.gz"
+_GRADES = ("HGG", "LGG")  # BraTS 2013 to 2019 put high-grade and low-grade cases into folders of their own
 
 
 def find(path: Path) -> Cohort:
     """Find the cases in a folder by the names of the files.
 
     The folder may be one case, a flat folder with files of several cases (grouped by what stands before the
-    modality), or a cohort with such folders in it, one level down. NIfTI files named after a modality directly
-    in ``path`` win: its sub-folders are then left alone. The case id is what stands before the modality in the
-    file names, or the folder's name for bare names such as ``t1c.nii.gz``.
+    modality), or a cohort with such folders in it, one level down, or two within ``HGG`` and ``LGG``. NIfTI files
+    named after a modality directly in ``path`` win: its sub-folders are then left alone. The case id is what stands
+    before the modality in the file names, or the folder's name for bare names such as ``t1c.nii.gz``.
 
     Segmentations, hidden files (``.x``) and other NIfTI files are ignored, with one exception: a file such as
     ``p1_t1c_registered.nii.gz`` in a case without t1c is a problem, because the modality seems to be there.
@@ -36,7 +38,7 @@ def find(path: Path) -> Cohort:
     """
     cases = _cases_in(path)
     if not cases:
-        cases = [case for folder in visible(path) if folder.is_dir() for case in _cases_of_cohort_folder(folder)]
+        cases = [case for folder in _case_folders(path) for case in _cases_of_cohort_folder(folder)]
     if not cases:
         other = next(nifti_files(path), None)
         if other is not None and channel_number(other) is not None:
@@ -47,6 +49,15 @@ def find(path: Path) -> Cohort:
         got = "none" if other is None else f"others such as {other.name}"
         raise CaseError(f"{path} {_MUST}, got {got}; add or rename files, or give the folder right above the cases")
     return Cohort("folders", cases)
+
+
+def _case_folders(path: Path) -> Iterator[Path]:
+    """The folders in a cohort's folder, and those in its folders of one tumour grade."""
+    for folder in (entry for entry in visible(path) if entry.is_dir()):
+        if folder.name in _GRADES:
+            yield from (entry for entry in visible(folder) if entry.is_dir())
+        else:
+            yield folder
 
 
 def _cases_of_cohort_folder(folder: Path) -> list[CaseFiles]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +19,7 @@ _ID_COLUMNS = ("case_id", "case", "id", "subject_id", "subject", "participant_id
 
 def is_table(path: Path) -> bool:
     """Tell whether a path is a file that ends in .csv or .tsv."""
-    return path.suffix.lower() in _EXTENSIONS and path.is_file()
+    return path.suffix.lower() in _EXTENSIONS and os.path.isfile(path)
 
 
 def find(path: Path) -> Cohort:
