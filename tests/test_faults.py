@@ -113,25 +113,26 @@ def start(folder: Path, out: Path, weights: Path) -> subprocess.Popen[str]:
 
 @LINUX
 def test_signals(tiny_weights: Path, tmp_path: Path) -> None:
-    """Three jobs at once, each stopped in its midst: statuses as the shell knows them, one line, and the rest later."""
-    for seed in range(9):
+    """Three jobs, each stopped in its midst: statuses as the shell knows them, one line, and the rest later."""
+    for seed in range(24):
         write_case(tmp_path / "in", f"p{seed}", ("t1n", "t2w"), shape=SHAPE, seed=seed)
     expected = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated"), signal.SIGKILL: (-9, "")}
-    jobs = {number: start(tmp_path / "in", tmp_path / str(number), tiny_weights) for number in expected}
-    for number, job in jobs.items():
-        assert job.stdout is not None and job.stdout.readline().startswith("[1/9] p0: synthesised")
+    jobs = {}
+    for number in expected:  # one after the other: a job that waits for its signal would finish
+        job = jobs[number] = start(tmp_path / "in", tmp_path / str(number), tiny_weights)
+        assert job.stdout is not None and job.stdout.readline().startswith("[1/24] p0: synthesised")
         job.send_signal(number)
     for number, job in jobs.items():
         status, word = expected[number]
         _, error = job.communicate(timeout=60)
         assert job.returncode == status, error
         out = tmp_path / str(number)
-        assert 2 <= whole_images(out) < 18
+        assert 2 <= whole_images(out) < 48
         if word:
             one_line(error, word, "what is finished stays")
             assert leftovers(out) == []
     again = ["complete", str(tmp_path / "in"), "--out", str(out), "--weights", str(tiny_weights), "--device", "cpu"]
-    assert main(again) == 0 and whole_images(out) == 18
+    assert main(again) == 0 and whole_images(out) == 48
 
 
 MEMORY = """
