@@ -27,7 +27,7 @@ class Encoded:
     Attributes:
         sources: indices of the available modalities.
         latents: scaled source latents (S, C, x, y, z).
-        seen: what the refiner reads of the sources, None without a refiner.
+        seen: what the refiner says of every modality, None without a refiner.
     """
 
     sources: tuple[int, ...]
@@ -161,11 +161,11 @@ class ALDM(nn.Module):
         latents, factor = torch.cat([target_like, latent.to(target_like.dtype)], dim=1), self.preset.autoencoder.factor
         brain = encoded.seen.brain
         volume, expected = torch.zeros(2, *brain.shape, device=brain.device)
-        for start, inputs in zip(range(0, len(brain), SLAB), encoded.seen.slabs, strict=True):
+        for start, said in zip(range(0, len(brain), SLAB), encoded.seen.slabs, strict=True):
             stop = min(start + SLAB, len(brain))
             inside = brain[start:stop]
             there = upsampled(latents, factor, start, stop)[inside]
-            answer, doubt = self.refiner(inputs, there[:, None], (target,))
+            answer, doubt = self.refiner.chosen(said, there[:, None], (target,))
             volume[start:stop][inside], expected[start:stop][inside] = answer[:, 0], doubt[:, 0].exp()
         return volume, expected
 

@@ -18,17 +18,20 @@ from modfill.config import GRAIN, RefinerConfig
 from modfill.model.pyramid import FEATURES, PLACE, Pyramid
 
 DROPOUT = 0.1
-PIECE = 2**15  # voxels that pass the network together
+PIECE = 2**12  # voxels that pass the network together: few enough to stay in a core's cache
 SLAB = GRAIN  # planes: the refiner works through a volume in slabs to bound memory; a multiple of GRAIN
+
+
+Said = tuple[Tensor, Tensor, Tensor]  # answer (N, M), doubt (N, M), trust in the latents (N, M, 2 * C)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What the refiner has read of a case, for any target: `brain` (X, Y, Z) bool, and `Refiner.inputs` of the brain's
-    voxels slab by slab."""
+    """What the refiner has to say of a case, for any target: `brain` (X, Y, Z) bool, and slab by slab what `Refiner`
+    returned for the brain's voxels."""
 
     brain: Tensor
-    slabs: tuple[Tensor, ...]
+    slabs: tuple[Said, ...]
 
 
 class Refiner(nn.Module):
@@ -51,11 +54,14 @@ class Refiner(nn.Module):
         self.doubt = nn.Linear(width, modalities)
 
     def look(self, volumes: Tensor, brain: Tensor, sources: Sequence[int]) -> Seen:
-        """Read a case once: z-scored volumes (S, X, Y, Z), the brain (X, Y, Z), and the indices of their modalities."""
+        """Read a case once: z-scored volumes (S, X, Y, Z), the brain (X, Y, Z), and the indices of their modalities.
+
+        Nearly all of the work is here, and none of it depends on the target.
+        """
         pyramid, slabs = Pyramid(volumes, brain), []
         for start in range(0, len(brain), SLAB):
             inside = brain[start : start + SLAB]
-            slabs.append(self.inputs(*pyramid.at(inside, start, start + len(inside)), sources))
+            slabs.append(self(self.inputs(*pyramid.at(inside, start, start + len(inside)), sources)))
         return Seen(brain, tuple(slabs))
 
     def inputs(self, features: Tensor, place: Tensor, sources: Sequence[int]) -> Tensor:
@@ -73,24 +79,21 @@ class Refiner(nn.Module):
         whole[:, list(sources), FEATURES] = 1
         return torch.cat([whole.flatten(1), place.to(dtype)], dim=1)
 
-    def forward(self, inputs: Tensor, latents: Tensor, targets: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Refine voxels.
+    def forward(self, inputs: Tensor) -> Said:
+        """What the sources say of every modality.
 
         Args:
             inputs: what `inputs` returned for N voxels.
-            latents: target-like and denoised latent of each target there, (N, T, 2 * C).
-            targets: indices of the modalities wanted.
 
         Returns:
-            The z-scored answer (N, T) and the logarithm of its expected squared error (N, T), both float32.
+            The z-scored answer without latents (N, M) and the logarithm of its expected squared error (N, M), both
+            float32, and what each channel of the latents is worth, (N, M, 2 * C).
         """
-        pieces = zip(inputs.split(PIECE), latents.split(PIECE), strict=True)
-        answers = [self.chosen(self.everything(some), there, targets) for some, there in pieces]
-        answer, doubt = (torch.cat(part) for part in zip(*answers, strict=True))
-        return answer, doubt
+        pieces = [self._piece(some) for some in inputs.split(PIECE)]
+        answer, doubt, trust = (torch.cat(part) for part in zip(*pieces, strict=True))
+        return answer, doubt, trust
 
-    def everything(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the sources say of every modality: answer (N, M), doubt (N, M), trust in its latents (N, M, 2 * C)."""
+    def _piece(self, inputs: Tensor) -> Said:
         h = nn.functional.silu(self.first(inputs))
         for layer in self.layers:
             h = h + layer(h)
@@ -99,9 +102,16 @@ class Refiner(nn.Module):
         return answer, self.doubt(h.detach()).float().clamp(-8, 4), self.trust(h).unflatten(1, (self.modalities, -1))
 
     @staticmethod
-    def chosen(
-        everything: tuple[Tensor, Tensor, Tensor], latents: Tensor, targets: Sequence[int]
-    ) -> tuple[Tensor, Tensor]:
-        """What `forward` returns, from what `everything` returned."""
-        answer, doubt, trust = (part[:, list(targets)] for part in everything)
+    def chosen(said: Said, latents: Tensor, targets: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The last word on some targets.
+
+        Args:
+            said: what `forward` returned for N voxels.
+            latents: target-like and denoised latent of each target there, (N, T, 2 * C).
+            targets: indices of the modalities wanted.
+
+        Returns:
+            The z-scored answer (N, T) and the logarithm of its expected squared error (N, T), both float32.
+        """
+        answer, doubt, trust = (part[:, list(targets)] for part in said)
         return answer + (trust * latents).float().sum(2), doubt

@@ -65,11 +65,11 @@ class RefinerStage(TranslationStage):
         for draw in draws:
             changed = 1 + CONTRAST * torch.randn(1, len(draw["sources"]), 1).to(draw["place"].device)
             inputs.append(self.part.inputs(draw["features"] * changed, moved(draw["place"]), draw["sources"]))
-        everything = self.part.everything(torch.cat(inputs))
+        said = self.part(torch.cat(inputs))
         errors, left, likelihoods = [], [], []
         for index, draw in enumerate(draws):
             rows = slice(index * VOXELS, (index + 1) * VOXELS)
-            own = tuple(part[rows] for part in everything)
+            own = tuple(part[rows] for part in said)
             answer, doubt = self.part.chosen(own, draw["latents"], draw["targets"])
             squared = (answer - draw["wanted"]).square()
             errors.append(squared.mean())
