@@ -1,4 +1,4 @@
-"""What benchmarks do to cases: hide modalities, and read the segmentation beside the images."""
+"""What benchmarks do to cases: hide modalities, read the segmentation beside the images, score a synthetic one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import nibabel as nib
 import numpy as np
 
 from modfill.case import Case
+from modfill.metrics import brain_box, score
+from modfill.modalities import MODALITIES
 from modfill.preprocess import IntensityScale, Prepared
 
 
@@ -37,3 +39,11 @@ def in_unit_range(prepared: Prepared, volume: np.ndarray, unit: tuple[float, flo
     """
     scaled = IntensityScale(0, 1, *unit).to_unit(volume, "zscore").astype(np.float32)
     return prepared.geometry.restore(scaled) * prepared.own_brain
+
+
+def figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
+    """Every figure of `modfill.metrics.score` of a predicted modality in unit range, on the grid of a complete case."""
+    brain, segmentation = np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2, segmentation_of(case)
+    box = brain_box(brain)
+    tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
+    return score(case.volume(target)[box], predicted[box], brain[box], tumour)

@@ -13,18 +13,16 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.cases import in_unit_range, reduced, segmentation_of
+from benchmarks.cases import figures, in_unit_range, reduced
 from modfill import checkpoint
 from modfill.case import Case, find_cases, read_case
-from modfill.completion import half_is_fast
-from modfill.metrics import brain_box, score
 from modfill.modalities import MODALITIES
 from modfill.model.aldm import ALDM
+from modfill.precision import fast_precision
 from modfill.preprocess import prepare
 
 STEPS = (2, 5, 10, 50)
@@ -61,21 +59,17 @@ def climb(model: ALDM, cases: list[Case]) -> pd.DataFrame:
     """A row per case, task and rung, with every figure of `modfill.metrics.score`."""
     rows, unit = [], model.unit_statistics.tolist()
     for case, sources, target in tasks(cases):
-        brain = np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2
-        box, segmentation = brain_box(brain), segmentation_of(case)
-        tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
         whole, part = (prepare(c, model.preset.multiple, "zscore") for c in (case, reduced(case, sources)))
         index = MODALITIES.index(target)
-        with torch.autocast("cpu", torch.bfloat16, enabled=half_is_fast(torch.device("cpu"))):
+        with fast_precision(torch.device("cpu")):
             truth = torch.from_numpy(whole.volumes[target])[None, None]
             answers = [("autoencoder, given the target", whole, model.decode(model.encode(truth))[0, 0])]
             volumes = {m: torch.from_numpy(v) for m, v in part.volumes.items()}
             answers += [(name, part, volume) for name, volume in rungs(model, volumes, index)]
         for name, prepared, volume in answers:
             given = in_unit_range(prepared, volume.float().numpy(), (unit[index][0], unit[index][1]))
-            figures = score(case.volume(target)[box], given[box], brain[box], tumour)
             own = {"rung": name, "case_id": case.case_id, "sources": "+".join(sources), "target": target}
-            rows.append({**own, **figures})
+            rows.append({**own, **figures(case, target, given)})
         print(case.case_id, "+".join(sources), target, flush=True)
     return pd.DataFrame(rows)
 

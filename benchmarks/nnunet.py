@@ -21,13 +21,14 @@ from torch import Tensor
 
 from benchmarks.cases import segmentation_path
 from modfill.case import Case
-from modfill.completion import half_is_fast
 from modfill.modalities import MODALITIES
+from modfill.precision import fast_precision
 
 DATASET = "Dataset900_Tumour"
 LABELS = {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3}
 FEATURES, PATCH = [16, 32, 64, 128], [64, 64, 64]
 EPOCH = 50  # iterations
+STEP = 0.75  # of the patch, from one to the next in prediction: less than half of the patches of nnU-Net's 0.5
 CPU = torch.device("cpu")
 
 
@@ -40,7 +41,7 @@ class SmallTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict) -> dict:
         """One step; the batch's images pass `seen` first."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=half_is_fast(CPU)):
+        with fast_precision(CPU):
             return super().train_step({**batch, "data": self.seen(batch["data"])})
 
     def seen(self, images: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ def trained(name: str, plans: dict, description: dict, iterations: int) -> nnUNe
     if not final.exists():
         trainer.run_training()
     trainer.set_deep_supervision_enabled(False)
-    predictor = nnUNetPredictor(use_mirroring=False, device=CPU, allow_tqdm=False)
+    predictor = nnUNetPredictor(STEP, use_mirroring=False, device=CPU, allow_tqdm=False)
     predictor.manual_initialization(trainer.network.eval(), trainer.plans_manager, trainer.configuration_manager,
                                     [trainer.network.state_dict()], description, name, None)  # fmt: skip
     return predictor
@@ -148,6 +149,6 @@ def trained(name: str, plans: dict, description: dict, iterations: int) -> nnUNe
 def segment(predictor: nnUNetPredictor, volumes: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """The segmentation (X, Y, Z) of volumes (M, X, Y, Z) with this spacing in mm."""
     images = np.ascontiguousarray(volumes.transpose(0, 3, 2, 1), dtype=np.float32)
-    with torch.autocast("cpu", torch.bfloat16, enabled=half_is_fast(CPU)):
+    with fast_precision(CPU):
         given = predictor.predict_single_npy_array(images, {"spacing": list(reversed(spacing))})
     return np.asarray(given).transpose(2, 1, 0)

@@ -14,12 +14,13 @@ from torch import nn
 
 from benchmarks.baselines.unet import UNetStage
 from modfill.completer import ModalityCompleter
-from modfill.completion import half_is_fast
 from modfill.config import PRESETS
 from modfill.modalities import MODALITIES
 from modfill.model.aldm import ALDM
+from modfill.precision import fast_precision
 
 PAPER = (192, 192, 144)  # voxels
+CPU = torch.device("cpu")
 
 
 def timed(work: Callable[[], Any], repeats: int = 1) -> float:
@@ -35,14 +36,9 @@ def timed(work: Callable[[], Any], repeats: int = 1) -> float:
 def convolution_peak() -> float:
     """TFLOP/s of a 3x3x3 convolution of 64 channels in modfill's precision: the ceiling for everything else."""
     layer, x = nn.Conv3d(64, 64, 3, padding=1), torch.randn(1, 64, 48, 48, 48)
-    with torch.inference_mode(), half():
+    with torch.inference_mode(), fast_precision(CPU):
         seconds = timed(lambda: layer(x), repeats=5)
     return 2 * 64 * 64 * 27 * x[0, 0].numel() / seconds / 1e12
-
-
-def half() -> torch.autocast:
-    """The precision that modfill itself uses here."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=half_is_fast(torch.device("cpu")))
 
 
 def aldm_seconds(preset: str, share: float = 1.0) -> dict[str, float]:
@@ -58,7 +54,7 @@ def aldm_seconds(preset: str, share: float = 1.0) -> dict[str, float]:
     factor, channels = PRESETS[preset].autoencoder.factor, PRESETS[preset].autoencoder.latent_channels
     latent = torch.randn(1, channels, *(n // factor for n in PAPER))
     small = latent[..., : piece.shape[-1] // factor]
-    with torch.inference_mode(), half():
+    with torch.inference_mode(), fast_precision(CPU):
         encode = timed(lambda: model.encode(piece)) / share
         translate = timed(lambda: model.translator.fuse(latent, (0,), 1))
         context = model.denoiser.context(1, [0])
@@ -76,7 +72,7 @@ def wavelet_diffusion_seconds() -> dict[str, float]:
     net = DiffusionModelUNet(spatial_dims=3, in_channels=32, out_channels=8, channels=(64, 128, 128, 256, 256),
                              attention_levels=(False,) * 5, num_res_blocks=2, norm_num_groups=32).eval()  # fmt: skip
     bands = torch.randn(1, 32, *(-(-n // 32) * 16 for n in PAPER))
-    with torch.inference_mode(), half():
+    with torch.inference_mode(), fast_precision(CPU):
         step = timed(lambda: net(bands, torch.tensor([500])))
     return {"one step": step, "steps": 1000, "seconds": 1000 * step}
 
@@ -85,7 +81,7 @@ def unet_seconds() -> dict[str, float]:
     """Seconds of the U-Net rival on 192x192x144, windows and all."""
     stage = UNetStage([], []).eval()
     volumes = torch.randn(len(MODALITIES), *PAPER)
-    with torch.inference_mode(), half():
+    with torch.inference_mode(), fast_precision(CPU):
         return {"seconds": timed(lambda: stage.whole(volumes, (0, 1, 2)))}
 
 
@@ -98,5 +94,5 @@ def modfill_seconds(completer: ModalityCompleter, sources: int) -> dict[str, flo
     def complete() -> None:
         model.predict(model.see(volumes), len(MODALITIES) - 1, noise, None, "mean")
 
-    with torch.inference_mode(), half():
+    with torch.inference_mode(), fast_precision(CPU):
         return {"seconds": timed(complete, repeats=2)}

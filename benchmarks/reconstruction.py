@@ -16,9 +16,9 @@ import torch
 
 from modfill.case import find_cases, read_case
 from modfill.checkpoint import SHIPPED, load
-from modfill.completion import half_is_fast
 from modfill.metrics import psnr
 from modfill.model.aldm import ALDM
+from modfill.precision import fast_precision
 from modfill.preprocess import prepare
 
 
@@ -31,7 +31,7 @@ def reconstruct(model: ALDM, cohort: Path) -> pd.DataFrame:
         prepared = prepare(case, model.preset.multiple, model.preset.normalisation)
         row = {}
         for modality, volume in prepared.volumes.items():
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half_is_fast(torch.device("cpu"))):
+            with fast_precision(torch.device("cpu")):
                 out = model.decode(model.encode(torch.from_numpy(volume)[None, None]))[0, 0].float().numpy()
             scale, kind = prepared.scales[modality], model.preset.normalisation
             row[modality] = psnr(*(scale.to_unit(v, kind) * prepared.brain for v in (volume, out)))

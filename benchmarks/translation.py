@@ -13,15 +13,13 @@ from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from benchmarks.baselines import Method
-from benchmarks.cases import reduced, segmentation_of
+from benchmarks.cases import figures, reduced
 from benchmarks.methods import add_arguments, chosen
 from benchmarks.tables import append, plot, summary
 from modfill.case import Case, find_cases, read_case
-from modfill.metrics import brain_box, score
 from modfill.modalities import MODALITIES
 
 
@@ -31,20 +29,12 @@ def tasks() -> Iterator[tuple[str, ...]]:
         yield from combinations(MODALITIES, count)
 
 
-def evaluate(method: Method, case: Case, segmentation: np.ndarray | None, sources: tuple[str, ...]) -> list[dict]:
+def evaluate(method: Method, case: Case, sources: tuple[str, ...]) -> list[dict]:
     """One row per target of a source set."""
     targets = [m for m in MODALITIES if m not in sources]
     predictions = method.complete(reduced(case, sources), targets)
-    brain = np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2
-    box = brain_box(brain)
-    tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
-    rows = []
-    for t in targets:
-        figures = score(case.volume(t)[box], predictions[t][box], brain[box], tumour)
-        rows.append(
-            {"method": method.name, "case_id": case.case_id, "sources": "+".join(sources), "target": t, **figures}
-        )
-    return rows
+    own = {"method": method.name, "case_id": case.case_id, "sources": "+".join(sources)}
+    return [{**own, "target": t, **figures(case, t, predictions[t])} for t in targets]
 
 
 def run(methods: list[Method], cohort: Path, out: Path) -> pd.DataFrame:
@@ -56,11 +46,10 @@ def run(methods: list[Method], cohort: Path, out: Path) -> pd.DataFrame:
         done = set(pd.read_csv(table)[["method", "case_id", "sources"]].itertuples(index=False, name=None))
     for files in find_cases(cohort):
         case = read_case(files)
-        segmentation = segmentation_of(case)
         for method in methods:
             for sources in tasks():
                 if (method.name, case.case_id, "+".join(sources)) not in done:
-                    append(table, COLUMNS, evaluate(method, case, segmentation, sources))
+                    append(table, COLUMNS, evaluate(method, case, sources))
             print(f"{method.name} {case.case_id}", flush=True)
     return pd.read_csv(table)
 

@@ -24,10 +24,11 @@ from scipy.stats import spearmanr
 from benchmarks.cases import in_unit_range, reduced
 from modfill import checkpoint
 from modfill.case import Case, find_cases, read_case
-from modfill.completion import draw_noise, half_is_fast
+from modfill.completion import draw_noise
 from modfill.metrics import psnr, unit_range
 from modfill.modalities import MODALITIES
 from modfill.model.aldm import ALDM
+from modfill.precision import fast_precision
 from modfill.preprocess import prepare
 from modfill.provenance import Settings
 
@@ -46,7 +47,7 @@ def measure(model: ALDM, case: Case, sources: tuple[str, ...], target: str, samp
     """One row of the table."""
     part, index = prepare(reduced(case, sources), model.preset.multiple, "zscore"), MODALITIES.index(target)
     settings = Settings(samples=samples)
-    with torch.autocast("cpu", torch.bfloat16, enabled=half_is_fast(torch.device("cpu"))):
+    with fast_precision(torch.device("cpu")):
         encoded = model.see({m: torch.from_numpy(v) for m, v in part.volumes.items()})
         noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, settings)
         prediction = model.predict(encoded, index, noise, None, "mean")

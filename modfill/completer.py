@@ -16,11 +16,12 @@ import torch
 from modfill.case import Case, CaseFiles, case_from_arrays, find_cases, read_case
 from modfill.checkpoint import SHIPPED, load
 from modfill.cohort import CaseResult, Stages, run_cohort
-from modfill.completion import Synthesis, complete_case, half_is_fast, prepare_case
+from modfill.completion import Synthesis, complete_case, prepare_case
 from modfill.errors import CaseError, ModfillError, WeightsError, within_memory
 from modfill.finding import Cohort, find_cohort
 from modfill.linking import describe, link_acquired
 from modfill.naming import OutputFolder, output_folder, output_path, uncertainty_path
+from modfill.precision import half_is_fast
 from modfill.preprocess import Prepared
 from modfill.provenance import Settings, finished, remove_leftovers, sidecar, write
 

@@ -17,6 +17,7 @@ from modfill.errors import CaseError
 from modfill.marks import voxel_hash
 from modfill.modalities import NEAREST
 from modfill.model.aldm import ALDM, Prediction
+from modfill.precision import fast_precision
 from modfill.preprocess import IntensityScale, Prepared, prepare
 from modfill.provenance import Settings, marked
 from modfill.sampling import generator
@@ -67,12 +68,12 @@ def complete_case(
     """
     preset, device = model.preset, model.latent_std.device
     volumes = {modality: torch.from_numpy(volume).to(device) for modality, volume in prepared.volumes.items()}
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half_is_fast(device)):
+    with fast_precision(device):
         encoded = model.see(volumes, torch.from_numpy(prepared.brain).to(device))
     for target in notes:
         index = preset.modalities.index(target)
         noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, settings).to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half_is_fast(device)):
+        with fast_precision(device):
             prediction = model.predict(encoded, index, noise, settings.steps, settings.mode)
         if not _finite(prediction):
             raise CaseError(f"case {case.case_id}: a synthesised {target} must be finite, got NaN or infinity; "
@@ -95,13 +96,6 @@ def _finite(prediction: Prediction) -> bool:
     """Whether all that is given out of a prediction is a number."""
     volumes = [volume for volume in (prediction.volume, prediction.spread) if volume is not None]
     return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.confidence or 0)
-
-
-def half_is_fast(device: torch.device) -> bool:
-    """Whether bfloat16 convolutions pay on this device; elsewhere everything stays in float32."""
-    if device.type == "cpu":
-        return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return device.type == "cuda"
 
 
 def draw_noise(shape: Sequence[int], case_id: str, target: str, settings: Settings) -> torch.Tensor:

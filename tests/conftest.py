@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from modfill import checkpoint, completion
+from modfill import checkpoint, precision
 from modfill.completer import ModalityCompleter
 from modfill.config import PRESETS, Preset
 from modfill.model.aldm import ALDM
@@ -61,7 +61,7 @@ def completer(tiny_weights: Path) -> ModalityCompleter:
 @pytest.fixture
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks run in float32, which takes a third of the time on volumes as tiny as the tests'."""
-    monkeypatch.setattr(completion, "half_is_fast", lambda device: False)
+    monkeypatch.setattr(precision, "half_is_fast", lambda device: False)
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ import torch
 from modfill.cohort import Stages, run_cohort
 from modfill.cohort_table import TABLE, read_table
 from modfill.completer import Completed, ModalityCompleter
-from modfill.completion import half_is_fast
 from modfill.errors import CaseError, ModfillError
 from modfill.finding import find_cases
 from modfill.layouts.files import CaseFiles
 from modfill.locking import take
 from modfill.naming import OutputFolder
+from modfill.precision import half_is_fast
 from modfill.provenance import Settings
 from modfill.ranks import Part
 from tests.case_files import MODALITIES, brain_volumes, write_case

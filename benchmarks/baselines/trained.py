@@ -18,10 +18,10 @@ from benchmarks.baselines.pix2pix import Pix2Pix2D, Pix2Pix3D
 from benchmarks.baselines.unet import UNetStage
 from benchmarks.cases import in_unit_range
 from modfill.case import Case, find_cases, read_case
-from modfill.completion import half_is_fast
 from modfill.errors import ModfillError
 from modfill.memory import keep_freed_memory
 from modfill.modalities import MODALITIES
+from modfill.precision import fast_precision, half_is_fast
 from modfill.preprocess import prepare
 from modfill.training.curves import Budget
 from modfill.training.data import TrainingCase
@@ -64,7 +64,7 @@ class Trained:
         sources = [MODALITIES.index(m) for m in prepared.volumes]
         volumes = torch.zeros(len(MODALITIES), *prepared.brain.shape)
         volumes[sources] = torch.from_numpy(np.stack(list(prepared.volumes.values())))
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half_is_fast(CPU)):
+        with torch.inference_mode(), fast_precision(CPU):
             given = stage.whole(volumes, sources).float().numpy()
         done = {}
         for target in targets:

@@ -7,6 +7,7 @@ import torch
 
 from modfill.metrics import psnr
 from modfill.model.aldm import ALDM
+from modfill.precision import fast_precision
 from modfill.preprocess import IntensityScale
 from modfill.training.data import TrainingCase
 from modfill.training.points import tasks
@@ -36,7 +37,7 @@ def _expected_and_observed(
     """PSNR in dB over the brain: the model's confidence, and the truth."""
     preset, device = model.preset, model.latent_std.device
     volumes = {preset.modalities[m]: torch.from_numpy(case.volumes[m].astype(np.float32)).to(device) for m in sources}
-    with torch.autocast(device.type, dtype=torch.bfloat16):
+    with fast_precision(device):
         encoded = model.see(volumes)
         prediction = model.predict(encoded, target, torch.zeros_like(encoded.latents[:1]), None, "mean")
     scale = IntensityScale(0, 1, *model.unit_statistics[target].tolist())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modfill.model.aldm import ALDM
+from modfill.precision import fast_precision
 from modfill.training.data import TrainingCase, jitter
 
 
@@ -65,7 +66,7 @@ class LatentBank:
         """(mirrored 2, re-contrasted 2, M, C, x, y, z) float16, not scaled."""
         self.model.eval()
         variants = []
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with fast_precision(device):
             for mirrored in (False, True):
                 for recontrasted in (False, True):
                     modalities = range(len(self.cases[index].volumes))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from modfill.config import GRAIN
 from modfill.model.aldm import Encoded
 from modfill.model.pyramid import Pyramid
+from modfill.precision import fast_precision
 from modfill.training.latents import LatentBank, digest
 
 POINTS = 2**22  # of the whole cohort
@@ -86,7 +87,7 @@ class PointBank:
 
     def _latents(self, volumes: Tensor) -> Tensor:
         """Target-like and denoised latent of every task, (1, K * 2 * C, x, y, z), of volumes (M, X, Y, Z)."""
-        with torch.autocast(volumes.device.type, dtype=torch.bfloat16):
+        with fast_precision(volumes.device):
             stored, latents = self.model.encode(volumes[:, None]), []
             nothing = torch.zeros_like(stored[:1])
             for sources, target in self.tasks:

@@ -13,6 +13,7 @@ from modfill import checkpoint
 from modfill.config import PRESETS, Preset
 from modfill.errors import ModfillError
 from modfill.model.aldm import ALDM
+from modfill.precision import half_is_fast
 from modfill.training.autoencoder_stage import AutoencoderStage
 from modfill.training.confidence import fit_confidence
 from modfill.training.data import TrainingCase, load_cohort, unit_statistics
@@ -66,7 +67,7 @@ def train_preset(
     model, trained = _start(preset, weights)
     model.to(device)
     model.unit_statistics.copy_(unit_statistics(cases))
-    half = _half_is_sound(cases, preset, device)
+    half = half_is_fast(device) and _half_is_sound(cases, preset, device)
     stages = (stage,) if stage else preset.stages
     whole = sum(preset.training[name].share for name in stages)
     ready = []

@@ -1,0 +1,237 @@
+"""The paper's Table 3 on one's own data: what each part of the latent model brings.
+
+    python -m benchmarks.ablation --train DIR --validate DIR --cases DIR --minutes 10 --run RUN --out DIR
+
+Every translator and denoiser is trained anew, each for the same time, on the latents of the weights' autoencoder; for
+the row with a codebook that autoencoder is trained on for as long with one. The last row, the refiner, is that of the
+weights. Each case is scored on the 12 one-source tasks and the 4 three-source tasks. Writes `ablation.csv` and
+`ablation.md`. Stopped, training goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from benchmarks.baselines.trained import training_case
+from benchmarks.cases import figures, in_unit_range
+from benchmarks.translation import tasks
+from modfill import checkpoint
+from modfill.case import Case, find_cases, read_case
+from modfill.memory import keep_freed_memory
+from modfill.modalities import MODALITIES
+from modfill.model.aldm import ALDM, Encoded
+from modfill.model.denoiser import Denoiser
+from modfill.model.translator import Translator
+from modfill.precision import fast_precision, half_is_fast
+from modfill.preprocess import prepare
+from modfill.training.autoencoder_stage import AutoencoderStage
+from modfill.training.curves import Budget
+from modfill.training.data import TrainingCase
+from modfill.training.latents import LatentBank
+from modfill.training.loop import Stage, train
+from modfill.training.shortcuts import fit_shortcut
+from modfill.training.translation_stages import DenoiserStage, TranslatorStage
+
+CODES = 8192  # the paper's
+CPU = torch.device("cpu")
+SHOWN = ("psnr", "ssim", "psnr_matched", "ssim_matched")
+Cases = list[TrainingCase]
+
+
+class Nothing(nn.Module):
+    """In the translator's place for diffusion alone: the denoiser learns what the target looks like in general."""
+
+    def fuse(self, latents: Tensor, sources: tuple[int, ...], target: int) -> tuple[Tensor, Tensor]:
+        """As `Translator.fuse`."""
+        return torch.zeros_like(latents[:1]), latents
+
+
+class Sources(nn.Module):
+    """In the translator's place for Palette (Saharia et al. 2022): the denoiser is given the source itself."""
+
+    def fuse(self, latents: Tensor, sources: tuple[int, ...], target: int) -> tuple[Tensor, Tensor]:
+        """As `Translator.fuse`."""
+        return latents.mean(0, keepdim=True), latents
+
+
+class Averaged(nn.Module):
+    """A translator whose sources count alike everywhere."""
+
+    def __init__(self, translator: Translator):
+        super().__init__()
+        self.translator = translator
+
+    def fuse(self, latents: Tensor, sources: tuple[int, ...], target: int) -> tuple[Tensor, Tensor]:
+        """As `Translator.fuse`."""
+        _, each = self.translator.fuse(latents, sources, target)
+        return each.mean(0, keepdim=True), each
+
+
+@dataclass
+class Laboratory:
+    """Trains the parts.
+
+    Attributes:
+        weights: the model with whose autoencoder, or from which, everything starts.
+        cases, held_out: to learn from and to validate on.
+        run: each part has a folder in it.
+        minutes: of every training.
+        steps: of every training at most; None takes the preset's.
+    """
+
+    weights: ALDM
+    cases: Cases
+    held_out: Cases
+    run: Path
+    minutes: float | None
+    steps: int | None = None
+
+    def rows(self) -> Iterator[tuple[str, ALDM, str]]:
+        """Title, model, and the part that gives its answer."""
+        model = self._with_autoencoder(None)
+        model.translator = Nothing()  # type: ignore[assignment]
+        yield "(a) diffusion alone", self._with_denoiser(model, "alone", tokens=False), "denoiser"
+        model.translator = Sources()  # type: ignore[assignment]
+        yield "(b) diffusion on the source, Palette", self._with_denoiser(model, "palette", tokens=False), "denoiser"
+        model = self._with_translator(self._with_autoencoder(None), "translator")
+        yield "(c) MS-SPADE alone", model, "translator"
+        yield "MS-SPADE and diffusion", self._with_denoiser(model, "paper", tokens=False), "denoiser"
+        coded = self._with_translator(self._with_autoencoder(CODES), "coded-translator")
+        yield "(d) a codebook in place of KL", self._with_denoiser(coded, "coded", tokens=False), "denoiser"
+        model = self._with_denoiser(model, "tokens", tokens=True)
+        yield "+ tokens of the sources", model, "denoiser"
+        averaged = deepcopy(model)
+        averaged.translator = Averaged(averaged.translator)  # type: ignore[assignment]
+        yield "the same, sources averaged and not fused", averaged, "denoiser"
+        yield "+ refiner (the weights as they are)", self.weights, "refiner"
+
+    def _with_autoencoder(self, codes: int | None) -> ALDM:
+        """A copy of the weights, its autoencoder's regularisation replaced and trained on where `codes` says so."""
+        if codes is None:
+            return deepcopy(self.weights)
+        own = self.weights.preset
+        model = ALDM(replace(own, autoencoder=replace(own.autoencoder, codes=codes)))
+        kept = {k: v for k, v in self.weights.state_dict().items() if not k.startswith("autoencoder.regulariser")}
+        model.load_state_dict(kept, strict=False)
+        self._train(AutoencoderStage(model.autoencoder, model.preset, self.cases, self.held_out), "codebook")
+        bank = self._bank(model)
+        model.latent_std.fill_(bank.std())
+        return model
+
+    def _with_translator(self, model: ALDM, name: str) -> ALDM:
+        """The model with a translator of its own, trained anew."""
+        model.translator = Translator(
+            model.preset.translator, model.preset.autoencoder.latent_channels, len(MODALITIES)
+        )
+        bank = self._bank(model)
+        if model.translator.shortcut is not None:
+            fit_shortcut(model.translator.shortcut, bank)
+        self._train(TranslatorStage(model, model.translator, bank, self.held_out), name)
+        return model
+
+    def _with_denoiser(self, model: ALDM, name: str, tokens: bool) -> ALDM:
+        """A copy of the model with a denoiser trained anew, with or without a token for each source."""
+        model = deepcopy(model)
+        config = replace(model.preset.denoiser, source_tokens=tokens)
+        model.denoiser = Denoiser(config, model.preset.autoencoder.latent_channels, len(MODALITIES))
+        self._train(DenoiserStage(model, model.denoiser, self._bank(model), self.held_out), f"denoiser-{name}")
+        return model
+
+    def _bank(self, model: ALDM) -> LatentBank:
+        bank = LatentBank(model, self.cases, self.run / "latents")
+        bank.fill()
+        return bank
+
+    def _train(self, stage: Stage, name: str) -> None:
+        if isinstance(stage, TranslatorStage | DenoiserStage):
+            stage.model.requires_grad_(False)
+        stage.requires_grad_(True)
+        steps = self.steps or stage.config.steps
+        torch.manual_seed(0)
+        train(stage, self.run / name, Budget(steps, self.minutes), 0, CPU, half_is_fast(CPU))
+        stage.eval()
+
+
+@torch.inference_mode()
+def measure(title: str, model: ALDM, part: str, case: Case) -> list[dict]:
+    """A row per task with one or three sources."""
+    model.eval()
+    prepared, rows = prepare(case, model.preset.multiple, model.preset.normalisation), []
+    volumes = {m: torch.from_numpy(v) for m, v in prepared.volumes.items()}
+    with fast_precision(CPU):
+        latents = model.encode(torch.stack([volumes[m] for m in MODALITIES])[:, None])
+    for names in tasks():
+        if len(names) == 2:
+            continue
+        sources = tuple(MODALITIES.index(m) for m in names)
+        with fast_precision(CPU):
+            encoded = model.see({m: volumes[m] for m in names}) if part == "refiner" else None
+        for target, name in enumerate(MODALITIES):
+            if target not in sources:
+                with fast_precision(CPU):
+                    volume = answer(model, part, encoded or Encoded(sources, latents[list(sources)], None), target)
+                unit = model.unit_statistics[target].tolist()
+                given = in_unit_range(prepared, volume.float().numpy(), (unit[0], unit[1]))
+                own = {"row": title, "case_id": case.case_id, "sources": len(names), "target": name}
+                rows.append({**own, **figures(case, name, given)})
+    return rows
+
+
+def answer(model: ALDM, part: str, encoded: Encoded, target: int) -> Tensor:
+    """What one part of a model gives (X, Y, Z), all before it having done their work."""
+    nothing = torch.zeros_like(encoded.latents[:1])
+    if part == "refiner":
+        return model.predict(encoded, target, nothing, None, "mean").volume
+    target_like, denoised = model.estimate(encoded, target, nothing, 1)
+    return model.decode(target_like if part == "translator" else denoised)[0, 0]
+
+
+def summary(frame: pd.DataFrame) -> str:
+    """Markdown: the means over cases and tasks, from one source and from three."""
+    lines = ["| model | " + " | ".join(f"{count}→1 {name}" for count in (1, 3) for name in SHOWN) + " |"]
+    lines.append("|---" * (1 + 2 * len(SHOWN)) + "|")
+    means = frame.groupby(["row", "sources"], sort=False)[list(SHOWN)].mean()
+    for title in frame.row.unique():
+        cells = [f"{means.loc[(title, count), name]:.3f}" for count in (1, 3) for name in SHOWN]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Train, score, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("--train", "--validate", "--cases"):
+        parser.add_argument(name, type=Path, required=True, metavar="DIR")
+    parser.add_argument("--weights", type=Path, default=checkpoint.SHIPPED, metavar="FILE")
+    parser.add_argument("--minutes", type=float, default=10, metavar="N", help="of each of the eight trainings (10)")
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    options = parser.parse_args()
+    keep_freed_memory()
+    weights, _ = checkpoint.load(options.weights)
+    if not weights.single_step_mean:
+        parser.error("--weights must be of a model that estimates the clean latent, as preset small does")
+    folders = (options.train, options.validate, options.cases)
+    train_on, validate_on, score_on = ([read_case(files) for files in find_cases(folder)] for folder in folders)
+    learn, hold_out = ([training_case(case) for case in cases] for cases in (train_on, validate_on))
+    laboratory = Laboratory(weights, learn, hold_out, options.run, options.minutes)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict] = []
+    for row in laboratory.rows():
+        rows += [line for case in score_on for line in measure(*row, case)]
+        print(row[0], flush=True)
+        frame = pd.DataFrame(rows)
+        frame.to_csv(options.out / "ablation.csv", index=False)
+        (options.out / "ablation.md").write_text(summary(frame), encoding="utf8")
+
+
+if __name__ == "__main__":
+    main()
