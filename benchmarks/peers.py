@@ -87,8 +87,10 @@ def unet_seconds() -> dict[str, float]:
 
 
 def modfill_seconds(completer: ModalityCompleter, sources: int) -> dict[str, float]:
-    """Seconds of modfill's networks on 192x192x144, one target. Its refiner works on the brain alone, so there is one: an
-    ellipsoid of 1.6 litres, as an adult's."""
+    """Seconds of modfill's networks on 192x192x144, one target.
+
+    The refiner works on the brain alone, so there is one: an ellipsoid of 1.6 litres, as an adult's.
+    """
     model, preset = completer.model, completer.model.preset
     grid = torch.meshgrid(*(torch.linspace(-n / 2, n / 2, n) for n in PAPER), indexing="ij")
     brain = sum((x / radius).square() for x, radius in zip(grid, BRAIN, strict=True)) < 1
