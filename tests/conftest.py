@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
@@ -62,6 +63,16 @@ def completer(tiny_weights: Path) -> ModalityCompleter:
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks run in float32, which takes a third of the time on volumes as tiny as the tests'."""
     monkeypatch.setattr(precision, "half_is_fast", lambda device: False)
+
+
+@pytest.fixture(scope="module")
+def one_thread_in_float32() -> Iterator[None]:
+    """In float32 the last bit depends on the number of threads; workers and jobs have fewer than the whole."""
+    before = torch.get_num_threads()
+    if not precision.half_is_fast(torch.device("cpu")):
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from modfill.ranks import Part
 from tests.case_files import MODALITIES, brain_volumes, write_case
 from tests.cohort_process import start
 
+pytestmark = pytest.mark.usefixtures("one_thread_in_float32")  # of which `jobs` leaves a case fewer
 PRESENT = (("t1n", "t2f"), ("t1n", "t1c", "t2w"), ("t2w",), MODALITIES, ("t1c", "t2f"))
 
 
@@ -43,16 +44,6 @@ def hashes(out: Path) -> dict[str, str]:
     return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread_in_float32() -> Iterator[None]:
-    """There the last bit depends on the number of threads, of which `jobs` leaves a case fewer."""
-    before = torch.get_num_threads()
-    if not half_is_fast(torch.device("cpu")):
-        torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five cases; p003 lacks nothing."""
@@ -60,7 +51,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(cohort: Path, completer: ModalityCompleter) -> dict[str, str]:
+def expected(one_thread_in_float32: None, cohort: Path, completer: ModalityCompleter) -> dict[str, str]:
     """The files that completing one case after the other gives."""
     for files in find_cases(cohort):
         completer.complete(cohort / files.case_id, cohort.parent / "expected")

@@ -30,6 +30,8 @@ from modfill.errors import CaseError, ModfillError
 from tests.case_files import MODALITIES, brain_volumes, oblique_affine, write_case
 from tests.loading import PRESENT
 
+pytestmark = pytest.mark.usefixtures("one_thread_in_float32")
+
 
 def item(present: Sequence[str] = ("t1n", "t2f"), seed: int = 0, **more: Any) -> dict[str, Any]:
     """A dictionary of MetaTensors (1, X, Y, Z), float32 as LoadImaged gives them."""
