@@ -39,6 +39,11 @@ class SmallTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_iterations_per_epoch, self.num_val_iterations_per_epoch, self.save_every = EPOCH, 1, 2
 
+    def initialize(self) -> None:
+        """nnU-Net's, with the channels last in memory: a step takes a quarter less on a CPU."""
+        super().initialize()
+        self.network = self.network.to(memory_format=torch.channels_last_3d)
+
     def train_step(self, batch: dict) -> dict:
         """One step; the batch's images pass `seen` first."""
         with fast_precision(CPU):
