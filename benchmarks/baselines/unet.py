@@ -64,7 +64,7 @@ class FoldedUNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = unet(3, 8 * 2 * M, 8 * M, (64, 64, 128, 192, 256, 64))
+        self.net = unet(3, 8 * 2 * M, 8 * M, (32, 48, 64, 96, 128, 32))
 
     def forward(self, x: Tensor) -> Tensor:
         """Volumes and availability bits (B, 2 * M, X, Y, Z), even edges -> all modalities (B, M, X, Y, Z)."""
