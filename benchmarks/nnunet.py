@@ -1,7 +1,9 @@
 """A real nnU-Net v2, small enough to train on a CPU, and its twin that was trained with modality dropout.
 
 nnU-Net plans, preprocesses, augments, trains and predicts; only the plans are narrowed: patches of 64 voxels of 1.5 mm,
-which see most of a tumour's surroundings, and 16 to 128 features. Steps run in bfloat16 where the processor has it.
+which see most of a tumour's surroundings, and 16 to 128 features. Intensities are z-scored over the brain, as nnU-Net
+plans it for BraTS as distributed; so no strategy gains or loses by its scale. Steps run in bfloat16 where the processor
+has it.
 """
 
 from __future__ import annotations
@@ -122,7 +124,8 @@ def _narrowed(plans: dict) -> dict:
     for name in ("kernel_sizes", "strides", "n_conv_per_stage"):
         kwargs[name] = kwargs[name][:stages]
     kwargs["n_conv_per_stage_decoder"] = kwargs["n_conv_per_stage_decoder"][: stages - 1]
-    configuration.update(patch_size=PATCH, spacing=SPACING, batch_size=2)
+    over_brain = [True] * len(MODALITIES)  # nnU-Net's own choice unless the cases come cropped
+    configuration.update(patch_size=PATCH, spacing=SPACING, batch_size=2, use_mask_for_norm=over_brain)
     return plans
 
 
