@@ -135,17 +135,17 @@ def trained(name: str, plans: dict, description: dict, iterations: int) -> nnUNe
     Args:
         name: a key of `TRAINERS`.
         plans, description: what `preprocessed` returned.
-        iterations: rounded up to whole epochs of 50.
+        iterations: rounded up to whole epochs of 50; one that has been trained for less goes on.
     """
     torch.manual_seed(0)
     np.random.seed(0)  # nnU-Net draws its patches from numpy's global generator
     trainer = TRAINERS[name]({**plans, "continue_training": False}, "3d_fullres", "all", description, CPU)
     trainer.num_epochs = -(-iterations // EPOCH)
     trainer.initialize()
-    final, latest = (Path(trainer.output_folder) / f"checkpoint_{kind}.pth" for kind in ("final", "latest"))
-    if final.exists() or latest.exists():
-        trainer.load_checkpoint(str(final if final.exists() else latest))
-    if not final.exists():
+    saved = [Path(trainer.output_folder) / f"checkpoint_{kind}.pth" for kind in ("latest", "final")]
+    if found := next((path for path in saved if path.exists()), None):
+        trainer.load_checkpoint(str(found))
+    if trainer.current_epoch < trainer.num_epochs:
         trainer.run_training()
     trainer.set_deep_supervision_enabled(False)
     predictor = nnUNetPredictor(STEP, use_mirroring=False, device=CPU, allow_tqdm=False)

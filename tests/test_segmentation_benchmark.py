@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from tests.case_files import MODALITIES, brain_volumes, save, write_case
 
@@ -73,7 +74,16 @@ def test_from_training_cases_to_tables(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "out" / "segmentation.png").stat().st_size > 10_000
     before = (tmp_path / "out" / "segmentation.csv").read_bytes()
     segmentation.main()  # everything is there: nothing is trained, segmented or appended
-    assert (tmp_path / "out" / "segmentation.csv").read_bytes() == before
+    assert (tmp_path / "out" / "segmentation.csv").read_bytes() == before and epochs(tmp_path / "run") == [1, 1]
+    monkeypatch.setattr(sys, "argv", ["4" if word == "2" else word for word in sys.argv])
+    segmentation.main()
+    assert epochs(tmp_path / "run") == [2, 2]
+
+
+def epochs(run: Path) -> list[int]:
+    """For how many epochs each finished segmenter was trained."""
+    files = sorted(run.rglob("checkpoint_final.pth"))
+    return [torch.load(path, map_location="cpu", weights_only=False)["current_epoch"] for path in files]
 
 
 def test_gaps_are_filled_or_zero(tmp_path: Path) -> None:
