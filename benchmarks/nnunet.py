@@ -44,7 +44,7 @@ class SmallTrainer(nnUNetTrainer):
     def initialize(self) -> None:
         """nnU-Net's, with the channels last in memory: a step takes a quarter less on a CPU."""
         super().initialize()
-        self.network = self.network.to(memory_format=torch.channels_last_3d)
+        self.network.to(memory_format=torch.channels_last_3d)
 
     def train_step(self, batch: dict) -> dict:
         """One step; the batch's images pass `seen` first."""
