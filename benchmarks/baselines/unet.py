@@ -59,8 +59,8 @@ class UNetStage(NetworkStage):
 
 
 class FoldedUNet(nn.Module):
-    """MONAI's 3D U-Net on 2x2x2 voxels folded into channels: for the same time on a CPU it learns from nearly three
-    times the crops, with more than twice the parameters, as the plain one at full resolution."""
+    """MONAI's 3D U-Net on 2x2x2 voxels folded into channels, 2.9 M parameters: for the same time on a CPU it learns
+    from more crops than at full resolution."""
 
     def __init__(self) -> None:
         super().__init__()
