@@ -30,7 +30,7 @@ from modfill.modalities import MODALITIES
 from modfill.model.aldm import ALDM, Encoded
 from modfill.model.denoiser import Denoiser
 from modfill.model.translator import Translator
-from modfill.precision import fast_precision, half_is_fast
+from modfill.precision import best_device, fast_precision, half_is_fast
 from modfill.preprocess import prepare
 from modfill.training.autoencoder_stage import AutoencoderStage
 from modfill.training.curves import Budget
@@ -41,7 +41,7 @@ from modfill.training.shortcuts import fit_shortcut
 from modfill.training.translation_stages import DenoiserStage, TranslatorStage
 
 CODES = 8192  # the paper's
-CPU = torch.device("cpu")
+DEVICE = best_device()
 SHOWN = ("psnr", "ssim", "psnr_matched", "ssim_matched")
 Cases = list[TrainingCase]
 
@@ -121,6 +121,7 @@ class Laboratory:
         model = ALDM(replace(own, autoencoder=replace(own.autoencoder, codes=codes)))
         kept = {k: v for k, v in self.weights.state_dict().items() if not k.startswith("autoencoder.regulariser")}
         model.load_state_dict(kept, strict=False)
+        model.to(DEVICE)
         self._train(AutoencoderStage(model.autoencoder, model.preset, self.cases, self.held_out), "codebook")
         bank = self._bank(model)
         model.latent_std.fill_(bank.std())
@@ -130,7 +131,7 @@ class Laboratory:
         """The model with a translator of its own, trained anew."""
         model.translator = Translator(
             model.preset.translator, model.preset.autoencoder.latent_channels, len(MODALITIES)
-        )
+        ).to(DEVICE)
         bank = self._bank(model)
         if model.translator.shortcut is not None:
             fit_shortcut(model.translator.shortcut, bank)
@@ -141,7 +142,7 @@ class Laboratory:
         """A copy of the model with a denoiser trained anew, with or without a token for each source."""
         model = deepcopy(model)
         config = replace(model.preset.denoiser, source_tokens=tokens)
-        model.denoiser = Denoiser(config, model.preset.autoencoder.latent_channels, len(MODALITIES))
+        model.denoiser = Denoiser(config, model.preset.autoencoder.latent_channels, len(MODALITIES)).to(DEVICE)
         self._train(DenoiserStage(model, model.denoiser, self._bank(model), self.held_out), f"denoiser-{name}")
         return model
 
@@ -156,7 +157,7 @@ class Laboratory:
         stage.requires_grad_(True)
         steps = self.steps or stage.config.steps
         torch.manual_seed(0)
-        train(stage, self.run / name, Budget(steps, self.minutes), 0, CPU, half_is_fast(CPU))
+        train(stage, self.run / name, Budget(steps, self.minutes), 0, DEVICE, half_is_fast(DEVICE))
         stage.eval()
 
 
@@ -165,21 +166,21 @@ def measure(title: str, model: ALDM, part: str, case: Case) -> list[dict]:
     """A row per task with one or three sources."""
     model.eval()
     prepared, rows = prepare(case, model.preset.multiple, model.preset.normalisation), []
-    volumes = {m: torch.from_numpy(v) for m, v in prepared.volumes.items()}
-    with fast_precision(CPU):
+    volumes = {m: torch.from_numpy(v).to(DEVICE) for m, v in prepared.volumes.items()}
+    with fast_precision(DEVICE):
         latents = model.encode(torch.stack([volumes[m] for m in MODALITIES])[:, None])
     for names in tasks():
         if len(names) == 2:
             continue
         sources = tuple(MODALITIES.index(m) for m in names)
-        with fast_precision(CPU):
+        with fast_precision(DEVICE):
             encoded = model.see({m: volumes[m] for m in names}) if part == "refiner" else None
         for target, name in enumerate(MODALITIES):
             if target not in sources:
-                with fast_precision(CPU):
+                with fast_precision(DEVICE):
                     volume = answer(model, part, encoded or Encoded(sources, latents[list(sources)], None), target)
                 unit = model.unit_statistics[target].tolist()
-                given = in_unit_range(prepared, volume.float().numpy(), (unit[0], unit[1]))
+                given = in_unit_range(prepared, volume.float().cpu().numpy(), (unit[0], unit[1]))
                 own = {"row": title, "case_id": case.case_id, "sources": len(names), "target": name}
                 rows.append({**own, **figures(case, name, given)})
     return rows
@@ -217,6 +218,7 @@ def main() -> None:
     options = parser.parse_args()
     keep_freed_memory()
     weights, _ = checkpoint.load(options.weights)
+    weights.to(DEVICE)
     if not weights.single_step_mean:
         parser.error("--weights must be of a model that estimates the clean latent, as preset small does")
     folders = (options.train, options.validate, options.cases)

@@ -24,20 +24,21 @@ from torch import Tensor
 from benchmarks.cases import segmentation_path
 from modfill.case import Case
 from modfill.modalities import MODALITIES
-from modfill.precision import fast_precision
+from modfill.precision import best_device, fast_precision
 
 DATASET = "Dataset900_Tumour"
 LABELS = {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3}
 FEATURES, PATCH, SPACING = [16, 32, 64, 128], [64, 64, 64], [1.5, 1.5, 1.5]  # the last in mm
 EPOCH = 50  # iterations
 STEP = 0.8  # of the patch, from one to the next in prediction; nnU-Net's 0.5 takes half as many patches again
-CPU = torch.device("cpu")
+DEVICE = best_device()
+WORKERS = 0 if DEVICE.type == "cpu" else max(1, (os.cpu_count() or 1) // 3)  # that augment; 0: in this process
 
 
 class SmallTrainer(nnUNetTrainer):
     """nnU-Net's trainer with short epochs and fast steps, without a validation of its own."""
 
-    def __init__(self, plans: dict, configuration: str, fold: Any, dataset_json: dict, device: torch.device = CPU):
+    def __init__(self, plans: dict, configuration: str, fold: Any, dataset_json: dict, device: torch.device = DEVICE):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_iterations_per_epoch, self.num_val_iterations_per_epoch, self.save_every = EPOCH, 1, 2
 
@@ -48,7 +49,7 @@ class SmallTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict) -> dict:
         """One step; the batch's images pass `seen` first."""
-        with fast_precision(CPU):
+        with fast_precision(DEVICE):
             return super().train_step({**batch, "data": self.seen(batch["data"])})
 
     def seen(self, images: Tensor) -> Tensor:
@@ -86,16 +87,16 @@ def preprocessed(cases: Sequence[Case], folder: Path) -> tuple[dict, dict]:
     for name in ("raw", "preprocessed", "results"):
         (folder / name).mkdir(parents=True, exist_ok=True)
         os.environ[f"nnUNet_{name}"] = str((folder / name).resolve())
-    os.environ.update(nnUNet_n_proc_DA="1")  # planning fails with 0
+    os.environ.update(nnUNet_n_proc_DA="1", nnUNet_compile="f")  # planning fails with 0
     plans_file = folder / "preprocessed" / DATASET / "nnUNetPlans.json"
     description = _write_raw(cases, folder / "raw" / DATASET)
     if not (folder / "ready").exists():
-        extract_fingerprints([900], num_processes=1, show_progress_bar=False)
+        extract_fingerprints([900], num_processes=max(1, WORKERS), show_progress_bar=False)
         plan_experiments([900])
         plans_file.write_text(json.dumps(_narrowed(json.loads(plans_file.read_text()))))
-        preprocess([900], configurations=["3d_fullres"], num_processes=[1], show_progress_bar=False)
+        preprocess([900], configurations=["3d_fullres"], num_processes=[max(1, WORKERS)], show_progress_bar=False)
         (folder / "ready").touch()
-    os.environ.update(nnUNet_n_proc_DA="0")  # in training, everything in this process
+    os.environ.update(nnUNet_n_proc_DA=str(WORKERS))
     return json.loads(plans_file.read_text()), description
 
 
@@ -139,7 +140,7 @@ def trained(name: str, plans: dict, description: dict, iterations: int) -> nnUNe
     """
     torch.manual_seed(0)
     np.random.seed(0)  # nnU-Net draws its patches from numpy's global generator
-    trainer = TRAINERS[name]({**plans, "continue_training": False}, "3d_fullres", "all", description, CPU)
+    trainer = TRAINERS[name]({**plans, "continue_training": False}, "3d_fullres", "all", description, DEVICE)
     trainer.num_epochs = -(-iterations // EPOCH)
     trainer.initialize()
     saved = [Path(trainer.output_folder) / f"checkpoint_{kind}.pth" for kind in ("latest", "final")]
@@ -148,7 +149,7 @@ def trained(name: str, plans: dict, description: dict, iterations: int) -> nnUNe
     if trainer.current_epoch < trainer.num_epochs:
         trainer.run_training()
     trainer.set_deep_supervision_enabled(False)
-    predictor = nnUNetPredictor(STEP, use_mirroring=False, device=CPU, allow_tqdm=False)
+    predictor = nnUNetPredictor(STEP, use_mirroring=False, device=DEVICE, allow_tqdm=False)
     predictor.manual_initialization(trainer.network.eval(), trainer.plans_manager, trainer.configuration_manager,
                                     [trainer.network.state_dict()], description, name, None)  # fmt: skip
     return predictor
@@ -157,6 +158,6 @@ def trained(name: str, plans: dict, description: dict, iterations: int) -> nnUNe
 def segment(predictor: nnUNetPredictor, volumes: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """The segmentation (X, Y, Z) of volumes (M, X, Y, Z) with this spacing in mm."""
     images = np.ascontiguousarray(volumes.transpose(0, 3, 2, 1), dtype=np.float32)
-    with fast_precision(CPU):
+    with fast_precision(DEVICE):
         given = predictor.predict_single_npy_array(images, {"spacing": list(reversed(spacing))})
     return np.asarray(given).transpose(2, 1, 0)

@@ -15,7 +15,7 @@ from modfill.modalities import MODALITIES, NAMES
 from modfill.naming import NAMINGS
 
 PRESET_NAMES = ("tiny", "small", "released", "paper")
-STAGE_NAMES = ("autoencoder", "translator", "denoiser", "refiner")
+STAGE_NAMES = ("autoencoder", "translator", "denoiser", "refiner", "unet")
 JOBS_HELP = (
     "cases computed at the same time (default: 1, with all of the CPU's threads; reading and writing go on beside it). "
     "More help on a CPU with more cores than one case keeps busy; each takes about 2.5 GiB. On a GPU leave it at 1"
@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, metavar="RUN")
     train.add_argument("--stage", choices=STAGE_NAMES, help="this stage alone")
     train.add_argument("--weights", type=Path, metavar="FILE", help="start from these instead of from nothing")
+    train.add_argument("--regions", type=Path, metavar="FILE", help="tumour regions of more patients (.npz)")
     train.add_argument("--minutes", type=float, metavar="N", help="time budget, shared among the stages")
     train.add_argument("--seed", type=int, default=0, metavar="N")
     train.set_defaults(run=_train)
@@ -176,7 +177,7 @@ def _train(options: argparse.Namespace) -> int:
     from modfill.training.run import train_preset
 
     weights = train_preset(options.preset, options.data, options.out, options.validate, options.stage, options.minutes,
-                           options.seed, weights=options.weights)  # fmt: skip
+                           options.seed, weights=options.weights, regions=options.regions)  # fmt: skip
     print(f"weights: {weights}")
     return 0
 

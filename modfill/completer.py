@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from modfill.errors import CaseError, ModfillError, WeightsError, within_memory
 from modfill.finding import Cohort, find_cohort
 from modfill.linking import describe, link_acquired
 from modfill.naming import OutputFolder, output_folder, output_path, uncertainty_path
-from modfill.precision import half_is_fast
+from modfill.precision import best_device, half_is_fast
 from modfill.preprocess import Prepared
 from modfill.provenance import Settings, finished, remove_leftovers, sidecar, write
 
@@ -295,8 +294,7 @@ def _read_back(done: Completed, modality: str) -> None:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        own = int(os.environ.get("LOCAL_RANK", 0))  # torchrun's processes take a GPU each
-        return torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
+        return best_device()
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -95,6 +95,13 @@ class RefinerConfig:
 
 
 @dataclass(frozen=True)
+class UNetConfig:
+    """The U-Net beside the refiner: its widths, finest resolution (half the volume's) first."""
+
+    channels: tuple[int, ...] = (48, 64, 96, 128)
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """How one stage is trained.
 
@@ -130,8 +137,9 @@ _LARGEST = 2**16  # of any size that a file's preset may name: a codebook has 8,
 _DEEPEST = 16  # levels, blocks or layers
 
 GRAIN = 16  # the refiner's pyramid halves a volume four times
+FOLD = 2  # edge of the blocks that the U-Net works on
 
-STAGES = ("autoencoder", "translator", "denoiser", "refiner")
+STAGES = ("autoencoder", "translator", "denoiser", "refiner", "unet")
 
 
 @dataclass(frozen=True)
@@ -145,19 +153,21 @@ class Preset:
     translator: TranslatorConfig = field(default_factory=TranslatorConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     refiner: RefinerConfig | None = None
+    unet: UNetConfig | None = None  # only beside a refiner
     losses: LossConfig = field(default_factory=LossConfig)
     training: dict[str, StageConfig] = field(default_factory=dict)
 
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that this preset trains, in order."""
-        return STAGES if self.refiner else STAGES[:-1]
+        return tuple(stage for stage in STAGES if getattr(self, stage) is not None)
 
     @property
     def multiple(self) -> int:
         """Every edge of a volume must be a multiple of this: the compression times the halvings of every UNet."""
         halvings = math.lcm(self.translator.fold, self.denoiser.fold * 2 ** (len(self.denoiser.channels) - 1))
-        return math.lcm(self.autoencoder.factor * halvings, GRAIN if self.refiner else 1)
+        blocks = FOLD * 2 ** (len(self.unet.channels) - 1) if self.unet else 1
+        return math.lcm(self.autoencoder.factor * halvings, GRAIN if self.refiner else 1, blocks)
 
     def to_json(self) -> str:
         """The preset as JSON text, for a checkpoint's metadata."""
@@ -170,9 +180,9 @@ class Preset:
         raw = json.loads(text)
         _check_depth("modalities", raw["modalities"])
         parts = {"autoencoder": AutoencoderConfig, "translator": TranslatorConfig, "denoiser": DenoiserConfig,
-                 "refiner": RefinerConfig, "losses": LossConfig}  # fmt: skip
+                 "refiner": RefinerConfig, "unet": UNetConfig, "losses": LossConfig}  # fmt: skip
         for name, part in parts.items():
-            if raw[name] is not None:
+            if raw.get(name) is not None:  # files from before there was a U-Net do not name it
                 _check_sizes(raw[name])
                 raw[name] = part(**_tuples(raw[name]))
         _check_choices(raw)
@@ -228,12 +238,14 @@ PRESETS: dict[str, Preset] = {
             translator=TranslatorConfig(2, 16, (16,), (16,), 3, True, 2),
             denoiser=DenoiserConfig(2, (16, 32), 1, "sample", mean_share=0.5, sampling_steps=4),
             refiner=RefinerConfig(16, 1),
+            unet=UNetConfig((8, 16)),
             losses=LossConfig(adversarial=0.0),
             training={
                 "autoencoder": StageConfig(200, 0.3, 2e-3, crop=32, crops=2, warmup=10, ema=0.98),
-                "translator": StageConfig(100, 0.2, 1e-3, warmup=10, ema=0.98),
-                "denoiser": StageConfig(100, 0.2, 1e-3, warmup=10, ema=0.98),
+                "translator": StageConfig(100, 0.1, 1e-3, warmup=10, ema=0.98),
+                "denoiser": StageConfig(100, 0.1, 1e-3, warmup=10, ema=0.98),
                 "refiner": StageConfig(200, 0.3, 2e-3, crops=4, warmup=10, ema=0.98),
+                "unet": StageConfig(200, 0.2, 2e-3, crop=32, crops=2, warmup=10, ema=0.98),
             },
         ),
         Preset(
@@ -242,12 +254,14 @@ PRESETS: dict[str, Preset] = {
             translator=TranslatorConfig(2, 64, (64,), (64, 64), 3, True, 2),
             denoiser=DenoiserConfig(2, (64, 128), 1, "sample", mean_share=0.5, sampling_steps=20),
             refiner=RefinerConfig(),
+            unet=UNetConfig(),
             losses=LossConfig(adversarial=0.0),
             training={
-                "autoencoder": StageConfig(8_000, 0.2, 5e-4, crop=64),
+                "autoencoder": StageConfig(8_000, 0.15, 5e-4, crop=64),
                 "translator": StageConfig(4_000, 0.1, 4e-4),
-                "denoiser": StageConfig(4_000, 0.2, 4e-4),
-                "refiner": StageConfig(20_000, 0.5, 2e-3, crops=16, ema=0.998),
+                "denoiser": StageConfig(4_000, 0.1, 4e-4),
+                "refiner": StageConfig(20_000, 0.25, 2e-3, crops=16, ema=0.998),
+                "unet": StageConfig(8_000, 0.4, 1e-3, crop=128, crops=4, warmup=200, weight_decay=1e-2),
             },
         ),
         Preset(

@@ -1,8 +1,17 @@
-"""In which precision the networks run: bfloat16 where the processor multiplies it faster, else float32."""
+"""Where and in which precision the networks run: bfloat16 where the processor multiplies it faster, else float32."""
 
 from __future__ import annotations
 
+import os
+
 import torch
+
+
+def best_device() -> torch.device:
+    """A GPU where there is one, torchrun's processes taking one each, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def half_is_fast(device: torch.device) -> bool:

@@ -41,7 +41,9 @@ def test_latent_std_keeps_its_precision(tmp_path: Path) -> None:
 
 
 def test_preset_comes_from_the_file_not_from_the_table(tmp_path: Path) -> None:
-    preset = replace(PRESETS["tiny"], name="mine", autoencoder=AutoencoderConfig(2, (8, 16), 1, 4, 30), refiner=None)
+    preset = replace(
+        PRESETS["tiny"], name="mine", autoencoder=AutoencoderConfig(2, (8, 16), 1, 4, 30), refiner=None, unet=None
+    )
     original = awake(preset)
     checkpoint.save(original, tmp_path / "w.safetensors", preset.stages)
     model, _ = checkpoint.load(tmp_path / "w.safetensors")

@@ -98,7 +98,7 @@ def test_one_stage_goes_on_from_given_weights(trained: Path, cohort: Path, tmp_p
     after = run.train_preset("tiny", cohort, tmp_path, stage="refiner", weights=before)
     one, other = load_file(before), load_file(after)
     changed = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
-    assert changed == {"refiner", "calibration"}
+    assert changed == {"refiner", "unet_share", "calibration"}
     assert checkpoint.load(after)[1]["stages"] == ",".join(STAGES)
     steps = torch.load(tmp_path / "refiner.ckpt", weights_only=True)["step"]
     assert steps == STEPS and not (tmp_path / "denoiser.ckpt").exists()
@@ -221,7 +221,7 @@ def test_mistakes_are_told(cohort: Path, tmp_path: Path, monkeypatch: pytest.Mon
         run.train_preset("tiny", cohort / "p3", tmp_path)
     with pytest.raises(ModfillError, match="--validate"):
         run.train_preset("tiny", cohort / "p1", tmp_path / "one")
-    monkeypatch.setattr(run, "PRESETS", {"tiny": replace(shortened()["tiny"], refiner=None)})
+    monkeypatch.setattr(run, "PRESETS", {"tiny": replace(shortened()["tiny"], refiner=None, unet=None)})
     with pytest.raises(ModfillError, match="must be one of autoencoder, translator, denoiser, got"):
         run.train_preset("tiny", cohort, tmp_path, stage="refiner")
 
@@ -250,7 +250,8 @@ def test_a_codebook_and_a_discriminator_train_and_resume(
     """As the paper's preset has them: codes, a patch-GAN from step 2, epsilon prediction, no refiner."""
     tiny = PRESETS["tiny"]
     paper_like = replace(
-        tiny, refiner=None, normalisation="range", autoencoder=replace(tiny.autoencoder, codes=64, shortcut=False),
+        tiny, refiner=None, unet=None, normalisation="range",
+        autoencoder=replace(tiny.autoencoder, codes=64, shortcut=False),
         denoiser=replace(tiny.denoiser, prediction="epsilon"),
         losses=replace(tiny.losses, adversarial=0.8, adversarial_from=1),
         training={stage: tiny.training[stage] for stage in STAGES[:-1]},

@@ -13,6 +13,7 @@ from modfill.config import PRESETS
 from modfill.modalities import MODALITIES
 from modfill.training.data import (
     TrainingCase,
+    biased,
     jitter,
     random_box,
     random_flips,
@@ -57,8 +58,8 @@ class NetworkStage(Stage):
     def _example(self, rng: np.random.Generator) -> Example:
         case = self.cases[int(rng.integers(len(self.cases)))]
         box = random_box(rng, case, self.window)
-        brain = torch.from_numpy(np.array(case.brain[box]))
-        wanted = torch.from_numpy(case.volumes[(slice(None), *box)].astype(np.float32))
+        brain = torch.from_numpy(np.array(case.brain[box])).to(self.unit.device)
+        wanted = torch.from_numpy(case.volumes[(slice(None), *box)].astype(np.float32)).to(self.unit.device)
         sources = tuple(np.flatnonzero(rng.permutation(M) < rng.integers(1, M)).tolist())
         seen = torch.zeros_like(wanted)
         for m in sources:
@@ -85,9 +86,9 @@ class NetworkStage(Stage):
         """Mean PSNR over the validation tasks, as modfill's own stages have it."""
         values = []
         for case, sources, target in validation_tasks(self.held_out):
-            volumes = torch.zeros(case.volumes.shape)
-            volumes[list(sources)] = torch.from_numpy(case.volumes[list(sources)].astype(np.float32))
-            predicted = self.whole(volumes, sources)[target].float().numpy()
+            volumes = torch.zeros(case.volumes.shape, device=self.unit.device)
+            volumes[list(sources)] = torch.from_numpy(case.volumes[list(sources)].astype(np.float32)).to(volumes)
+            predicted = self.whole(volumes, sources)[target].float().cpu().numpy()
             values.append(unit_psnr(case, target, predicted, PRESET.normalisation))
         return float(np.mean(values))
 
@@ -101,12 +102,5 @@ def with_bits(seen: Tensor, sources: Sequence[int]) -> Tensor:
 
 def wanted_voxels(example: Example) -> Tensor:
     """Where an example's error counts: the brain in the modalities that were not given, (M, X, Y, Z) bool."""
-    missing = torch.tensor([m not in example.sources for m in range(M)])
+    missing = torch.tensor([m not in example.sources for m in range(M)], device=example.brain.device)
     return missing[:, None, None, None] & example.brain
-
-
-def biased(rng: np.random.Generator, volume: Tensor) -> Tensor:
-    """A z-scored volume (X, Y, Z) under a smooth random gain of up to a tenth, as another coil would give."""
-    coarse = torch.from_numpy(rng.uniform(-0.1, 0.1, (1, 1, 3, 3, 3)).astype(np.float32))
-    gain = nn.functional.interpolate(coarse, volume.shape, mode="trilinear", align_corners=True)[0, 0]
-    return volume + gain * (volume + 3) * (volume != 0)  # z + 3: no intensity lies far below three deviations

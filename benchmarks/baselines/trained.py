@@ -21,7 +21,7 @@ from modfill.case import Case, find_cases, read_case
 from modfill.errors import ModfillError
 from modfill.memory import keep_freed_memory
 from modfill.modalities import MODALITIES
-from modfill.precision import fast_precision, half_is_fast
+from modfill.precision import best_device, fast_precision, half_is_fast
 from modfill.preprocess import prepare
 from modfill.training.curves import Budget
 from modfill.training.data import TrainingCase
@@ -34,7 +34,7 @@ STAGES: dict[str, Callable[[list[TrainingCase], list[TrainingCase]], NetworkStag
     "pix2pix3d": Pix2Pix3D,
     "pix2pix2d": Pix2Pix2D,
 }
-CPU = torch.device("cpu")
+DEVICE = best_device()
 
 
 class Trained:
@@ -55,7 +55,7 @@ class Trained:
         """Train, or go on where a stopped run was."""
         stage = STAGES[self.name]([training_case(c) for c in cases], [training_case(c) for c in self.held_out])
         self.run.mkdir(parents=True, exist_ok=True)
-        train(stage, self.run, Budget(stage.config.steps, self.minutes), 0, CPU, half_is_fast(CPU))
+        train(stage, self.run, Budget(stage.config.steps, self.minutes), 0, DEVICE, half_is_fast(DEVICE))
 
     def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
         """Complete with the averaged weights of the run. Raises ModfillError if there are none."""
@@ -64,8 +64,8 @@ class Trained:
         sources = [MODALITIES.index(m) for m in prepared.volumes]
         volumes = torch.zeros(len(MODALITIES), *prepared.brain.shape)
         volumes[sources] = torch.from_numpy(np.stack(list(prepared.volumes.values())))
-        with torch.inference_mode(), fast_precision(CPU):
-            given = stage.whole(volumes, sources).float().numpy()
+        with torch.inference_mode(), fast_precision(DEVICE):
+            given = stage.whole(volumes.to(DEVICE), sources).float().cpu().numpy()
         done = {}
         for target in targets:
             index = MODALITIES.index(target)
@@ -81,7 +81,7 @@ class Trained:
                                f"python -m benchmarks.baselines.trained {self.name}")  # fmt: skip
         state = torch.load(path, map_location="cpu", weights_only=True)
         stage.load_state_dict({**state["buffers"], **state["ema"]})
-        return stage.eval()
+        return stage.to(DEVICE).eval()
 
 
 def training_case(case: Case) -> TrainingCase:

@@ -17,6 +17,7 @@ from modfill.model.denoiser import Denoiser
 from modfill.model.pyramid import upsampled
 from modfill.model.refiner import SLAB, Refiner, Seen
 from modfill.model.translator import Translator
+from modfill.model.unet import UNet
 from modfill.sampling import ddim
 
 
@@ -28,11 +29,13 @@ class Encoded:
         sources: indices of the available modalities.
         latents: scaled source latents (S, C, x, y, z).
         seen: what the refiner says of every modality, None without a refiner.
+        second: what the U-Net says of every modality, (M, X, Y, Z), None without one.
     """
 
     sources: tuple[int, ...]
     latents: Tensor
     seen: Seen | None
+    second: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,19 @@ class Prediction:
 
 
 class ALDM(nn.Module):
-    """Autoencoder, MS-SPADE translator, denoiser, and (not in the paper) a refiner.
+    """Autoencoder, MS-SPADE translator, denoiser, and (not in the paper) a refiner with a U-Net beside it.
 
     Attributes:
         latent_std: latents are divided by it before translation and diffusion.
         unit_statistics: (M, 2) mean and standard deviation of each modality in unit range over the training cases.
         calibration: (2,) intercept in dB and slope by which the refiner's expectation becomes a confidence.
+        unet_share: (M,) weight of the U-Net's answer in its mean with the refiner's; only with a U-Net.
     """
 
     latent_std: Tensor
     unit_statistics: Tensor
     calibration: Tensor
+    unet_share: Tensor
 
     def __init__(self, preset: Preset):
         super().__init__()
@@ -73,6 +78,9 @@ class ALDM(nn.Module):
         self.translator = Translator(preset.translator, channels, modalities)
         self.denoiser = Denoiser(preset.denoiser, channels, modalities)
         self.refiner = Refiner(preset.refiner, channels, modalities) if preset.refiner else None
+        self.unet = UNet(preset.unet, modalities) if preset.unet else None
+        if self.unet is not None:
+            self.register_buffer("unet_share", torch.zeros(modalities))
         self.register_buffer("latent_std", torch.ones(()))
         self.register_buffer("unit_statistics", torch.tensor([[0.5, 0.2]] * modalities))
         self.register_buffer("calibration", torch.tensor([0.0, 1.0]))
@@ -98,7 +106,8 @@ class ALDM(nn.Module):
         stacked = torch.stack([volume for _, volume in order])
         brain = (stacked != 0).any(0) if brain is None else brain
         seen = self.refiner.look(stacked, brain, sources) if self.refiner else None
-        return Encoded(sources, self.encode(stacked[:, None]), seen)
+        second = self.unet.look(stacked, brain, sources) if self.unet else None
+        return Encoded(sources, self.encode(stacked[:, None]), seen, second)
 
     def estimate(self, encoded: Encoded, target: int, noise: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """The target-like latent (1, C, x, y, z) and the clean latents (B, C, x, y, z) that diffusion makes of it.
@@ -153,8 +162,8 @@ class ALDM(nn.Module):
     def refine(
         self, encoded: Encoded, target: int, target_like: Tensor, latent: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """The refined volume and the squared error to be expected, both (X, Y, Z) and 0 outside the brain; without a
-        refiner the decoded volume and None."""
+        """The refined volume, the U-Net's answer mixed in, and the squared error to be expected, both (X, Y, Z) and 0
+        outside the brain; without a refiner the decoded volume and None."""
         if self.refiner is None:
             return self.decode(latent).float()[0, 0], None
         assert encoded.seen is not None
@@ -167,6 +176,8 @@ class ALDM(nn.Module):
             there = upsampled(latents, factor, start, stop)[inside]
             answer, doubt = self.refiner.chosen(said, there[:, None], (target,))
             volume[start:stop][inside], expected[start:stop][inside] = answer[:, 0], doubt[:, 0].exp()
+        if encoded.second is not None:
+            volume = torch.where(brain, volume.lerp(encoded.second[target], self.unet_share[target]), 0)
         return volume, expected
 
     def _confidence(self, encoded: Encoded, target: int, expected: Tensor | None) -> float | None:

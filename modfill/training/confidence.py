@@ -1,9 +1,13 @@
-"""What the refiner expects of its own error, held against its error in cases from which it has not learned."""
+"""What is fitted to cases from which nothing has been learned: the U-Net's share of the answer, and how the refiner's
+expectation of its own error compares with the error."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from modfill.metrics import psnr
 from modfill.model.aldm import ALDM
@@ -13,35 +17,90 @@ from modfill.training.data import TrainingCase
 from modfill.training.points import tasks
 
 EVERY = 4  # a held-out case answers a quarter of the tasks, the next one the next quarter
+THINNED = 16  # every so manieth voxel of a brain says enough
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One task of a held-out case.
+
+    Attributes:
+        target: index of the modality.
+        refined, second, truth: z-scored voxels (N,) of the refiner, of the U-Net if there is one, and as acquired.
+        confidence: PSNR in dB that the refiner expects, not calibrated.
+        scale: the intensities of what was acquired.
+    """
+
+    target: int
+    refined: Tensor
+    second: Tensor | None
+    truth: Tensor
+    confidence: float
+    scale: IntensityScale
+
+
+def fit_to_held_out(model: ALDM, held_out: list[TrainingCase]) -> None:
+    """Set the model's `unet_share`, if it has a U-Net, and its `calibration`."""
+    answers = answered(model, held_out)
+    if model.unet is not None:
+        model.unet_share.copy_(share(answers, len(model.unet_share)))
+    model.calibration.copy_(torch.tensor(calibration(model, answers)))
 
 
 @torch.inference_mode()
-def fit_confidence(model: ALDM, held_out: list[TrainingCase]) -> None:
-    """Set the model's `calibration`: the straight line from expected to observed PSNR over the brain of held-out cases,
-    every task being shared out among them."""
+def answered(model: ALDM, held_out: list[TrainingCase]) -> list[Answer]:
+    """What refiner and U-Net say apart, every task being shared out among the held-out cases."""
     model.eval()
     model.calibration.copy_(torch.tensor([0.0, 1.0]))
-    pairs = [
-        (case, *task)
+    if model.unet is not None:
+        model.unet_share.zero_()
+    return [
+        _answer(model, case, *task)
         for index, case in enumerate(held_out)
         for task in tasks(len(case.volumes))[index % EVERY :: EVERY]
     ]
-    found = np.array([_expected_and_observed(model, *pair) for pair in pairs])
-    slope, intercept = np.polyfit(found[:, 0], found[:, 1], 1)
-    model.calibration.copy_(torch.tensor([intercept, slope]))
 
 
-def _expected_and_observed(
-    model: ALDM, case: TrainingCase, sources: tuple[int, ...], target: int
-) -> tuple[float, float]:
-    """PSNR in dB over the brain: the model's confidence, and the truth."""
-    preset, device = model.preset, model.latent_std.device
-    volumes = {preset.modalities[m]: torch.from_numpy(case.volumes[m].astype(np.float32)).to(device) for m in sources}
+def _answer(model: ALDM, case: TrainingCase, sources: tuple[int, ...], target: int) -> Answer:
+    device = model.latent_std.device
+    names, brain = model.preset.modalities, torch.from_numpy(np.array(case.brain))
+    volumes = {names[m]: torch.from_numpy(case.volumes[m].astype(np.float32)).to(device) for m in sources}
     with fast_precision(device):
-        encoded = model.see(volumes)
+        encoded = model.see(volumes, brain.to(device))
         prediction = model.predict(encoded, target, torch.zeros_like(encoded.latents[:1]), None, "mean")
-    scale = IntensityScale(0, 1, *model.unit_statistics[target].tolist())
-    given = scale.to_unit(prediction.volume.cpu().numpy(), preset.normalisation)
-    acquired = case.scales[target].to_unit(case.volumes[target].astype(np.float32), preset.normalisation)
     assert prediction.confidence is not None
-    return prediction.confidence, psnr(acquired, given, case.brain)
+
+    def thinned(volume: Tensor) -> Tensor:
+        return volume.cpu()[brain][::THINNED]
+
+    second = None if encoded.second is None else thinned(encoded.second[target])
+    truth = thinned(torch.from_numpy(case.volumes[target].astype(np.float32)))
+    return Answer(target, thinned(prediction.volume), second, truth, prediction.confidence, case.scales[target])
+
+
+def share(answers: list[Answer], modalities: int) -> Tensor:
+    """For each target (M,) the weight of the U-Net, between 0 and 1, that leaves the least squared error, means
+    aside."""
+    products = torch.zeros(2, modalities)
+    for answer in answers:
+        assert answer.second is not None
+        apart, error = (x - x.mean() for x in (answer.second - answer.refined, answer.truth - answer.refined))
+        products[:, answer.target] += torch.stack([apart @ error, apart @ apart])
+    return (products[0] / products[1].clamp(min=1e-12)).clamp(0, 1)
+
+
+def calibration(model: ALDM, answers: list[Answer]) -> list[float]:
+    """Intercept in dB and slope of the straight line from expected to observed PSNR over the brain."""
+    found = []
+    for answer in answers:
+        given = answer.refined
+        if answer.second is not None:
+            given = given.lerp(answer.second, model.unet_share[answer.target].cpu())
+        own = IntensityScale(0, 1, *model.unit_statistics[answer.target].tolist())
+        scaled = (
+            s.to_unit(v.numpy(), model.preset.normalisation) for s, v in ((answer.scale, answer.truth), (own, given))
+        )
+        found.append((answer.confidence, psnr(*scaled, np.ones(len(given), bool))))
+    expected, observed = np.array(found).T
+    slope, intercept = np.polyfit(expected, observed, 1)
+    return [float(intercept), float(slope)]

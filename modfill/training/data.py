@@ -125,6 +125,43 @@ def jitter(rng: np.random.Generator, volume: Tensor, brain: Tensor) -> Tensor:
     return torch.where(brain, changed, volume)
 
 
+def biased(rng: np.random.Generator, volume: Tensor) -> Tensor:
+    """A z-scored volume (X, Y, Z) under a smooth random gain of up to a tenth, as another coil would give."""
+    coarse = torch.from_numpy(rng.uniform(-0.1, 0.1, (1, 1, 3, 3, 3)).astype(np.float32)).to(volume.device)
+    gain = nn.functional.interpolate(coarse, volume.shape, mode="trilinear", align_corners=True)[0, 0]
+    return volume + gain * (volume + 3) * (volume != 0)  # z + 3: no intensity lies far below three deviations
+
+
+def deformed(rng: np.random.Generator, volumes: Tensor, brain: Tensor, box: tuple[slice, ...]) -> tuple[Tensor, Tensor]:
+    """A box of a case that is turned, scaled and bent at random, as other heads are.
+
+    Args:
+        volumes: normalised, (M, X, Y, Z), 0 outside the brain.
+        brain: (X, Y, Z) bool.
+        box: of the volume.
+
+    Returns:
+        Volumes (M, *box) float32 and brain (*box).
+    """
+    shape, size = brain.shape, [part.stop - part.start for part in box]
+    turn = np.eye(3) + rng.normal(0, 0.08, (3, 3))  # radians off the diagonal, scales on it
+    bend = rng.normal(0, 3.0, (1, 3, 4, 4, 4)).astype(np.float32)  # mm, every third of the box
+    bent = nn.functional.interpolate(
+        torch.from_numpy(bend).to(volumes.device), size, mode="trilinear", align_corners=True
+    )
+    axes = [
+        torch.arange(part.start, part.stop, device=volumes.device) - n / 2 for part, n in zip(box, shape, strict=True)
+    ]
+    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).float()
+    places = places @ torch.from_numpy(turn.astype(np.float32)).to(volumes.device) + bent[0].movedim(0, -1)
+    grid = (places + 0.5) / places.new_tensor(shape) * 2
+    sampled = nn.functional.grid_sample(
+        torch.cat([volumes, brain[None].to(volumes)])[None].float(), grid.flip(-1)[None], align_corners=False
+    )[0]
+    inside = sampled[-1] > 0.5
+    return sampled[:-1] * inside, inside
+
+
 def autoencoder_batch(rng: np.random.Generator, cases: list[TrainingCase], edge: int, crops: int) -> Tensor:
     """Random cubes of random modalities, flipped and jittered: (crops, 1, edge, edge, edge); edge 0: whole volumes."""
     batch = []

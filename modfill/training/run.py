@@ -13,16 +13,18 @@ from modfill import checkpoint
 from modfill.config import PRESETS, Preset
 from modfill.errors import ModfillError
 from modfill.model.aldm import ALDM
-from modfill.precision import half_is_fast
+from modfill.precision import best_device, half_is_fast
 from modfill.training.autoencoder_stage import AutoencoderStage
-from modfill.training.confidence import fit_confidence
+from modfill.training.confidence import fit_to_held_out
 from modfill.training.data import TrainingCase, load_cohort, unit_statistics
 from modfill.training.latents import LatentBank
 from modfill.training.loop import Budget, Stage, rank, train
 from modfill.training.points import PointBank
 from modfill.training.refiner_stage import RefinerStage
+from modfill.training.regions import Regions
 from modfill.training.shortcuts import fit_shortcut
 from modfill.training.translation_stages import DenoiserStage, TranslatorStage
+from modfill.training.unet_stage import UNetStage
 
 HELD_OUT_EVERY = 10  # without a validation folder every tenth case is held out
 
@@ -37,6 +39,7 @@ def train_preset(
     seed: int = 0,
     device: torch.device | None = None,
     weights: Path | None = None,
+    regions: Path | None = None,
 ) -> Path:
     """Train a preset, or one stage of it, resuming whatever `out` already holds.
 
@@ -49,7 +52,9 @@ def train_preset(
         minutes: time budget for everything asked for, shared among the stages as the preset says.
         seed: of all randomness.
         device: None takes a GPU where there is one.
-        weights: trained weights of the same preset to start from; a stage in `out` goes before them.
+        weights: trained weights of the same preset to start from, which may lack the last stages; a stage in `out`
+            goes before them.
+        regions: tumour regions of more patients, for the U-Net; see `modfill.training.regions`.
 
     Returns:
         The path of `weights.safetensors`.
@@ -59,8 +64,9 @@ def train_preset(
             missing.
     """
     preset = _chosen(preset_name, stage)
+    more = Regions(regions) if regions else None
     _join_group()
-    device = device or _own_device()
+    device = device or best_device()
     out.mkdir(parents=True, exist_ok=True)
     cases, held_out = _cohorts(data, validate, out, preset)
     torch.manual_seed(seed)
@@ -75,9 +81,7 @@ def train_preset(
         part, settings, done = getattr(model, name), preset.training[name], out / f"{name}.ckpt"
         if name in stages:
             budget = Budget(settings.steps, minutes and minutes * settings.share / whole)
-            train(_stage(name, model, cases, held_out, out), out, budget, seed, device, half)
-            if name == "refiner" and rank() == 0:
-                fit_confidence(model, held_out)
+            train(_stage(name, model, cases, held_out, out, more), out, budget, seed, device, half)
         elif done.exists() or (name not in trained and preset.stages.index(name) < preset.stages.index(stages[0])):
             _load_averaged(part, done)
         elif name not in trained:
@@ -89,6 +93,8 @@ def train_preset(
             model.latent_std.fill_(bank.std())
     result = out / "weights.safetensors"
     if rank() == 0:
+        if {"refiner", "unet"} & set(stages) and preset.stages[-1] in ready:
+            fit_to_held_out(model, held_out)
         checkpoint.save(model, result, tuple(ready))
     return result
 
@@ -107,25 +113,20 @@ def _start(preset: Preset, weights: Path | None) -> tuple[ALDM, tuple[str, ...]]
     if weights is None:
         return ALDM(preset), ()
     model, metadata = checkpoint.load(weights)
-    fresh = ALDM(preset).state_dict()
-    if {name: value.shape for name, value in model.state_dict().items()} != {k: v.shape for k, v in fresh.items()}:
+    fresh = ALDM(preset)
+    shapes = {name: value.shape for name, value in fresh.state_dict().items()}
+    if any(shapes.get(name) != value.shape for name, value in model.state_dict().items()):
         raise ModfillError(
             f"{weights} must be of preset {preset.name}, got one of {model.preset.name}; choose --preset"
         )
-    model.preset = preset
-    return model, tuple(metadata["stages"].split(","))
+    fresh.load_state_dict(model.state_dict(), strict=False)
+    return fresh, tuple(metadata["stages"].split(","))
 
 
 def _join_group() -> None:
     """Join torchrun's process group, if this process was started by torchrun."""
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-
-
-def _own_device() -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
 def _cohorts(
@@ -160,13 +161,17 @@ def _filled(bank: LatentBank | PointBank) -> None:
         dist.barrier()
 
 
-def _stage(name: str, model: ALDM, cases: list[TrainingCase], held_out: list[TrainingCase], out: Path) -> Stage:
+def _stage(
+    name: str, model: ALDM, cases: list[TrainingCase], held_out: list[TrainingCase], out: Path, regions: Regions | None
+) -> Stage:
     """The stage, with its part of the model alone set to learn, and what needs no learning fitted."""
     part = getattr(model, name)
     model.requires_grad_(False)
     part.requires_grad_(True)
     if name == "autoencoder":
         return AutoencoderStage(model.autoencoder, model.preset, cases, held_out)
+    if name == "unet":
+        return UNetStage(model, cases, held_out, regions)
     bank = LatentBank(model, cases, out / "latents")
     if name == "refiner":
         points = PointBank(bank, out / "points")
