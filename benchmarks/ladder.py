@@ -4,13 +4,15 @@
 
 Each case is scored in two tasks, one target (in turn) from one source and from all others. Writes `ladder.csv` and
 `ladder.md`: the autoencoder given the target itself, the latent shortcut, the translator, the denoiser's mean in one
-step, samples of 2 to 50 steps, and the refiner without latents, with the translator's alone and with both.
+step, samples of 2 to 50 steps, the refiner without latents, with the translator's alone and with both, the U-Net alone,
+and the mean of refiner and U-Net.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -49,9 +51,13 @@ def rungs(model: ALDM, volumes: dict[str, Tensor], target: int) -> Iterator[tupl
     yield "denoiser, 1 step", model.decode(mean)[0, 0]
     for steps in STEPS:
         yield f"one sample, {steps} steps", model.decode(model.estimate(seen, target, noise, steps)[1])[0, 0]
-    yield "refiner without latents", model.refine(seen, target, nothing, nothing)[0]
-    yield "refiner on the translator", model.refine(seen, target, target_like, target_like)[0]
-    yield "refiner on the denoiser", model.refine(seen, target, target_like, mean)[0]
+    alone = replace(seen, second=None)
+    yield "refiner without latents", model.refine(alone, target, nothing, nothing)[0]
+    yield "refiner on the translator", model.refine(alone, target, target_like, target_like)[0]
+    yield "refiner on the denoiser", model.refine(alone, target, target_like, mean)[0]
+    if seen.second is not None:
+        yield "U-Net alone", seen.second[target]
+        yield "refiner and U-Net", model.refine(seen, target, target_like, mean)[0]
 
 
 @torch.inference_mode()

@@ -60,6 +60,8 @@ def watched(model: ALDM, spent: dict[str, float]) -> Iterator[None]:
         ("refine", model.refiner, "look"), ("refine", model, "refine"), ("restore", completion, "restore_image"),
         ("write", completer, "write"),
     )  # fmt: skip
+    if model.unet is not None:
+        places += (("refine", model.unet, "look"),)
     patches = [patch.object(owner, name, _clocked(getattr(owner, name), step, spent)) for step, owner, name in places]
     for one in patches:
         one.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,10 +63,17 @@ def load_cohort(folder: Path, cache: Path, preset: Preset) -> list[TrainingCase]
 
 def _write_cached(stem: Path, case, preset: Preset) -> None:
     prepared = prepare(case, preset.multiple, preset.normalisation)
-    np.save(f"{stem}-volumes.npy", np.stack([prepared.volumes[m] for m in preset.modalities]).astype(np.float16))
-    np.save(f"{stem}-brain.npy", prepared.brain)
+    _save(f"{stem}-volumes.npy", np.stack([prepared.volumes[m] for m in preset.modalities]).astype(np.float16))
+    _save(f"{stem}-brain.npy", prepared.brain)
     scales = [asdict(prepared.scales[m]) for m in preset.modalities]
     stem.with_name(stem.name + ".json").write_text(json.dumps(scales))  # last: its presence says that all is there
+
+
+def _save(path: str, array: np.ndarray) -> None:
+    """Under a name of its own first: another process may be reading what it wrote itself."""
+    temporary = f"{path}.{os.getpid()}.npy"
+    np.save(temporary, array)
+    os.replace(temporary, path)
 
 
 def _read_cached(stem: Path) -> TrainingCase:
