@@ -97,10 +97,9 @@ def calibration(model: ALDM, answers: list[Answer]) -> list[float]:
         if answer.second is not None:
             given = given.lerp(answer.second, model.unet_share[answer.target].cpu())
         own = IntensityScale(0, 1, *model.unit_statistics[answer.target].tolist())
-        scaled = (
-            s.to_unit(v.numpy(), model.preset.normalisation) for s, v in ((answer.scale, answer.truth), (own, given))
-        )
-        found.append((answer.confidence, psnr(*scaled, np.ones(len(given), bool))))
+        normalisation, every = model.preset.normalisation, np.ones(len(given), bool)
+        acquired = answer.scale.to_unit(answer.truth.numpy(), normalisation)
+        found.append((answer.confidence, psnr(acquired, own.to_unit(given.numpy(), normalisation), every)))
     expected, observed = np.array(found).T
     slope, intercept = np.polyfit(expected, observed, 1)
     return [float(intercept), float(slope)]
