@@ -17,8 +17,9 @@ from modfill.model.aldm import ALDM
 from modfill.model.unet import UNet
 from modfill.preprocess import IntensityScale
 from modfill.training import run
+from modfill.training.augmentation import deformed
 from modfill.training.confidence import Answer, calibration, share
-from modfill.training.data import TrainingCase, deformed
+from modfill.training.data import TrainingCase
 from modfill.training.regions import EDGES, UNIT, ZERO, Regions
 from modfill.training.unet_stage import Crops, UNetStage
 from tests.case_files import write_case

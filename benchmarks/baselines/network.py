@@ -11,16 +11,8 @@ from torch import Tensor, nn
 
 from modfill.config import PRESETS
 from modfill.modalities import MODALITIES
-from modfill.training.data import (
-    TrainingCase,
-    biased,
-    jitter,
-    random_box,
-    random_flips,
-    unit_psnr,
-    unit_statistics,
-    validation_tasks,
-)
+from modfill.training.augmentation import biased, jitter, random_box, random_flips
+from modfill.training.data import TrainingCase, unit_psnr, unit_statistics, validation_tasks
 from modfill.training.loop import Stage
 
 PRESET = PRESETS["small"]  # whose normalisation and grid are taken

@@ -11,7 +11,8 @@ from torch.func import functional_call
 
 from modfill.config import Preset
 from modfill.model.autoencoder import Autoencoder
-from modfill.training.data import TrainingCase, autoencoder_batch, unit_psnr
+from modfill.training.augmentation import autoencoder_batch
+from modfill.training.data import TrainingCase, unit_psnr
 from modfill.training.loop import Stage
 from modfill.training.losses import hinge, multiscale_gradient
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from modfill.model.aldm import ALDM
 from modfill.precision import fast_precision
-from modfill.training.data import TrainingCase, jitter
+from modfill.training.augmentation import jitter
+from modfill.training.data import TrainingCase
 
 
 @dataclass(frozen=True)

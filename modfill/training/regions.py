@@ -55,6 +55,5 @@ class Regions:
         volumes = nn.functional.interpolate(z_scores, size, mode="trilinear", align_corners=False)
         brain = nn.functional.interpolate(1 - rim, size, mode="nearest")[:, 0] > 0
         missing = [n for edge, now in zip(reversed(EDGES), reversed(size), strict=True) for n in (0, edge - now)]
-        return nn.functional.pad((volumes * brain[:, None]).flip(2, 3), missing), nn.functional.pad(
-            brain.flip(1, 2), missing
-        )
+        ras = (volumes * brain[:, None]).flip(2, 3), brain.flip(1, 2)
+        return nn.functional.pad(ras[0], missing), nn.functional.pad(ras[1], missing)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from modfill.model.aldm import ALDM, Encoded
-from modfill.training.data import TrainingCase, random_box, unit_psnr, validation_tasks
+from modfill.training.augmentation import random_box
+from modfill.training.data import TrainingCase, unit_psnr, validation_tasks
 from modfill.training.latents import Draw, LatentBank, draw
 from modfill.training.loop import Stage
 

@@ -10,16 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from modfill.model.aldm import ALDM
-from modfill.training.data import (
-    TrainingCase,
-    biased,
-    deformed,
-    jitter,
-    random_box,
-    random_flips,
-    unit_psnr,
-    validation_tasks,
-)
+from modfill.training.augmentation import biased, deformed, jitter, random_box, random_flips
+from modfill.training.data import TrainingCase, unit_psnr, validation_tasks
 from modfill.training.loop import Stage
 from modfill.training.refiner_stage import CONTRAST, PLAIN_WEIGHT
 from modfill.training.regions import Regions
