@@ -157,6 +157,10 @@ class Preset:
     losses: LossConfig = field(default_factory=LossConfig)
     training: dict[str, StageConfig] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.unet and not self.refiner:
+            raise ValueError("a preset with a U-Net must have a refiner, got none")
+
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that this preset trains, in order."""

@@ -80,6 +80,11 @@ def test_its_share_mixes_it_into_the_answer() -> None:
     assert torch.allclose(mixed, 0.75 * refined + 0.25 * second, atol=1e-5)
 
 
+def test_no_unet_without_a_refiner() -> None:
+    with pytest.raises(ValueError, match="must have a refiner"):
+        replace(PRESETS["tiny"], refiner=None)
+
+
 def test_weights_from_before_there_was_a_unet_still_load(tmp_path: Path) -> None:
     preset = replace(PRESETS["tiny"], unet=None)
     older = preset.to_json().replace('"unet": null, ', "")

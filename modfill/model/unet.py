@@ -68,16 +68,18 @@ class UNet(nn.Module):
         Returns:
             All modalities, z-scored (B, M, X, Y, Z), float32.
         """
-        bits = available.to(volumes)[:, :, None, None, None].expand_as(volumes)
-        inputs = torch.cat([volumes, bits * brain[:, None], brain[:, None].to(volumes)], dim=1)
-        context = self._context(fold(inputs, FOLD))
-        if torch.is_grad_enabled():
-            return self._answer(context, inputs)
-        slabs = [
-            self._answer(context[:, :, start // FOLD : (start + SLAB) // FOLD], inputs[:, :, start : start + SLAB])
-            for start in range(0, inputs.shape[2], SLAB)
-        ]
-        return torch.cat(slabs, dim=2)
+        step = volumes.shape[2] if torch.is_grad_enabled() else SLAB
+        slabs = [slice(start, start + step) for start in range(0, volumes.shape[2], step)]
+
+        def inputs(slab: slice) -> Tensor:
+            inside = brain[:, None, slab].to(volumes)
+            return torch.cat(
+                [volumes[:, :, slab], available.to(volumes)[:, :, None, None, None] * inside, inside], dim=1
+            )
+
+        context = self._context(torch.cat([fold(inputs(slab), FOLD) for slab in slabs], dim=2))
+        answers = [self._answer(context[:, :, slab.start // FOLD : slab.stop // FOLD], inputs(slab)) for slab in slabs]
+        return torch.cat(answers, dim=2)
 
     def _context(self, folded: Tensor) -> Tensor:
         h, skips = self.stem(folded), []
