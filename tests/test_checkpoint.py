@@ -24,7 +24,7 @@ from tests.conftest import awake
 def test_round_trip_in_half_precision(tiny_model: ALDM, tiny_weights: Path) -> None:
     model, metadata = checkpoint.load(tiny_weights)
     assert not model.training and model.preset == tiny_model.preset
-    assert metadata["stages"] == "autoencoder,translator,denoiser,refiner"
+    assert metadata["stages"] == "autoencoder,translator,denoiser,refiner,unet"
     assert metadata["sha256"] == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
     original = tiny_model.state_dict()
     assert model.state_dict().keys() == original.keys()
