@@ -28,6 +28,7 @@ from modfill.case import Case, find_cases, read_case
 from modfill.memory import keep_freed_memory
 from modfill.modalities import MODALITIES
 from modfill.model.aldm import ALDM, Encoded
+from modfill.model.brightness import brightness
 from modfill.model.denoiser import Denoiser
 from modfill.model.translator import Translator
 from modfill.precision import best_device, fast_precision, half_is_fast
@@ -166,6 +167,7 @@ def measure(title: str, model: ALDM, part: str, case: Case) -> list[dict]:
     """A row per task with one or three sources."""
     model.eval()
     prepared, rows = prepare(case, model.preset.multiple, model.preset.normalisation), []
+    bright = [brightness(prepared.volumes[m], prepared.brain, prepared.scales[m]) for m in MODALITIES]
     volumes = {m: torch.from_numpy(v).to(DEVICE) for m, v in prepared.volumes.items()}
     with fast_precision(DEVICE):
         latents = model.encode(torch.stack([volumes[m] for m in MODALITIES])[:, None])
@@ -179,8 +181,8 @@ def measure(title: str, model: ALDM, part: str, case: Case) -> list[dict]:
             if target not in sources:
                 with fast_precision(DEVICE):
                     volume = answer(model, part, encoded or Encoded(sources, latents[list(sources)], None), target)
-                unit = model.unit_statistics[target].tolist()
-                given = in_unit_range(prepared, volume.float().cpu().numpy(), (unit[0], unit[1]))
+                unit = model.brightness([bright[source] for source in sources], sources, target)
+                given = in_unit_range(prepared, volume.float().cpu().numpy(), unit)
                 own = {"row": title, "case_id": case.case_id, "sources": len(names), "target": name}
                 rows.append({**own, **figures(case, name, given)})
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -29,13 +30,13 @@ def segmentation_of(case: Case) -> np.ndarray | None:
     return np.asarray(nib.Nifti1Image.from_filename(path).dataobj) if path.exists() else None
 
 
-def in_unit_range(prepared: Prepared, volume: np.ndarray, unit: tuple[float, float]) -> np.ndarray:
+def in_unit_range(prepared: Prepared, volume: np.ndarray, unit: Sequence[float]) -> np.ndarray:
     """A z-scored volume on the model's grid -> unit range on the case's own grid, 0 outside the brain.
 
     Args:
         prepared: the case.
         volume: (X, Y, Z).
-        unit: mean and standard deviation that the modality has in unit range, on average over the training cases.
+        unit: mean and standard deviation that the modality is taken to have in unit range.
     """
     scaled = IntensityScale(0, 1, *unit).to_unit(volume, "zscore").astype(np.float32)
     return prepared.geometry.restore(scaled) * prepared.own_brain

@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.cases import figures, in_unit_range, reduced
 from modfill import checkpoint
 from modfill.case import Case, find_cases, read_case
+from modfill.completion import expected_brightness
 from modfill.modalities import MODALITIES
 from modfill.model.aldm import ALDM
 from modfill.precision import fast_precision
@@ -63,7 +64,7 @@ def rungs(model: ALDM, volumes: dict[str, Tensor], target: int) -> Iterator[tupl
 @torch.inference_mode()
 def climb(model: ALDM, cases: list[Case]) -> pd.DataFrame:
     """A row per case, task and rung, with every figure of `modfill.metrics.score`."""
-    rows, unit = [], model.unit_statistics.tolist()
+    rows = []
     for case, sources, target in tasks(cases):
         whole, part = (prepare(c, model.preset.multiple, "zscore") for c in (case, reduced(case, sources)))
         index = MODALITIES.index(target)
@@ -73,7 +74,7 @@ def climb(model: ALDM, cases: list[Case]) -> pd.DataFrame:
             volumes = {m: torch.from_numpy(v) for m, v in part.volumes.items()}
             answers += [(name, part, volume) for name, volume in rungs(model, volumes, index)]
         for name, prepared, volume in answers:
-            given = in_unit_range(prepared, volume.float().numpy(), (unit[index][0], unit[index][1]))
+            given = in_unit_range(prepared, volume.float().numpy(), expected_brightness(part, model, target))
             own = {"rung": name, "case_id": case.case_id, "sources": "+".join(sources), "target": target}
             rows.append({**own, **figures(case, target, given)})
         print(case.case_id, "+".join(sources), target, flush=True)

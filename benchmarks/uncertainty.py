@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from benchmarks.cases import in_unit_range, reduced
 from modfill import checkpoint
 from modfill.case import Case, find_cases, read_case
-from modfill.completion import draw_noise
+from modfill.completion import draw_noise, expected_brightness
 from modfill.metrics import psnr, unit_range
 from modfill.modalities import MODALITIES
 from modfill.model.aldm import ALDM
@@ -52,8 +52,7 @@ def measure(model: ALDM, case: Case, sources: tuple[str, ...], target: str, samp
         noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, settings)
         prediction = model.predict(encoded, index, noise, None, "mean")
     assert prediction.spread is not None and prediction.expected is not None
-    mean, std = model.unit_statistics[index].tolist()
-    given = in_unit_range(part, prediction.volume.numpy(), (mean, std))
+    given = in_unit_range(part, prediction.volume.numpy(), expected_brightness(part, model, target))
     brain = np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2
     truth = unit_range(case.volume(target), brain)
     error = np.abs(truth - given)[brain]

@@ -17,6 +17,7 @@ from modfill.errors import CaseError
 from modfill.marks import voxel_hash
 from modfill.modalities import NEAREST
 from modfill.model.aldm import ALDM, Prediction
+from modfill.model.brightness import brightness
 from modfill.precision import fast_precision
 from modfill.preprocess import IntensityScale, Prepared, prepare
 from modfill.provenance import Settings, marked
@@ -78,7 +79,7 @@ def complete_case(
         if not _finite(prediction):
             raise CaseError(f"case {case.case_id}: a synthesised {target} must be finite, got NaN or infinity; "
                             "check the intensities of its sources")  # fmt: skip
-        scale = output_scale(prepared, model.unit_statistics[index].tolist())
+        scale = output_scale(prepared, expected_brightness(prepared, model, target))
         image = restore_image(case, target, scale, prediction.volume.cpu().numpy(), prepared, preset.normalisation)
         spread = None
         if prediction.spread is not None:
@@ -105,12 +106,19 @@ def draw_noise(shape: Sequence[int], case_id: str, target: str, settings: Settin
     )
 
 
-def output_scale(prepared: Prepared, unit_statistics: Sequence[float]) -> IntensityScale:
+def expected_brightness(prepared: Prepared, model: ALDM, target: str) -> Sequence[float]:
+    """Mean and standard deviation over the brain in unit range that a modality should have beside these sources."""
+    modalities = model.preset.modalities
+    figures = [brightness(volume, prepared.brain, prepared.scales[m]) for m, volume in prepared.volumes.items()]
+    return model.brightness(figures, [modalities.index(m) for m in prepared.volumes], modalities.index(target))
+
+
+def output_scale(prepared: Prepared, unit: Sequence[float]) -> IntensityScale:
     """An intensity scale like the sources': their mean percentiles stand for 0 and 1, and within them the brain has the
-    mean and standard deviation that this modality has on average over the training cases."""
+    mean and standard deviation of `unit`."""
     low = float(np.mean([scale.low for scale in prepared.scales.values()]))
     high = float(np.mean([scale.high for scale in prepared.scales.values()]))
-    mean, std = unit_statistics
+    mean, std = unit
     return IntensityScale(low, high, low + mean * (high - low), std * (high - low))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from modfill.config import PRESETS
 from modfill.modalities import MODALITIES
 from modfill.training.augmentation import biased, jitter, random_box, random_flips
-from modfill.training.data import TrainingCase, unit_psnr, unit_statistics, validation_tasks
+from modfill.training.data import TrainingCase, brightness_of, unit_psnr, validation_tasks
 from modfill.training.loop import Stage
 
 PRESET = PRESETS["small"]  # whose normalisation and grid are taken
@@ -42,7 +42,8 @@ class NetworkStage(Stage):
     def __init__(self, cases: list[TrainingCase], held_out: list[TrainingCase]):
         super().__init__()
         self.cases, self.held_out = cases, held_out
-        self.register_buffer("unit", unit_statistics(cases) if cases else torch.zeros(M, 2))
+        unit = [[figures[:2] for figures in brightness_of(case)] for case in cases]
+        self.register_buffer("unit", torch.tensor(unit).mean(0) if cases else torch.zeros(M, 2))
 
     def batch(self, rng: np.random.Generator) -> Mapping[str, Any]:
         return {"examples": [self._example(rng) for _ in range(self.config.crops)]}

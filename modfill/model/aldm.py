@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from modfill.config import Preset
 from modfill.model.autoencoder import Autoencoder
+from modfill.model.brightness import Brightness
 from modfill.model.denoiser import Denoiser
 from modfill.model.pyramid import upsampled
 from modfill.model.refiner import SLAB, Refiner, Seen
@@ -60,13 +61,11 @@ class ALDM(nn.Module):
 
     Attributes:
         latent_std: latents are divided by it before translation and diffusion.
-        unit_statistics: (M, 2) mean and standard deviation of each modality in unit range over the training cases.
         calibration: (2,) intercept in dB and slope by which the refiner's expectation becomes a confidence.
         unet_share: (M,) weight of the U-Net's answer in its mean with the refiner's; only with a U-Net.
     """
 
     latent_std: Tensor
-    unit_statistics: Tensor
     calibration: Tensor
     unet_share: Tensor
 
@@ -81,8 +80,8 @@ class ALDM(nn.Module):
         self.unet = UNet(preset.unet, modalities) if preset.unet else None
         if self.unet is not None:
             self.register_buffer("unet_share", torch.zeros(modalities))
+        self.brightness = Brightness(modalities)
         self.register_buffer("latent_std", torch.ones(()))
-        self.register_buffer("unit_statistics", torch.tensor([[0.5, 0.2]] * modalities))
         self.register_buffer("calibration", torch.tensor([0.0, 1.0]))
 
     def encode(self, volumes: Tensor) -> Tensor:
@@ -184,6 +183,6 @@ class ALDM(nn.Module):
         """The PSNR in dB over the brain that an expected z-scored squared error stands for, calibrated."""
         if expected is None or encoded.seen is None:
             return None
-        squared = float(self.unit_statistics[target, 1]) ** 2 * float(expected[encoded.seen.brain].mean())
+        squared = float(self.brightness.mean[target, 1]) ** 2 * float(expected[encoded.seen.brain].mean())
         intercept, slope = self.calibration.tolist()
         return intercept - slope * 10 * math.log10(max(squared, 1e-12))

@@ -3,6 +3,7 @@ expectation of its own error compares with the error."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from modfill.metrics import psnr
 from modfill.model.aldm import ALDM
 from modfill.precision import fast_precision
 from modfill.preprocess import IntensityScale
-from modfill.training.data import TrainingCase
+from modfill.training.data import TrainingCase, brightness_of
 from modfill.training.points import tasks
 
 EVERY = 4  # a held-out case answers a quarter of the tasks, the next one the next quarter
@@ -29,6 +30,7 @@ class Answer:
         refined, second, truth: z-scored voxels (N,) of the refiner, of the U-Net if there is one, and as acquired.
         confidence: PSNR in dB that the refiner expects, not calibrated.
         scale: the intensities of what was acquired.
+        unit: mean and standard deviation in unit range that were expected of it.
     """
 
     target: int
@@ -37,6 +39,7 @@ class Answer:
     truth: Tensor
     confidence: float
     scale: IntensityScale
+    unit: Sequence[float]
 
 
 def fit_to_held_out(model: ALDM, held_out: list[TrainingCase]) -> None:
@@ -75,7 +78,9 @@ def _answer(model: ALDM, case: TrainingCase, sources: tuple[int, ...], target: i
 
     second = None if encoded.second is None else thinned(encoded.second[target])
     truth = thinned(torch.from_numpy(case.volumes[target].astype(np.float32)))
-    return Answer(target, thinned(prediction.volume), second, truth, prediction.confidence, case.scales[target])
+    figures = brightness_of(case)
+    unit = model.brightness([figures[m] for m in sources], sources, target)
+    return Answer(target, thinned(prediction.volume), second, truth, prediction.confidence, case.scales[target], unit)
 
 
 def share(answers: list[Answer], modalities: int) -> Tensor:
@@ -96,7 +101,7 @@ def calibration(model: ALDM, answers: list[Answer]) -> list[float]:
         given = answer.refined
         if answer.second is not None:
             given = given.lerp(answer.second, model.unet_share[answer.target].cpu())
-        own = IntensityScale(0, 1, *model.unit_statistics[answer.target].tolist())
+        own = IntensityScale(0, 1, *answer.unit)
         normalisation, every = model.preset.normalisation, np.ones(len(given), bool)
         acquired = answer.scale.to_unit(answer.truth.numpy(), normalisation)
         found.append((answer.confidence, psnr(acquired, own.to_unit(given.numpy(), normalisation), every)))

@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from modfill.case import find_cases, read_case, require_usable
 from modfill.config import Preset
 from modfill.errors import ModfillError
 from modfill.metrics import psnr
+from modfill.model.brightness import Figures, brightness
 from modfill.preprocess import IntensityScale, prepare
 
 
@@ -85,10 +84,9 @@ def _read_cached(stem: Path) -> TrainingCase:
     )
 
 
-def unit_statistics(cases: list[TrainingCase]) -> Tensor:
-    """Mean over the cases of each modality's unit-range mean and standard deviation, (modalities, 2)."""
-    values = [[(s.unit_mean, s.unit_std) for s in case.scales] for case in cases]
-    return torch.tensor(np.mean(values, axis=0), dtype=torch.float32)
+def brightness_of(case: TrainingCase) -> list[Figures]:
+    """How bright each modality of a case is, as `modfill.model.brightness` has it."""
+    return [brightness(volume, case.brain, scale) for volume, scale in zip(case.volumes, case.scales, strict=True)]
 
 
 def validation_tasks(cases: list[TrainingCase]) -> list[tuple[TrainingCase, tuple[int, ...], int]]:

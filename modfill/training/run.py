@@ -16,7 +16,7 @@ from modfill.model.aldm import ALDM
 from modfill.precision import best_device, half_is_fast
 from modfill.training.autoencoder_stage import AutoencoderStage
 from modfill.training.confidence import fit_to_held_out
-from modfill.training.data import TrainingCase, load_cohort, unit_statistics
+from modfill.training.data import TrainingCase, brightness_of, load_cohort
 from modfill.training.latents import LatentBank
 from modfill.training.loop import Budget, Stage, rank, train
 from modfill.training.points import PointBank
@@ -72,7 +72,7 @@ def train_preset(
     torch.manual_seed(seed)
     model, trained = _start(preset, weights)
     model.to(device)
-    model.unit_statistics.copy_(unit_statistics(cases))
+    model.brightness.fit(torch.tensor([brightness_of(case) for case in cases]))
     half = half_is_fast(device) and _half_is_sound(cases, preset, device)
     stages = (stage,) if stage else preset.stages
     whole = sum(preset.training[name].share for name in stages)

@@ -1,0 +1,72 @@
+"""How bright a missing modality is, from how bright the others are.
+
+Networks work on z-scores; between its 0.5 and 99.5 percentiles a modality has a mean, a standard deviation and a
+skewness of its own. Those of one patient's scans go together, since one scanner and one anatomy made them all: they are
+taken as jointly Gaussian over the training cases, and what is missing has its expectation given what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from modfill.preprocess import IntensityScale
+
+FIGURES = 3
+Figures = tuple[float, float, float]  # mean and standard deviation in unit range, skewness
+RIDGE = 1.0  # added to the correlations' diagonal: some 30 cases know them roughly only
+BOUND = 2.0  # standard deviations: nothing stranger is believed of a source, or said of a target
+LEAST = 0.02  # of a standard deviation in unit range
+
+
+def brightness(volume: np.ndarray, brain: np.ndarray, scale: IntensityScale) -> Figures:
+    """Mean and standard deviation in unit range, and skewness, of a normalised volume (X, Y, Z) over its brain."""
+    values = volume[brain].astype(np.float64)
+    values = (values - values.mean()) / max(values.std(), 1e-6)
+    return scale.unit_mean, scale.unit_std, float((values**3).mean())
+
+
+class Brightness(nn.Module):
+    """The joint distribution of the figures of all modalities.
+
+    Attributes:
+        mean, std: of each figure over the training cases, (M, FIGURES).
+        correlation: between all of them, (M * FIGURES, M * FIGURES).
+    """
+
+    mean: Tensor
+    std: Tensor
+    correlation: Tensor
+
+    def __init__(self, modalities: int):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([[0.5, 0.2, 0.0]] * modalities))
+        self.register_buffer("std", torch.zeros(modalities, FIGURES))
+        self.register_buffer("correlation", torch.eye(modalities * FIGURES))
+
+    def fit(self, figures: Tensor) -> None:
+        """Learn from complete cases, (N, M, FIGURES) as `brightness` gives them."""
+        self.mean.copy_(figures.mean(0))
+        self.std.copy_(figures.std(0, correction=0))
+        apart = ((figures - self.mean.cpu()) / self.std.cpu().clamp(min=1e-4)).flatten(1)
+        self.correlation.copy_(apart.T @ apart / len(apart))
+
+    def forward(self, figures: Sequence[Figures], sources: Sequence[int], target: int) -> list[float]:
+        """Mean and standard deviation in unit range that a modality is expected to have.
+
+        Args:
+            figures: of each source.
+            sources: indices of their modalities.
+            target: index of the modality wanted.
+        """
+        mean, std, correlation = self.mean.cpu(), self.std.cpu(), self.correlation.cpu()
+        seen = (torch.tensor(figures) - mean[list(sources)]) / std[list(sources)].clamp(min=1e-4)
+        there = [source * FIGURES + figure for source in sources for figure in range(FIGURES)]
+        known = correlation[there][:, there] + RIDGE * torch.eye(len(there))
+        apart = torch.linalg.pinv(known) @ seen.flatten().clamp(-BOUND, BOUND)
+        found = correlation[target * FIGURES : target * FIGURES + 2, there] @ apart
+        unit_mean, unit_std = (mean[target, :2] + std[target, :2] * found.clamp(-BOUND, BOUND)).tolist()
+        return [unit_mean, max(unit_std, LEAST)]
