@@ -28,7 +28,6 @@ from modfill.case import Case, find_cases, read_case
 from modfill.memory import keep_freed_memory
 from modfill.modalities import MODALITIES
 from modfill.model.aldm import ALDM, Encoded
-from modfill.model.brightness import brightness
 from modfill.model.denoiser import Denoiser
 from modfill.model.translator import Translator
 from modfill.precision import best_device, fast_precision, half_is_fast
@@ -167,7 +166,7 @@ def measure(title: str, model: ALDM, part: str, case: Case) -> list[dict]:
     """A row per task with one or three sources."""
     model.eval()
     prepared, rows = prepare(case, model.preset.multiple, model.preset.normalisation), []
-    bright = [brightness(prepared.volumes[m], prepared.brain, prepared.scales[m]) for m in MODALITIES]
+    bright = [prepared.scales[m].brightness(prepared.volumes[m], prepared.brain) for m in MODALITIES]
     volumes = {m: torch.from_numpy(v).to(DEVICE) for m, v in prepared.volumes.items()}
     with fast_precision(DEVICE):
         latents = model.encode(torch.stack([volumes[m] for m in MODALITIES])[:, None])

@@ -17,7 +17,6 @@ from modfill.errors import CaseError
 from modfill.marks import voxel_hash
 from modfill.modalities import NEAREST
 from modfill.model.aldm import ALDM, Prediction
-from modfill.model.brightness import brightness
 from modfill.precision import fast_precision
 from modfill.preprocess import IntensityScale, Prepared, prepare
 from modfill.provenance import Settings, marked
@@ -109,7 +108,7 @@ def draw_noise(shape: Sequence[int], case_id: str, target: str, settings: Settin
 def expected_brightness(prepared: Prepared, model: ALDM, target: str) -> Sequence[float]:
     """Mean and standard deviation over the brain in unit range that a modality should have beside these sources."""
     modalities = model.preset.modalities
-    figures = [brightness(volume, prepared.brain, prepared.scales[m]) for m, volume in prepared.volumes.items()]
+    figures = [prepared.scales[m].brightness(volume, prepared.brain) for m, volume in prepared.volumes.items()]
     return model.brightness(figures, [modalities.index(m) for m in prepared.volumes], modalities.index(target))
 
 

@@ -50,6 +50,12 @@ class IntensityScale:
         """The standard deviation over the brain in unit range."""
         return self.std / max(self.high - self.low, 1e-12)
 
+    def brightness(self, normalised: np.ndarray, brain: np.ndarray) -> tuple[float, float, float]:
+        """Mean and standard deviation over the brain in unit range, and skewness, of a normalised volume (X, Y, Z)."""
+        values = normalised[brain].astype(np.float64)
+        values = (values - values.mean()) / max(values.std(), 1e-6)
+        return self.unit_mean, self.unit_std, float((values**3).mean())
+
     def normalise(self, volume: np.ndarray, kind: str) -> np.ndarray:
         """Intensities -> normalised: clipped, then z-scored ("zscore") or mapped to [-1, 1] ("range")."""
         clipped = np.clip(volume.astype(np.float32), self.low, self.high)

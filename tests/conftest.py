@@ -36,6 +36,8 @@ def awake(preset: Preset, seed: int = 0) -> ALDM:
         if model.translator.shortcut is not None:
             for buffer in model.translator.shortcut.buffers():
                 buffer.normal_(std=0.3)
+        model.brightness.std.fill_(0.05)
+        model.brightness.correlation.add_(1).div_(2)
     return model.eval()
 
 

@@ -173,7 +173,9 @@ def answers(scale: IntensityScale) -> list[Answer]:
     rng = torch.Generator().manual_seed(0)
     truth, noise, other = torch.randn(3, 20_000, generator=rng)
     return [
-        Answer(target, truth + 0.3 * noise + 1, truth + 0.3 * weight * other - 2, truth, 20.0 + target, scale)
+        Answer(
+            target, truth + 0.3 * noise + 1, truth + 0.3 * weight * other - 2, truth, 20.0 + target, scale, (0.5, 0.05)
+        )
         for target, weight in enumerate((1.0, 2.0))
     ]
 
@@ -186,8 +188,7 @@ def test_the_share_is_the_one_of_independent_errors() -> None:
 def test_the_calibration_is_of_the_mixture() -> None:
     scale, few = IntensityScale(0, 1, 0.5, 0.05), answers(IntensityScale(0, 1, 0.5, 0.05))
     model = SimpleNamespace(
-        unet_share=torch.tensor([1.0, 0.0]), unit_statistics=torch.tensor([[0.5, 0.05]] * 2),
-        preset=SimpleNamespace(normalisation="zscore"),
+        unet_share=torch.tensor([1.0, 0.0]), preset=SimpleNamespace(normalisation="zscore"),
     )  # fmt: skip
     expected = []
     for answer, given in zip(few, (few[0].second, few[1].refined), strict=True):

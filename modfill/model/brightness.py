@@ -9,24 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modfill.preprocess import IntensityScale
-
-FIGURES = 3
-Figures = tuple[float, float, float]  # mean and standard deviation in unit range, skewness
+FIGURES = 3  # mean and standard deviation in unit range, skewness
 RIDGE = 1.0  # added to the correlations' diagonal: some 30 cases know them roughly only
 BOUND = 2.0  # standard deviations: nothing stranger is believed of a source, or said of a target
 LEAST = 0.02  # of a standard deviation in unit range
-
-
-def brightness(volume: np.ndarray, brain: np.ndarray, scale: IntensityScale) -> Figures:
-    """Mean and standard deviation in unit range, and skewness, of a normalised volume (X, Y, Z) over its brain."""
-    values = volume[brain].astype(np.float64)
-    values = (values - values.mean()) / max(values.std(), 1e-6)
-    return scale.unit_mean, scale.unit_std, float((values**3).mean())
 
 
 class Brightness(nn.Module):
@@ -48,13 +37,15 @@ class Brightness(nn.Module):
         self.register_buffer("correlation", torch.eye(modalities * FIGURES))
 
     def fit(self, figures: Tensor) -> None:
-        """Learn from complete cases, (N, M, FIGURES) as `brightness` gives them."""
+        """Learn from complete cases, (N, M, FIGURES) as `IntensityScale.brightness` gives them."""
         self.mean.copy_(figures.mean(0))
         self.std.copy_(figures.std(0, correction=0))
         apart = ((figures - self.mean.cpu()) / self.std.cpu().clamp(min=1e-4)).flatten(1)
         self.correlation.copy_(apart.T @ apart / len(apart))
 
-    def forward(self, figures: Sequence[Figures], sources: Sequence[int], target: int) -> list[float]:
+    def forward(
+        self, figures: Sequence[tuple[float, float, float]], sources: Sequence[int], target: int
+    ) -> list[float]:
         """Mean and standard deviation in unit range that a modality is expected to have.
 
         Args:

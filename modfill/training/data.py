@@ -13,7 +13,6 @@ from modfill.case import find_cases, read_case, require_usable
 from modfill.config import Preset
 from modfill.errors import ModfillError
 from modfill.metrics import psnr
-from modfill.model.brightness import Figures, brightness
 from modfill.preprocess import IntensityScale, prepare
 
 
@@ -84,9 +83,9 @@ def _read_cached(stem: Path) -> TrainingCase:
     )
 
 
-def brightness_of(case: TrainingCase) -> list[Figures]:
-    """How bright each modality of a case is, as `modfill.model.brightness` has it."""
-    return [brightness(volume, case.brain, scale) for volume, scale in zip(case.volumes, case.scales, strict=True)]
+def brightness_of(case: TrainingCase) -> list[tuple[float, float, float]]:
+    """How bright each modality of a case is, as `IntensityScale.brightness` has it."""
+    return [scale.brightness(volume, case.brain) for volume, scale in zip(case.volumes, case.scales, strict=True)]
 
 
 def validation_tasks(cases: list[TrainingCase]) -> list[tuple[TrainingCase, tuple[int, ...], int]]:
