@@ -184,6 +184,7 @@ def batches(data: Any, workers: int = 0, start: str | None = None) -> dict[str, 
     }
 
 
+@pytest.mark.usefixtures("one_thread_in_float32")  # as workers have
 @pytest.mark.parametrize(("workers", "start"), [(1, "fork"), (2, "fork"), (2, "spawn")])
 def test_workers_give_the_same_batches(
     tiny_weights: Path, files: list, tmp_path: Path, workers: int, start: str

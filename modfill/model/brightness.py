@@ -53,10 +53,10 @@ class Brightness(nn.Module):
             sources: indices of their modalities.
             target: index of the modality wanted.
         """
-        mean, std, correlation = self.mean.cpu(), self.std.cpu(), self.correlation.cpu()
-        seen = (torch.tensor(figures) - mean[list(sources)]) / std[list(sources)].clamp(min=1e-4)
+        mean, std, correlation = (part.cpu().double() for part in (self.mean, self.std, self.correlation))
+        seen = (torch.tensor(figures, dtype=mean.dtype) - mean[list(sources)]) / std[list(sources)].clamp(min=1e-4)
         there = [source * FIGURES + figure for source in sources for figure in range(FIGURES)]
-        known = correlation[there][:, there] + RIDGE * torch.eye(len(there))
+        known = correlation[there][:, there] + RIDGE * torch.eye(len(there), dtype=mean.dtype)
         apart = torch.linalg.pinv(known) @ seen.flatten().clamp(-BOUND, BOUND)
         found = correlation[target * FIGURES : target * FIGURES + 2, there] @ apart
         unit_mean, unit_std = (mean[target, :2] + std[target, :2] * found.clamp(-BOUND, BOUND)).tolist()
