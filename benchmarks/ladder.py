@@ -73,8 +73,9 @@ def climb(model: ALDM, cases: list[Case]) -> pd.DataFrame:
             answers = [("autoencoder, given the target", whole, model.decode(model.encode(truth))[0, 0])]
             volumes = {m: torch.from_numpy(v) for m, v in part.volumes.items()}
             answers += [(name, part, volume) for name, volume in rungs(model, volumes, index)]
+        unit = expected_brightness(part, model, target)
         for name, prepared, volume in answers:
-            given = in_unit_range(prepared, volume.float().numpy(), expected_brightness(part, model, target))
+            given = in_unit_range(prepared, volume.float().numpy(), unit)
             own = {"rung": name, "case_id": case.case_id, "sources": "+".join(sources), "target": target}
             rows.append({**own, **figures(case, target, given)})
         print(case.case_id, "+".join(sources), target, flush=True)

@@ -122,6 +122,7 @@ def test_weights_are_the_averages_and_know_the_cohort(trained: Path, cohort: Pat
     assert [case.case_id for case in cases] == ["p0", "p1", "p2"]  # p3 is not complete
     expected = np.mean([[(s.unit_mean, s.unit_std) for s in case.scales] for case in cases[1:]], axis=0)  # p0 held out
     np.testing.assert_allclose(model.brightness.mean[:, :2].numpy(), expected, atol=1e-3)
+    assert model.brightness.std[:, :2].all() and not torch.equal(model.brightness.correlation, torch.eye(12))
     assert float(model.latent_std) != 1.0
 
 
