@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.baselines import Method
+from benchmarks.baselines.in_case import InCase
 from benchmarks.baselines.ours import Modfill
 from benchmarks.baselines.simple import CopyNearest, MeanAvailable
 from benchmarks.baselines.trained import STAGES, Trained
@@ -14,14 +15,16 @@ from benchmarks.baselines.voxelwise import Voxelwise
 from modfill.case import find_cases, read_case
 
 UNTRAINED: dict[str, Callable[[], Method]] = {"copy": CopyNearest, "mean": MeanAvailable}
+FITTED: dict[str, Callable[[], Method]] = {"voxelwise": Voxelwise, "voxelwise-in-case": InCase}
 OURS = {"modfill": "mean", "modfill-sample": "sample"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What names the methods and says where their trained parts lie."""
     parser.add_argument("--methods", nargs="+", default=["modfill"], metavar="NAME",
-                        choices=(*UNTRAINED, "voxelwise", *OURS, *STAGES),
-                        help=f"any of: {', '.join((*UNTRAINED, 'voxelwise', *OURS, *STAGES))}")  # fmt: skip
+                        choices=(*UNTRAINED, *FITTED, *OURS, *STAGES),
+                        help=f"any of: {', '.join((*UNTRAINED, *FITTED, *OURS, *STAGES))}; voxelwise-in-case knows "
+                             "the target")  # fmt: skip
     parser.add_argument("--train", type=Path, metavar="DIR", help="training cases, which voxelwise is fitted to")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="DIR/NAME is the run folder of the trained rival NAME")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="modfill's; default: those it ships")
@@ -40,9 +43,9 @@ def chosen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list
                 parser.error(f"{name} needs --runs")
             methods.append(Trained(name, options.runs / name))
         else:
-            if options.train is None:
+            known = options.cases if name == InCase.name else options.train
+            if known is None:
                 parser.error(f"{name} needs --train")
-            voxelwise = Voxelwise()
-            voxelwise.fit([read_case(files) for files in find_cases(options.train)])
-            methods.append(voxelwise)
+            methods.append(FITTED[name]())
+            methods[-1].fit([read_case(files) for files in find_cases(known)])
     return methods

@@ -1,54 +1,57 @@
 """The ceiling of everything that passes through latents: the autoencoder's own reconstruction, the paper's diagonal.
 
-    python -m benchmarks.reconstruction --cases DIR [--weights FILE]
+    python -m benchmarks.reconstruction --cases DIR --out DIR [--weights FILE]
 
-Prints PSNR (dB, unit range, over the paper's 192x192x144 voxels) per case and modality, and the means.
+Writes `reconstruction.csv`, all figures of the protocol for every modality of every complete case, mapped with the
+modality's own scale; `benchmarks.translation` with the same `--out` takes its table's diagonal from there.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
-from modfill.case import find_cases, read_case
+from benchmarks.cases import figures, in_unit_range
+from modfill.case import Case, find_cases, read_case
 from modfill.checkpoint import SHIPPED, load
-from modfill.metrics import psnr
 from modfill.model.aldm import ALDM
 from modfill.precision import fast_precision
 from modfill.preprocess import prepare
 
 
 @torch.inference_mode()
-def reconstruct(model: ALDM, cohort: Path) -> pd.DataFrame:
-    """PSNR of each modality (columns) of each case (rows)."""
-    rows = {}
-    for files in find_cases(cohort):
-        case = read_case(files)
-        prepared = prepare(case, model.preset.multiple, model.preset.normalisation)
-        row = {}
-        for modality, volume in prepared.volumes.items():
-            with fast_precision(torch.device("cpu")):
-                out = model.decode(model.encode(torch.from_numpy(volume)[None, None]))[0, 0].float().numpy()
-            scale, kind = prepared.scales[modality], model.preset.normalisation
-            row[modality] = psnr(*(scale.to_unit(v, kind) * prepared.brain for v in (volume, out)))
-        rows[case.case_id] = row
-        print(case.case_id, {m: round(v, 2) for m, v in row.items()}, flush=True)
-    return pd.DataFrame.from_dict(rows, orient="index")
+def reconstruct(model: ALDM, case: Case) -> Iterator[dict]:
+    """A row for each modality of a complete case."""
+    prepared = prepare(case, model.preset.multiple, model.preset.normalisation)
+    for modality, volume in prepared.volumes.items():
+        with fast_precision(torch.device("cpu")):
+            out = model.decode(model.encode(torch.from_numpy(volume)[None, None]))[0, 0].float().numpy()
+        scale = prepared.scales[modality]
+        given = in_unit_range(prepared, out, (scale.unit_mean, scale.unit_std))
+        yield {"case_id": case.case_id, "modality": modality, **figures(case, modality, given)}
 
 
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, default=SHIPPED)
+    parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="FILE")
     options = parser.parse_args()
-    table = reconstruct(load(options.weights)[0], options.cases)
-    print(table.describe().loc[["mean", "std"]].round(2).to_string())
-    print(f"mean over all {np.mean(table.to_numpy()):.2f} dB")
+    model, _ = load(options.weights)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict] = []
+    for files in find_cases(options.cases):
+        rows += reconstruct(model, read_case(files))
+        print(rows[-1]["case_id"], flush=True)
+    frame = pd.DataFrame(rows)
+    frame.to_csv(options.out / "reconstruction.csv", index=False)
+    print(frame.groupby("modality", sort=False)[["psnr", "psnr_matched", "ssim"]].mean().round(3).to_string())
+    print(f"mean {frame.psnr.mean():.2f} dB, {frame.psnr_matched.mean():.2f} matched")
 
 
 if __name__ == "__main__":

@@ -26,15 +26,16 @@ def append(table: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
         writer.writerows(rows)
 
 
-def summary(frame: pd.DataFrame) -> str:
+def summary(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> str:
     """Markdown: every method by number of sources, modfill's wins, the paper's two tasks, what lies in the tumour, what
     a source more brings, the paper's Table 2, and every task.
 
     Args:
         frame: the rows of `translation.csv`.
+        reconstruction: those of `reconstruction.csv`, for the diagonal of Table 2.
     """
-    parts = [overview(frame), wins(frame), papers_tasks(frame), tumour(frame), added(frame), matrix(frame),
-             every_task(frame)]  # fmt: skip
+    parts = [overview(frame), wins(frame), papers_tasks(frame), tumour(frame), added(frame),
+             matrix(frame, reconstruction), every_task(frame)]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
 
@@ -110,11 +111,14 @@ def added(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def matrix(frame: pd.DataFrame) -> str:
-    """The paper's Table 2: modfill's PSNR / PSNR matched from each single source (rows) to each target (columns)."""
+def matrix(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> str:
+    """The paper's Table 2: modfill's PSNR / PSNR matched from each single source (rows) to each target (columns), and
+    on the diagonal what its autoencoder alone makes of the modality."""
     own = frame[(frame.method == OURS) & frame.sources.isin(MODALITIES)]
     if own.empty:
         return ""
+    if reconstruction is not None:
+        own = pd.concat([own, reconstruction.assign(sources=reconstruction.modality, target=reconstruction.modality)])
     means = own.groupby(["sources", "target"])[["psnr", "psnr_matched"]].mean()
     lines = [_row("modfill, from", *(f"to {_short(m)}" for m in MODALITIES)), _rule(1 + len(MODALITIES))]
     for source in MODALITIES:

@@ -68,7 +68,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
     frame = run(chosen(options, parser), options.cases, options.out)
-    (options.out / "translation.md").write_text(summary(frame), encoding="utf8")
+    diagonal = options.out / "reconstruction.csv"
+    reconstruction = pd.read_csv(diagonal) if diagonal.exists() else None
+    (options.out / "translation.md").write_text(summary(frame, reconstruction), encoding="utf8")
     plot(frame, options.out / "translation.png")
 
 

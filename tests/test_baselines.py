@@ -1,4 +1,5 @@
-"""The trained rivals: they learn, they go back to the case's grid, and they say when they were never trained."""
+"""The rivals: they learn, they go back to the case's grid, and they say when they were never trained; and the yardstick
+that knows its target, but not what it is to say."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.baselines import trained
+from benchmarks.baselines.in_case import InCase
 from benchmarks.baselines.network import NetworkStage
 from benchmarks.baselines.trained import STAGES, Trained
 from modfill.case import Case, case_from_arrays
@@ -59,3 +61,24 @@ def test_each_learns_an_inverse_contrast(tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_untrained_one_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModfillError, match=r"unet\.ckpt must be a trained unet, got no file"):
         Trained("unet", tmp_path).complete(without(learnable_case(1), "t1c"), ["t1c"])
+
+
+def test_the_yardstick_knows_the_target_everywhere_but_in_the_voxel_itself() -> None:
+    case = learnable_case(1)
+    brain = case.volume("t1n") > 0
+
+    def yardstick(flair: np.ndarray) -> np.ndarray:
+        images = {m: case.images[m].get_fdata() for m in case.available} | {"t2f": flair}
+        whole = case_from_arrays(images, AFFINE, "p")
+        method = InCase()
+        method.fit([whole])
+        return method.complete(without(whole, "t2f"), ["t2f"])["t2f"]
+
+    flair = case.volume("t2f").astype(np.float64)
+    given = yardstick(flair)
+    assert given.shape == brain.shape and not given[~brain].any() and given.min() >= 0 and given.max() <= 1
+    assert np.corrcoef(given[brain], flair[brain])[0, 1] > 0.95
+    place = tuple(np.argwhere(brain & (flair == np.median(flair[brain])))[0])
+    flair[place] += 5
+    moved = yardstick(flair)
+    assert moved[place] == pytest.approx(given[place]) and np.abs(moved - given).max() > 0

@@ -35,6 +35,11 @@ def test_means_wins_and_matrix() -> None:
     assert summary(frame).count("| modfill | t1n+t2w | t1c (T1ce) |") == 1
 
 
+def test_the_autoencoder_s_reconstruction_is_the_diagonal() -> None:
+    own = pd.DataFrame({"case_id": ["a", "b"], "modality": "t1n", "psnr": [33.0, 35.0], "psnr_matched": [34.0, 35.5]})
+    assert "| T1 | 34.00 / 34.75 | 21.25 / 21.25 | 21.25 / 21.25 |" in summary(rows({"modfill": 20.0}), own)
+
+
 def test_rivals_alone_have_no_wins(tmp_path: Path) -> None:
     frame = rows({"copy": 19.0})
     assert wins(frame) == "" and matrix(frame) == "" and "modfill" not in summary(frame)
