@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from modfill.case import Case
-from modfill.metrics import brain_box, score
+from modfill.metrics import brain_box, score, sharpness
 from modfill.modalities import MODALITIES
 from modfill.preprocess import IntensityScale, Prepared
 
@@ -43,8 +43,10 @@ def in_unit_range(prepared: Prepared, volume: np.ndarray, unit: Sequence[float])
 
 
 def figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
-    """Every figure of `modfill.metrics.score` of a predicted modality in unit range, on the grid of a complete case."""
+    """Every figure of `modfill.metrics.score`, and `sharpness`, of a predicted modality in unit range on the grid of a
+    complete case."""
     brain, segmentation = np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2, segmentation_of(case)
     box = brain_box(brain)
     tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
-    return score(case.volume(target)[box], predicted[box], brain[box], tumour)
+    seen = case.volume(target)[box], predicted[box], brain[box]
+    return score(*seen, tumour) | {"sharpness": sharpness(*seen)}

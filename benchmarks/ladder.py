@@ -29,7 +29,7 @@ from modfill.precision import fast_precision
 from modfill.preprocess import prepare
 
 STEPS = (2, 5, 10, 50)
-SHOWN = ("psnr", "psnr_brain", "psnr_tumour", "ssim", "psnr_matched")
+SHOWN = ("psnr", "psnr_brain", "psnr_tumour", "ssim", "psnr_matched", "sharpness")
 
 
 def tasks(cases: list[Case]) -> Iterator[tuple[Case, tuple[str, ...], str]]:
@@ -63,7 +63,7 @@ def rungs(model: ALDM, volumes: dict[str, Tensor], target: int) -> Iterator[tupl
 
 @torch.inference_mode()
 def climb(model: ALDM, cases: list[Case]) -> pd.DataFrame:
-    """A row per case, task and rung, with every figure of `modfill.metrics.score`."""
+    """A row per case, task and rung, with every figure of the protocol, and the sharpness."""
     rows = []
     for case, sources, target in tasks(cases):
         whole, part = (prepare(c, model.preset.multiple, "zscore") for c in (case, reduced(case, sources)))

@@ -27,15 +27,15 @@ def append(table: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
 
 
 def summary(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> str:
-    """Markdown: every method by number of sources, modfill's wins, the paper's two tasks, what lies in the tumour, what
-    a source more brings, the paper's Table 2, and every task.
+    """Markdown: every method by number of sources, modfill's wins, the paper's two tasks, what lies in the tumour, how
+    sharp the images are, what a source more brings, the paper's Table 2, and every task.
 
     Args:
         frame: the rows of `translation.csv`.
         reconstruction: those of `reconstruction.csv`, for the diagonal of Table 2.
     """
-    parts = [overview(frame), wins(frame), papers_tasks(frame), tumour(frame), added(frame),
-             matrix(frame, reconstruction), every_task(frame)]  # fmt: skip
+    parts = [overview(frame), wins(frame), papers_tasks(frame), tumour(frame), sharp(frame),
+             added(frame), matrix(frame, reconstruction), every_task(frame)]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
 
@@ -86,6 +86,14 @@ def tumour(frame: pd.DataFrame) -> str:
         parts = [rows[(rows.sources == s) & (rows.target == t)] for s, t in TUMOUR_TASKS.values()] + [rows]
         cells = (f"{part.psnr_tumour.mean():.2f} / {part.psnr_tumour_matched.mean():.2f}" for part in parts)
         lines.append(_row(name, *cells))
+    return "\n".join(lines) + "\n"
+
+
+def sharp(frame: pd.DataFrame) -> str:
+    """Fine detail as a share of the acquired image's, by target."""
+    means = frame.pivot_table(index="method", columns="target", values="sharpness", sort=False)
+    lines = [_row("fine detail, acquired = 1", *(f"to {_short(m)}" for m in MODALITIES)), _rule(1 + len(MODALITIES))]
+    lines += [_row(name, *(f"{row[m]:.2f}" for m in MODALITIES)) for name, row in means.iterrows()]
     return "\n".join(lines) + "\n"
 
 

@@ -57,7 +57,7 @@ def run(methods: list[Method], cohort: Path, out: Path) -> pd.DataFrame:
 COLUMNS = ("method", "case_id", "sources", "target", *(
     f"{name}{suffix}" for suffix in ("", "_matched")
     for name in ("psnr", "psnr_brain", "nmse", "ssim", "ssim_brain", "psnr_tumour", "ssim_tumour")
-))  # fmt: skip
+), "sharpness")  # fmt: skip
 
 
 def main() -> None:

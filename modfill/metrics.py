@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-__all__ = ["brain_box", "dice", "hd95", "match", "nmse", "psnr", "score", "ssim", "ssim_map", "unit_range"]
+__all__ = ["brain_box", "dice", "hd95", "match", "nmse", "psnr", "score", "sharpness", "ssim", "ssim_map", "unit_range"]
 
 Volume = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -89,6 +89,26 @@ def _windowed(volume: Volume) -> Volume:
 def ssim(reference: np.ndarray, prediction: np.ndarray, brain: Mask) -> float:
     """The mean over `brain` of `ssim_map`; volumes (X, Y, Z), range [0, 1]; 1 is perfect."""
     return float(ssim_map(reference, prediction)[brain].mean())
+
+
+def sharpness(reference: np.ndarray, prediction: np.ndarray, brain: Mask) -> float:
+    """How much fine detail a prediction has, as a share of the reference's: 1 is as sharp, less is smoother.
+
+    Detail is what a gaussian of one voxel removes inside the brain; its standard deviation over that of the whole
+    brain's intensities, so that neither brightness nor contrast counts. It need not be the reference's own detail.
+
+    Args:
+        reference, prediction: (X, Y, Z), any intensities.
+        brain: (X, Y, Z), not empty.
+    """
+    weight = ndimage.gaussian_filter(brain.astype(np.float64), 1)[brain]
+
+    def detail(volume: np.ndarray) -> float:
+        values = volume * brain.astype(np.float64)
+        fine = values[brain] - ndimage.gaussian_filter(values, 1)[brain] / weight
+        return float(fine.std() / max(values[brain].std(), SMALLEST))
+
+    return detail(prediction) / max(detail(reference), SMALLEST)
 
 
 def match(reference: np.ndarray, prediction: np.ndarray, brain: Mask) -> Volume:

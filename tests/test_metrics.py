@@ -95,6 +95,18 @@ def test_ssim_is_the_mean_of_its_map_over_the_brain() -> None:
     assert metrics.ssim(unit, np.clip(prediction, 0, 1) * brain, brain) == figures["ssim_brain"]
 
 
+def test_sharpness_counts_detail_whatever_the_contrast_and_whatever_lies_outside() -> None:
+    reference, _, brain, _ = smooth_case(0)
+    assert metrics.sharpness(reference, 0.2 + 0.5 * reference, brain) == pytest.approx(1)
+    assert metrics.sharpness(reference, np.where(brain, reference, 9), brain) == pytest.approx(1)
+    filled = np.where(brain, reference, reference[brain].mean())
+    smooth = [metrics.sharpness(reference, ndimage.gaussian_filter(filled, sigma), brain) for sigma in (0.5, 1, 2)]
+    assert 1 > smooth[0] > smooth[1] > smooth[2] > 0
+    noisy = reference + 30 * np.random.default_rng(0).standard_normal(reference.shape)
+    assert metrics.sharpness(reference, noisy, brain) > 1
+    assert metrics.sharpness(reference, np.ones_like(reference), brain) == pytest.approx(0)
+
+
 def test_inputs_stay_as_they_are_and_float32_is_computed_in_float64() -> None:
     reference, prediction, brain, tumour = smooth_case(3)
     arrays = [reference.astype(np.float32), prediction.astype(np.float32), brain, tumour]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.tables import SHOWN, added, matrix, overview, papers_tasks, plot, summary, tumour, wins
+from benchmarks.tables import SHOWN, added, matrix, overview, papers_tasks, plot, sharp, summary, tumour, wins
 from modfill.modalities import MODALITIES
 
 TUMOUR = ("psnr_tumour", "psnr_tumour_matched")
@@ -22,7 +22,7 @@ def rows(levels: dict[str, float]) -> pd.DataFrame:
                 for sources in combinations(MODALITIES, count):
                     for target in set(MODALITIES) - set(sources):
                         own = {"method": method, "case_id": case_id, "sources": "+".join(sources), "target": target}
-                        table.append(own | dict.fromkeys((*SHOWN, *TUMOUR), level + count + more))
+                        table.append(own | dict.fromkeys((*SHOWN, *TUMOUR, "sharpness"), level + count + more))
     return pd.DataFrame(table)
 
 
@@ -59,6 +59,13 @@ def test_what_a_source_more_brings_and_what_lies_in_the_tumour() -> None:
     frame.loc[(frame.method == "copy") & (frame.sources == "t2w"), "psnr_tumour"] = 8.0
     assert "| copy | 10.00 / 12.00 | 8.00 / 12.00 | 10.00 / 12.00 |" in tumour(frame)
     assert tumour(frame.assign(psnr_tumour=float("nan"))) == ""
+
+
+def test_how_sharp_the_images_of_a_target_are() -> None:
+    frame = rows({"copy": 0.0, "modfill": 0.0})
+    frame["sharpness"] = (frame.method == "modfill") * 0.5 + (frame.target == "t1c") * 0.25
+    assert "| copy | 0.00 | 0.25 | 0.00 | 0.00 |" in sharp(frame)
+    assert "| modfill | 0.50 | 0.75 | 0.50 | 0.50 |" in sharp(frame)
 
 
 def test_the_paper_s_tasks_stand_beside_its_figures() -> None:
