@@ -70,12 +70,13 @@ def climb(model: ALDM, cases: list[Case]) -> pd.DataFrame:
         index = MODALITIES.index(target)
         with fast_precision(torch.device("cpu")):
             truth = torch.from_numpy(whole.volumes[target])[None, None]
-            answers = [("autoencoder, given the target", whole, model.decode(model.encode(truth))[0, 0])]
+            scale, unit = whole.scales[target], list(expected_brightness(part, model, target))
+            known = [scale.unit_mean, scale.unit_std]
+            answers = [("autoencoder, given the target", whole, known, model.decode(model.encode(truth))[0, 0])]
             volumes = {m: torch.from_numpy(v) for m, v in part.volumes.items()}
-            answers += [(name, part, volume) for name, volume in rungs(model, volumes, index)]
-        unit = expected_brightness(part, model, target)
-        for name, prepared, volume in answers:
-            given = in_unit_range(prepared, volume.float().numpy(), unit)
+            answers += [(name, part, unit, volume) for name, volume in rungs(model, volumes, index)]
+        for name, prepared, bright, volume in answers:
+            given = in_unit_range(prepared, volume.float().numpy(), bright)
             own = {"rung": name, "case_id": case.case_id, "sources": "+".join(sources), "target": target}
             rows.append({**own, **figures(case, target, given)})
         print(case.case_id, "+".join(sources), target, flush=True)
@@ -84,7 +85,8 @@ def climb(model: ALDM, cases: list[Case]) -> pd.DataFrame:
 
 def summary(frame: pd.DataFrame) -> str:
     """Markdown: means per rung over all tasks, and PSNR per target."""
-    means = frame.pivot_table(index="rung", values=list(SHOWN), sort=False)[list(SHOWN)]
+    shown = [name for name in SHOWN if name in frame]  # there may be no tumour
+    means = frame.groupby("rung", sort=False)[shown].mean()
     targets = frame.pivot_table(index="rung", columns="target", values="psnr", sort=False)
     table = means.join(targets.add_prefix("psnr "))
     lines = ["| rung | " + " | ".join(table.columns) + " |", "|---" * (1 + len(table.columns)) + "|"]

@@ -5,8 +5,8 @@
 For every case each modality is synthesised once from the one after it and once from all others. Writes
 `uncertainty.csv` and `uncertainty.md`: for the spread of the samples and for the error that the refiner expects, the
 rank correlation with the true absolute error over the brain's voxels, and the mean error in the tenth of the voxels
-where the map is highest, as a multiple of the mean elsewhere; and the confidence beside the observed PSNR over the
-brain.
+where the map is highest, as a multiple of the mean elsewhere; how far a sample strays from the mean, scale by scale,
+beside the mean's own error; and the confidence beside the observed PSNR over the brain.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 
 from benchmarks.cases import in_unit_range, reduced
 from modfill import checkpoint
 from modfill.case import Case, find_cases, read_case
 from modfill.completion import draw_noise, expected_brightness
-from modfill.metrics import psnr, unit_range
+from modfill.metrics import match, psnr, unit_range
 from modfill.modalities import MODALITIES
 from modfill.model.aldm import ALDM
 from modfill.precision import fast_precision
@@ -33,6 +34,7 @@ from modfill.preprocess import prepare
 from modfill.provenance import Settings
 
 VOXELS = 200_000  # enough for a rank correlation
+SCALES = (1, 2, 4, 8, 16)  # gaussian sigmas in voxels, between which a scale lies
 
 
 def tasks() -> Iterator[tuple[tuple[str, ...], str]]:
@@ -46,21 +48,35 @@ def tasks() -> Iterator[tuple[tuple[str, ...], str]]:
 def measure(model: ALDM, case: Case, sources: tuple[str, ...], target: str, samples: int) -> dict[str, Any]:
     """One row of the table."""
     part, index = prepare(reduced(case, sources), model.preset.multiple, "zscore"), MODALITIES.index(target)
-    settings = Settings(samples=samples)
     with fast_precision(torch.device("cpu")):
         encoded = model.see({m: torch.from_numpy(v) for m, v in part.volumes.items()})
-        noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, settings)
-        prediction = model.predict(encoded, index, noise, None, "mean")
-    assert prediction.spread is not None and prediction.expected is not None
-    given = in_unit_range(part, prediction.volume.numpy(), expected_brightness(part, model, target))
+        noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, Settings(samples=samples))
+        prediction = model.predict(encoded, index, noise[:1], None, "mean")
+        sample = model.predict(encoded, index, noise, None, "sample")
+    assert sample.spread is not None and prediction.expected is not None
+    unit = expected_brightness(part, model, target)
+    given, strayed = (in_unit_range(part, volume.numpy(), unit) for volume in (prediction.volume, sample.volume))
     brain = np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2
     truth = unit_range(case.volume(target), brain)
     error = np.abs(truth - given)[brain]
     row: dict[str, Any] = {"case_id": case.case_id, "sources": "+".join(sources), "target": target}
-    for name, volume in (("spread", prediction.spread), ("expected", prediction.expected.sqrt())):
+    for name, volume in (("spread", sample.spread), ("expected", prediction.expected.sqrt())):
         values = part.geometry.restore(volume.float().numpy())[brain]
         row |= {f"{name}_{key}": value for key, value in agreement(values, error).items()}
+    row |= {f"error_{n}": value for n, value in enumerate(by_scale(truth - match(truth, given, brain), brain))}
+    row |= {f"sample_{n}": value for n, value in enumerate(by_scale(strayed - given, brain))}
     return row | {"confidence": prediction.confidence, "observed": psnr(truth, given, brain)}
+
+
+def by_scale(difference: np.ndarray, brain: np.ndarray) -> Iterator[float]:
+    """Root mean square over the brain of what lies between one gaussian of `SCALES` and the next, finest first."""
+    left = difference * brain
+    for sigma in (*SCALES, None):
+        smooth = np.zeros_like(left)
+        if sigma is not None:
+            smooth = gaussian_filter(difference * brain, sigma) / np.maximum(gaussian_filter(brain * 1.0, sigma), 1e-3)
+        yield float(np.sqrt(((left - smooth)[brain] ** 2).mean()))
+        left = smooth
 
 
 def agreement(values: np.ndarray, error: np.ndarray) -> dict[str, float]:
@@ -74,13 +90,17 @@ def agreement(values: np.ndarray, error: np.ndarray) -> dict[str, float]:
 
 
 def summary(frame: pd.DataFrame) -> str:
-    """Markdown: the maps' figures on average, and how far the confidence is off."""
+    """Markdown: the maps' figures on average, how far samples stray, and how far the confidence is off."""
     off = frame.confidence - frame.observed
     lines = ["| map | rank correlation with the error | error in the top tenth / elsewhere |", "|---|---|---|"]
     lines += [
         f"| {title} | {frame[name + '_correlation'].mean():.2f} | {frame[name + '_decile'].mean():.2f} |"
         for name, title in (("spread", "spread of the samples"), ("expected", "error expected by the refiner"))
     ]
+    lines += ["", "| scale, sigma in voxels | error of the mean, matched | a sample, from the mean |", "|---|---|---|"]
+    for number, sigmas in enumerate(zip((0, *SCALES), (*SCALES, "the whole brain"), strict=True)):
+        rms = (f"{np.sqrt((frame[f'{name}_{number}'] ** 2).mean()):.3f}" for name in ("error", "sample"))
+        lines.append("| " + " | ".join([f"{sigmas[0]} to {sigmas[1]}", *rms]) + " |")
     correlation = frame.confidence.corr(frame.observed)
     lines += [
         "",

@@ -1,0 +1,84 @@
+"""The benchmarks of images on a tiny case: every row is there once, is what it says, and is not done again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import ladder, translation, uncertainty
+from modfill.modalities import MODALITIES
+from tests.case_files import write_case
+
+
+def started(module: object, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    """Run a benchmark as its command line would."""
+    monkeypatch.setattr(sys, "argv", ["", *map(str, words)])
+    module.main()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    write_case(tmp_path / "in", "p1", affine=np.diag((-1.0, -1.0, 1.0, 1.0)))
+    return tmp_path / "in"
+
+
+def test_translation_scores_every_task_once(
+    cohort: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    known = ("--cases", cohort, "--train", cohort, "--weights", tiny_weights, "--out", out, "--methods")
+    started(translation, monkeypatch, *known, "copy", "modfill")
+    first = pd.read_csv(out / "translation.csv")
+    assert list(first.columns) == list(translation.COLUMNS)
+    assert first.groupby("method").size().to_dict() == {"copy": 28, "modfill": 28}
+    assert not any(row.target in row.sources.split("+") for row in first.itertuples())
+    started(translation, monkeypatch, *known, "copy", "modfill", "modfill-sample", "voxelwise", "voxelwise-in-case")
+    again = pd.read_csv(out / "translation.csv")
+    pd.testing.assert_frame_equal(again[:56], first)
+    means = again.groupby("method").psnr_matched.mean()
+    assert len(again) == 5 * 28 and means["modfill"] != means["modfill-sample"]
+    assert means["voxelwise"] > means["copy"]  # fitted to this very case
+    assert "| modfill-sample | all 28 |" in (out / "translation.md").read_text()
+
+
+def test_every_rung_of_the_ladder_is_another(
+    cohort: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started(ladder, monkeypatch, "--cases", cohort, "--weights", tiny_weights, "--out", tmp_path / "out")
+    frame = pd.read_csv(tmp_path / "out" / "ladder.csv")
+    assert set(frame.target) == {"t1n"} and set(frame.sources) == {"t1c", "t1c+t2w+t2f"}
+    assert (frame.groupby("rung").size() == 2).all() and frame.rung.nunique() >= 12
+    ceiling = frame[frame.rung == "autoencoder, given the target"]
+    assert ceiling.psnr.nunique() == 1  # whatever the sources
+    assert frame[frame.rung != ceiling.rung.iloc[0]].groupby("sources").psnr.nunique().min() >= 10
+
+
+def test_uncertainty_tells_each_map_and_scale(
+    cohort: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = ("--cases", cohort, "--weights", tiny_weights, "--samples", 2, "--out", tmp_path / "out")
+    started(uncertainty, monkeypatch, *known)
+    frame = pd.read_csv(tmp_path / "out" / "uncertainty.csv")
+    assert len(frame) == 8 and set(frame.target) == set(MODALITIES)
+    assert frame.notna().all(axis=None) and (frame.filter(like="sample_") > 0).all(axis=None)
+    text = (tmp_path / "out" / "uncertainty.md").read_text()
+    assert "| 0 to 1 |" in text and "| 16 to the whole brain |" in text and "Confidence" in text
+
+
+def test_a_map_that_is_the_error_agrees_with_it() -> None:
+    error = np.random.default_rng(0).random(1000)
+    assert uncertainty.agreement(error, error)["correlation"] == pytest.approx(1)
+    assert uncertainty.agreement(error, error)["decile"] > 1.5
+    assert uncertainty.agreement(-error, error)["decile"] < 0.6
+
+
+def test_what_is_fine_and_what_is_coarse_is_told_apart() -> None:
+    brain = np.ones((64, 64, 64), bool)
+    noise = np.random.default_rng(0).standard_normal(brain.shape)
+    fine, coarse = (list(uncertainty.by_scale(volume, brain)) for volume in (noise, np.full(brain.shape, 0.3)))
+    assert np.argmax(fine) == 0 and fine[0] > 0.8
+    assert coarse[-1] == pytest.approx(0.3) and max(coarse[:-1]) < 1e-6
