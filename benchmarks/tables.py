@@ -155,13 +155,13 @@ def plot(frame: pd.DataFrame, path: Path) -> None:
 
     frame = frame.assign(count=frame.sources.str.count(r"\+") + 1)
     by_case = frame.groupby(["method", "count", "case_id"], sort=False).psnr_matched.mean()
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for name in frame.method.unique():
         values = by_case[name]
         [line] = axes.plot((1, 2, 3), values.groupby("count").mean(), marker="o", label=name)
         axes.scatter(values.index.get_level_values("count"), values, s=6, alpha=0.4, color=line.get_color())
     axes.set(xlabel="sources", ylabel="matched PSNR, dB", xticks=(1, 2, 3))
-    axes.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
