@@ -30,6 +30,11 @@ def segmentation_of(case: Case) -> np.ndarray | None:
     return np.asarray(nib.Nifti1Image.from_filename(path).dataobj) if path.exists() else None
 
 
+def brain_of(case: Case) -> np.ndarray:
+    """The protocol's brain (X, Y, Z) of a complete case: where at least two modalities are not 0."""
+    return np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2
+
+
 def in_unit_range(prepared: Prepared, volume: np.ndarray, unit: Sequence[float]) -> np.ndarray:
     """A z-scored volume on the model's grid -> unit range on the case's own grid, 0 outside the brain.
 
@@ -45,7 +50,7 @@ def in_unit_range(prepared: Prepared, volume: np.ndarray, unit: Sequence[float])
 def figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
     """Every figure of `modfill.metrics.score`, and `sharpness`, of a predicted modality in unit range on the grid of a
     complete case."""
-    brain, segmentation = np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2, segmentation_of(case)
+    brain, segmentation = brain_of(case), segmentation_of(case)
     box = brain_box(brain)
     tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
     seen = case.volume(target)[box], predicted[box], brain[box]

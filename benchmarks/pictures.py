@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from benchmarks.baselines import Method
-from benchmarks.cases import reduced, segmentation_of
+from benchmarks.cases import brain_of, reduced, segmentation_of
 from benchmarks.methods import add_arguments, chosen
 from modfill.case import Case, find_cases, read_case
 from modfill.metrics import brain_box, score, unit_range
@@ -26,7 +26,7 @@ Picture = tuple[str, np.ndarray]  # title, unit range (X, Y) with the nose up wh
 
 def row_of(case: Case, methods: list[Method], sources: tuple[str, ...], target: str) -> list[Picture]:
     """The slice as acquired, of each source and as each method gives the target."""
-    brain = np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2
+    brain = brain_of(case)
     box, segmentation = brain_box(brain), segmentation_of(case)
     number = slice_of(brain, segmentation)
     pictures = [(m, unit_range(case.volume(m), brain)) for m in (*sources, target)]

@@ -22,7 +22,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 
-from benchmarks.cases import in_unit_range, reduced
+from benchmarks.cases import brain_of, in_unit_range, reduced
 from modfill import checkpoint
 from modfill.case import Case, find_cases, read_case
 from modfill.completion import draw_noise, expected_brightness
@@ -56,7 +56,7 @@ def measure(model: ALDM, case: Case, sources: tuple[str, ...], target: str, samp
     assert sample.spread is not None and prediction.expected is not None
     unit = expected_brightness(part, model, target)
     given, strayed = (in_unit_range(part, volume.numpy(), unit) for volume in (prediction.volume, sample.volume))
-    brain = np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2
+    brain = brain_of(case)
     truth = unit_range(case.volume(target), brain)
     error = np.abs(truth - given)[brain]
     row: dict[str, Any] = {"case_id": case.case_id, "sources": "+".join(sources), "target": target}

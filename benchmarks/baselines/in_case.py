@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.cases import brain_of
 from modfill.case import Case
 from modfill.metrics import unit_range
-from modfill.modalities import MODALITIES
 
 BINS = 14  # of each source in unit range
 
@@ -28,7 +28,7 @@ class InCase:
     def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
         """Look up."""
         whole = self.whole[case.case_id]
-        brain = np.sum([whole.volume(m) > 0 for m in MODALITIES], axis=0) >= 2
+        brain = brain_of(whole)
         bins = [np.minimum(unit_range(case.volume(m), brain)[brain] * BINS, BINS - 1) for m in case.available]
         cells = np.ravel_multi_index([each.astype(int) for each in bins], (BINS,) * len(bins))
         others = (np.bincount(cells) - 1)[cells]
