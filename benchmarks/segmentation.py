@@ -23,7 +23,7 @@ from benchmarks import nnunet
 from benchmarks.baselines import Method
 from benchmarks.cases import reduced, segmentation_of, segmentation_path
 from benchmarks.methods import add_arguments, chosen
-from benchmarks.tables import append
+from benchmarks.tables import append, scored
 from modfill.case import Case, find_cases, read_case
 from modfill.metrics import dice, hd95
 from modfill.modalities import MODALITIES
@@ -59,9 +59,7 @@ def run(cases: list[Case], methods: list[Method], predictors: Mapping[str, nnUNe
     """Segment every case under every strategy; appended to `segmentation.csv`."""
     out.mkdir(parents=True, exist_ok=True)
     table = out / "segmentation.csv"
-    done = set()
-    if table.exists():
-        done = set(pd.read_csv(table)[["strategy", "case_id", "missing"]].itertuples(index=False, name=None))
+    done = scored(table, COLUMNS, keys=3)
     plain, dropout = predictors["plain"], predictors["dropout"]
     for case in cases:
         truth = segmentation_of(case)

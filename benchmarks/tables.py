@@ -16,6 +16,21 @@ PAPER = {"T1 to T2": ("t1n", "t2w"), "T2 to FLAIR": ("t2w", "t2f")}  # what its 
 TUMOUR_TASKS = PAPER | {"3 to FLAIR": ("t1n+t1c+t2w", "t2f"), "3 to T1ce": ("t1n+t2w+t2f", "t1c")}
 
 
+def scored(table: Path, columns: Sequence[str], keys: int) -> set[tuple[str, ...]]:
+    """The first `keys` columns of what an earlier run wrote to a CSV file, which `append` may go on with.
+
+    Raises:
+        ValueError: an older version began the file with other columns.
+    """
+    if not table.exists():
+        return set()
+    begun = pd.read_csv(table)
+    if tuple(begun) != tuple(columns):
+        raise ValueError(f"{table} must have the columns {', '.join(columns)}, got {', '.join(begun)}; "
+                         "an older version began it: give another --out")  # fmt: skip
+    return set(begun[list(columns[:keys])].itertuples(index=False, name=None))
+
+
 def append(table: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
     """Add rows to a CSV file, with a header if it is new."""
     new = not table.exists()

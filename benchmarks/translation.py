@@ -18,7 +18,7 @@ import pandas as pd
 from benchmarks.baselines import Method
 from benchmarks.cases import figures, reduced
 from benchmarks.methods import add_arguments, chosen
-from benchmarks.tables import append, plot, summary
+from benchmarks.tables import append, plot, scored, summary
 from modfill.case import Case, find_cases, read_case
 from modfill.modalities import MODALITIES
 
@@ -41,9 +41,7 @@ def run(methods: list[Method], cohort: Path, out: Path) -> pd.DataFrame:
     """Every method on every task of every complete case below `cohort`, appended to `translation.csv`."""
     out.mkdir(parents=True, exist_ok=True)
     table = out / "translation.csv"
-    done = set()
-    if table.exists():
-        done = set(pd.read_csv(table)[["method", "case_id", "sources"]].itertuples(index=False, name=None))
+    done = scored(table, COLUMNS, keys=3)
     for files in find_cases(cohort):
         case = read_case(files)
         for method in methods:

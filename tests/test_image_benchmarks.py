@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import ladder, translation, uncertainty
+from benchmarks import ladder, pictures, translation, uncertainty
+from benchmarks.cases import brain_of
+from modfill.case import find_cases, read_case
+from modfill.metrics import unit_range
 from modfill.modalities import MODALITIES
 from tests.case_files import write_case
 
@@ -43,6 +47,38 @@ def test_translation_scores_every_task_once(
     assert len(again) == 5 * 28 and means["modfill"] != means["modfill-sample"]
     assert means["voxelwise"] > means["copy"]  # fitted to this very case
     assert "| modfill-sample | all 28 |" in (out / "translation.md").read_text()
+
+
+def test_a_table_of_an_older_version_is_not_gone_on_with(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "translation.csv"
+    table.write_text("method,case_id,sources,target,psnr\ncopy,p1,t1n,t1c,20\n")
+    before = table.read_text()
+    with pytest.raises(ValueError, match=r"translation\.csv must have the columns .*sharpness, got .*psnr; .* --out$"):
+        started(translation, monkeypatch, "--cases", cohort, "--out", tmp_path, "--methods", "copy")
+    assert table.read_text() == before
+
+
+def test_pictures_show_the_tumour_upright_beside_every_method(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmentation = np.zeros((24, 28, 20), np.uint8)
+    segmentation[8:12, 8:12, 13] = 3
+    image = nib.Nifti1Image(segmentation, np.diag((-1.0, -1.0, 1.0, 1.0)))
+    nib.save(image, next((cohort).rglob("p1*t1n*")).parent / "p1-seg.nii.gz")
+    drawn, draw = [], pictures.draw
+    monkeypatch.setattr(pictures, "draw", lambda rows, path: (drawn.extend(rows), draw(rows, path)))
+    out = tmp_path / "new" / "a.png"
+    words = ("--methods", "copy", "mean", "--sources", "t2w", "t1n", "--target", "t2f", "--out", out)
+    started(pictures, monkeypatch, "--cases", cohort, *words)
+    ((name, row),) = drawn
+    case = read_case(find_cases(cohort)[0])
+    assert name == "p1" and [title.split()[0] for title, _ in row] == ["t1n", "t2w", "t2f", "copy", "mean"]
+    acquired = unit_range(case.volume("t2f"), brain_of(case))
+    assert np.array_equal(row[2][1], acquired[:, :, 13])  # LPS: a row of the picture runs from right to left already
+    assert not np.array_equal(row[3][1], row[4][1])
+    assert out.read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_rung_of_the_ladder_is_another(
