@@ -6,7 +6,7 @@ For every case each modality is synthesised once from the one after it and once 
 `uncertainty.csv` and `uncertainty.md`: for the spread of the samples and for the error that the refiner expects, the
 rank correlation with the true absolute error over the brain's voxels, and the mean error in the tenth of the voxels
 where the map is highest, as a multiple of the mean elsewhere; how far a sample strays from the mean, scale by scale,
-beside the mean's own error; and the confidence beside the observed PSNR over the brain.
+beside the mean's own error; and the confidence beside the observed PSNR over the brain, matched.
 """
 
 from __future__ import annotations
@@ -58,14 +58,15 @@ def measure(model: ALDM, case: Case, sources: tuple[str, ...], target: str, samp
     given, strayed = (in_unit_range(part, volume.numpy(), unit) for volume in (prediction.volume, sample.volume))
     brain = brain_of(case)
     truth = unit_range(case.volume(target), brain)
+    matched = match(truth, given, brain)
     error = np.abs(truth - given)[brain]
     row: dict[str, Any] = {"case_id": case.case_id, "sources": "+".join(sources), "target": target}
     for name, volume in (("spread", sample.spread), ("expected", prediction.expected.sqrt())):
         values = part.geometry.restore(volume.float().numpy())[brain]
         row |= {f"{name}_{key}": value for key, value in agreement(values, error).items()}
-    row |= {f"error_{n}": value for n, value in enumerate(by_scale(truth - match(truth, given, brain), brain))}
+    row |= {f"error_{n}": value for n, value in enumerate(by_scale(truth - matched, brain))}
     row |= {f"sample_{n}": value for n, value in enumerate(by_scale(strayed - given, brain))}
-    return row | {"confidence": prediction.confidence, "observed": psnr(truth, given, brain)}
+    return row | {"confidence": prediction.confidence, "observed": psnr(truth, matched, brain)}
 
 
 def by_scale(difference: np.ndarray, brain: np.ndarray) -> Iterator[float]:
@@ -104,8 +105,8 @@ def summary(frame: pd.DataFrame) -> str:
     correlation = frame.confidence.corr(frame.observed)
     lines += [
         "",
-        f"Confidence against observed PSNR over the brain, {len(frame)} images: correlation {correlation:.2f}, "
-        f"mean difference {off.mean():+.2f} dB, mean absolute difference {off.abs().mean():.2f} dB.",
+        f"Confidence against observed PSNR over the brain, matched, {len(frame)} images: correlation "
+        f"{correlation:.2f}, mean difference {off.mean():+.2f} dB, mean absolute difference {off.abs().mean():.2f} dB.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -173,9 +173,7 @@ def answers(scale: IntensityScale) -> list[Answer]:
     rng = torch.Generator().manual_seed(0)
     truth, noise, other = torch.randn(3, 20_000, generator=rng)
     return [
-        Answer(
-            target, truth + 0.3 * noise + 1, truth + 0.3 * weight * other - 2, truth, 20.0 + target, scale, (0.5, 0.05)
-        )
+        Answer(target, truth + 0.3 * noise + 1, truth + 0.3 * weight * other - 2, truth, scale)
         for target, weight in enumerate((1.0, 2.0))
     ]
 
@@ -185,17 +183,31 @@ def test_the_share_is_the_one_of_independent_errors() -> None:
     assert found.tolist() == pytest.approx([0.5, 0.2], abs=0.02)  # weights as the inverse variances
 
 
-def test_the_calibration_is_of_the_mixture() -> None:
-    scale, few = IntensityScale(0, 1, 0.5, 0.05), answers(IntensityScale(0, 1, 0.5, 0.05))
+def test_the_calibration_is_of_the_mixture_and_of_contrast_alone() -> None:
+    few = answers(IntensityScale(0, 1, 0.5, 0.05))
     model = SimpleNamespace(
         unet_share=torch.tensor([1.0, 0.0]), preset=SimpleNamespace(normalisation="zscore"),
+        expected_psnr=lambda target, voxels: 20.0 + float(voxels.mean()) + target,
     )  # fmt: skip
-    expected = []
-    for answer, given in zip(few, (few[0].second, few[1].refined), strict=True):
-        error = scale.to_unit(given.numpy(), "zscore") - scale.to_unit(answer.truth.numpy(), "zscore")
-        expected.append(-10 * np.log10(np.mean(error**2)))
+    given = few[0].second, few[1].refined
+    expected = [20.0 + float(g.mean()) + n for n, g in enumerate(given)]
+    observed = []
+    for answer, one in zip(few, given, strict=True):
+        unexplained = 1 - float(np.corrcoef(one, answer.truth)[0, 1]) ** 2
+        observed.append(-10 * np.log10(float(answer.truth.var()) * unexplained * 0.05**2))
     intercept, slope = calibration(model, few)
-    assert [intercept + slope * a.confidence for a in few] == pytest.approx(expected, abs=1e-3)
+    assert [intercept + slope * e for e in expected] == pytest.approx(observed, abs=2e-3)
+
+
+def test_what_an_estimate_does_not_vary_it_does_not_know() -> None:
+    """The mean given what is seen, of a target of variance 1, has the error that its own variance leaves."""
+    model = ALDM(PRESETS["tiny"])
+    seen, unseen = torch.randn(2, 50_000, generator=torch.Generator().manual_seed(0))
+    for known in (0.2, 0.5, 0.9):
+        estimate, truth = known**0.5 * seen, known**0.5 * seen + (1 - known) ** 0.5 * unseen
+        error = (float(model.brightness.mean[1, 1]) * (estimate - truth)).square().mean()
+        assert model.expected_psnr(1, estimate + 7) == pytest.approx(-10 * float(error.log10()), abs=0.1)
+    assert model.expected_psnr(1, 3 * seen) == model.expected_psnr(1, 2 * seen), "bounded"
 
 
 def test_training_cases_are_drawn_whole_or_bent_and_padded() -> None:

@@ -21,6 +21,8 @@ from modfill.model.translator import Translator
 from modfill.model.unet import UNet
 from modfill.sampling import ddim
 
+LEAST_UNKNOWN = 0.05  # of a target's variance: some is noise, which no estimate knows
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -47,7 +49,8 @@ class Prediction:
         volume: normalised, (X, Y, Z).
         spread: voxelwise standard deviation of several samples, in the same units; None with one.
         expected: the squared error that the refiner expects, voxel by voxel; None without a refiner.
-        confidence: PSNR over the brain, in dB, that follows from it, calibrated; None likewise.
+        confidence: PSNR over the brain, in dB, that the mean estimate is expected to have after the best linear fit of
+            its intensities, calibrated; None likewise.
     """
 
     volume: Tensor
@@ -61,7 +64,7 @@ class ALDM(nn.Module):
 
     Attributes:
         latent_std: latents are divided by it before translation and diffusion.
-        calibration: (2,) intercept in dB and slope by which the refiner's expectation becomes a confidence.
+        calibration: (2,) intercept in dB and slope by which `expected_psnr` becomes a confidence.
         unet_share: (M,) weight of the U-Net's answer in its mean with the refiner's; only with a U-Net.
     """
 
@@ -147,11 +150,15 @@ class ALDM(nn.Module):
         if not direct:
             mean = latents.mean(0, keepdim=True)
         volume, expected = self.refine(encoded, target, target_like, mean)
+        confidence = None
+        if expected is not None and encoded.seen is not None:
+            intercept, slope = self.calibration.tolist()
+            confidence = intercept + slope * self.expected_psnr(target, volume[encoded.seen.brain])
         samples = [self.decode(one[None]).float()[0, 0] for one in latents] if sampled else []
         if mode == "sample":
             volume = volume + samples[0] - self.decode(mean).float()[0, 0]
         spread = torch.stack(samples).std(0) if len(samples) > 1 else None
-        return Prediction(volume, spread, expected, self._confidence(encoded, target, expected))
+        return Prediction(volume, spread, expected, confidence)
 
     @property
     def single_step_mean(self) -> bool:
@@ -179,10 +186,15 @@ class ALDM(nn.Module):
             volume = torch.where(brain, volume.lerp(encoded.second[target], self.unet_share[target]), 0)
         return volume, expected
 
-    def _confidence(self, encoded: Encoded, target: int, expected: Tensor | None) -> float | None:
-        """The PSNR in dB over the brain that an expected z-scored squared error stands for, calibrated."""
-        if expected is None or encoded.seen is None:
-            return None
-        squared = float(self.brightness.mean[target, 1]) ** 2 * float(expected[encoded.seen.brain].mean())
-        intercept, slope = self.calibration.tolist()
-        return intercept - slope * 10 * math.log10(max(squared, 1e-12))
+    def expected_psnr(self, target: int, voxels: Tensor) -> float:
+        """PSNR in dB over the brain, not calibrated, that an estimate should have after the best linear fit.
+
+        What is z-scored varies by 1, an estimate of its mean by less, and by as much as it falls short it is wrong (the
+        law of total variance).
+
+        Args:
+            target: index of the modality.
+            voxels: the estimate's z-scored voxels of the brain (N,).
+        """
+        unknown = max(1 - float(voxels.var(correction=0)), LEAST_UNKNOWN)
+        return -10 * math.log10(max(float(self.brightness.mean[target, 1]) ** 2 * unknown, 1e-12))

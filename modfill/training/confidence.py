@@ -1,20 +1,19 @@
-"""What is fitted to cases from which nothing has been learned: the U-Net's share of the answer, and how the refiner's
-expectation of its own error compares with the error."""
+"""What is fitted to cases from which nothing has been learned: the U-Net's share of the answer, and how the PSNR to be
+expected of an answer compares with the one it has."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modfill.metrics import psnr
+from modfill.metrics import match, psnr
 from modfill.model.aldm import ALDM
 from modfill.precision import fast_precision
 from modfill.preprocess import IntensityScale
-from modfill.training.data import TrainingCase, brightness_of
+from modfill.training.data import TrainingCase
 from modfill.training.points import tasks
 
 EVERY = 4  # a held-out case answers a quarter of the tasks, the next one the next quarter
@@ -28,18 +27,14 @@ class Answer:
     Attributes:
         target: index of the modality.
         refined, second, truth: z-scored voxels (N,) of the refiner, of the U-Net if there is one, and as acquired.
-        confidence: PSNR in dB that the refiner expects, not calibrated.
         scale: the intensities of what was acquired.
-        unit: mean and standard deviation in unit range that were expected of it.
     """
 
     target: int
     refined: Tensor
     second: Tensor | None
     truth: Tensor
-    confidence: float
     scale: IntensityScale
-    unit: Sequence[float]
 
 
 def fit_to_held_out(model: ALDM, held_out: list[TrainingCase]) -> None:
@@ -54,7 +49,6 @@ def fit_to_held_out(model: ALDM, held_out: list[TrainingCase]) -> None:
 def answered(model: ALDM, held_out: list[TrainingCase]) -> list[Answer]:
     """What refiner and U-Net say apart, every task being shared out among the held-out cases."""
     model.eval()
-    model.calibration.copy_(torch.tensor([0.0, 1.0]))
     if model.unet is not None:
         model.unet_share.zero_()
     return [
@@ -71,16 +65,13 @@ def _answer(model: ALDM, case: TrainingCase, sources: tuple[int, ...], target: i
     with fast_precision(device):
         encoded = model.see(volumes, brain.to(device))
         prediction = model.predict(encoded, target, torch.zeros_like(encoded.latents[:1]), None, "mean")
-    assert prediction.confidence is not None
 
     def thinned(volume: Tensor) -> Tensor:
         return volume.cpu()[brain][::THINNED]
 
     second = None if encoded.second is None else thinned(encoded.second[target])
     truth = thinned(torch.from_numpy(case.volumes[target].astype(np.float32)))
-    figures = brightness_of(case)
-    unit = model.brightness([figures[m] for m in sources], sources, target)
-    return Answer(target, thinned(prediction.volume), second, truth, prediction.confidence, case.scales[target], unit)
+    return Answer(target, thinned(prediction.volume), second, truth, case.scales[target])
 
 
 def share(answers: list[Answer], modalities: int) -> Tensor:
@@ -95,16 +86,17 @@ def share(answers: list[Answer], modalities: int) -> Tensor:
 
 
 def calibration(model: ALDM, answers: list[Answer]) -> list[float]:
-    """Intercept in dB and slope of the straight line from expected to observed PSNR over the brain."""
+    """Intercept in dB and slope of the straight line from expected to observed PSNR over the brain, both after the best
+    linear fit of intensities."""
     found = []
     for answer in answers:
         given = answer.refined
         if answer.second is not None:
             given = given.lerp(answer.second, model.unet_share[answer.target].cpu())
-        own = IntensityScale(0, 1, *answer.unit)
-        normalisation, every = model.preset.normalisation, np.ones(len(given), bool)
-        acquired = answer.scale.to_unit(answer.truth.numpy(), normalisation)
-        found.append((answer.confidence, psnr(acquired, own.to_unit(given.numpy(), normalisation), every)))
+        acquired = answer.scale.to_unit(answer.truth.numpy(), model.preset.normalisation)
+        every = np.ones(len(acquired), bool)
+        matched = match(acquired, given.numpy(), every)
+        found.append((model.expected_psnr(answer.target, given), psnr(acquired, matched, every)))
     expected, observed = np.array(found).T
     slope, intercept = np.polyfit(expected, observed, 1)
     return [float(intercept), float(slope)]
