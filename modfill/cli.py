@@ -65,9 +65,10 @@ def _parser() -> argparse.ArgumentParser:
                           help="mean: least error (default); sample: one plausible image")  # fmt: skip
     complete.add_argument("--steps", type=int, metavar="N", help="diffusion steps")
     complete.add_argument("--samples", type=int, default=1, metavar="N",
-                          help="samples drawn; two or more also give the map of their spread, "
-                               "<case>-<modality>-uncertainty.nii.gz (default: 1)")  # fmt: skip
-    complete.add_argument("--uncertainty", action="store_true", help="insist on that map: two samples or more")
+                          help="samples drawn; with --steps, the mean is their average (default: 1)")  # fmt: skip
+    complete.add_argument("--uncertainty", action="store_true",
+                          help="also write the map of the standard deviation to be expected, "
+                               "<case>-<modality>-uncertainty.nii.gz")  # fmt: skip
     complete.add_argument("--seed", type=int, default=0, metavar="N")
     complete.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     complete.add_argument("--naming", choices=("auto", *NAMINGS), default="brats2023",
@@ -128,8 +129,6 @@ def _complete(options: argparse.Namespace) -> int:
     from modfill.provenance import Settings
     from modfill.ranks import Part, wait_for_the_others
 
-    if options.uncertainty and options.samples < 2:
-        raise ModfillError(f"--uncertainty must have two samples or more, got {options.samples}; add --samples 8")
     keep_freed_memory()
     shard, rank = Part.parse(options.shard), Part.of_rank()
     label = f"shard {options.shard}" if shard.count > 1 else ""
@@ -138,7 +137,7 @@ def _complete(options: argparse.Namespace) -> int:
     found, out = rank.of(shard.of(cohort.cases)), output_folder(options.out, options.naming, cohort)
     completer = ModalityCompleter(options.weights, options.device)
     describe(out, cohort)
-    settings = Settings(options.mode, options.steps, options.samples, options.seed)
+    settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
     results = completer.complete_cohort(found, out, options.targets, settings, options.overwrite, options.link,
                                         options.jobs, options.allow_synthetic)  # fmt: skip
     failed = follow(results, len(found), options.jobs, label)

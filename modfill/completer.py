@@ -36,7 +36,7 @@ class Completed:
         images: synthetic images on the case's grid.
         paths: where they were written; empty without an output folder.
         provenance: their sidecars.
-        uncertainty: voxelwise standard deviation of the samples, in the image's intensities, with two samples or more.
+        uncertainty: voxelwise standard deviation to be expected, in the image's intensities, where it was asked for.
         skipped: modalities that were finished before and were not done again.
     """
 
@@ -113,6 +113,7 @@ class ModalityCompleter:
         mode: str = "mean",
         seed: int = 0,
         overwrite: bool = False,
+        uncertainty: bool = False,
     ) -> Completed:
         """Synthesise what one case lacks.
 
@@ -122,16 +123,17 @@ class ModalityCompleter:
                 names them otherwise; None writes nothing.
             targets: missing modalities; None takes all.
             steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
-            samples: samples drawn; two or more give an uncertainty map.
+            samples: samples drawn; the mean averages them where diffusion makes it: with `steps`.
             mode: "mean" (least error) or "sample" (one plausible image).
             seed: of the noise.
             overwrite: do finished outputs again.
+            uncertainty: give, voxel by voxel, the standard deviation to be expected, too.
 
         Raises:
             CaseError: the case, a target or a setting cannot be used, or the output cannot be written.
             ModfillError: memory does not suffice.
         """
-        settings = Settings(mode, steps, samples, seed)
+        settings = self._possible(Settings(mode, steps, samples, seed, uncertainty))
         case = case if isinstance(case, Case) else self.inspect(case)
         out = Path(out) if isinstance(out, str) else out
         work = self._begin(case, out, targets, settings, overwrite)
@@ -161,7 +163,7 @@ class ModalityCompleter:
             cohort: a folder or table as for `find_cases`, or some of what it found.
             out: a folder, or an `OutputFolder` that names outputs in its own way.
             targets: modalities to synthesise where they are missing; None takes all.
-            settings: mode, steps, samples and seed; None takes the defaults.
+            settings: mode, steps, samples, seed and uncertainty; None takes the defaults.
             overwrite: do finished outputs again.
             link: add links to what was acquired, as `link_acquired` does.
             jobs: cases computed at the same time, each on its share of the CPU's threads. Each takes its own memory.
@@ -169,14 +171,14 @@ class ModalityCompleter:
             naming: of outputs in a folder, as `output_folder` has it; a dataset's description is written with them.
 
         Raises:
-            CaseError: no case is found.
+            CaseError: no case is found, or a setting cannot be used.
             ModfillError: the folder cannot be written, `naming` does not suit the cohort, or `jobs` is less than 1.
         """
         whole = find_cohort(cohort) if isinstance(cohort, str | Path) else Cohort("folders", list(cohort))
         place = out if isinstance(out, OutputFolder) else output_folder(Path(out), naming, whole)
         if place is not out:
             describe(place, whole)
-        chosen = settings or Settings()
+        chosen = self._possible(settings or Settings())
 
         def read(files: CaseFiles) -> Work:
             case = read_case(files, allow_synthetic)
@@ -199,6 +201,13 @@ class ModalityCompleter:
             return done
 
         return run_cohort(whole.cases, place, Stages(read, compute, write), jobs)
+
+    def _possible(self, settings: Settings) -> Settings:
+        """The same settings. Raises CaseError for those of which the weights know nothing."""
+        if settings.uncertainty and self.model.refiner is None and settings.samples < 2:
+            raise CaseError("uncertainty must have two samples or more by weights without a refiner, got "
+                            f"{settings.samples}; add --samples 8")  # fmt: skip
+        return settings
 
     def _begin(
         self,

@@ -29,7 +29,7 @@ class Synthesis:
 
     Attributes:
         image: the synthetic image, marked in its header.
-        uncertainty: voxelwise standard deviation of the samples in the image's intensities; None with one sample.
+        uncertainty: voxelwise standard deviation to be expected in the image's intensities; None unless asked for.
         provenance: the sidecar.
     """
 
@@ -61,7 +61,7 @@ def complete_case(
         model: in evaluation mode, on any device.
         notes: the sidecar by target, a missing modality each; `UnitRange`, `Confidence` and `VoxelSHA256` are added
             here.
-        settings: mode, steps, samples and seed.
+        settings: mode, steps, samples, seed, and whether uncertainty is wanted.
 
     Raises:
         CaseError: what comes out is not finite.
@@ -80,21 +80,21 @@ def complete_case(
                             "check the intensities of its sources")  # fmt: skip
         scale = output_scale(prepared, expected_brightness(prepared, model, target))
         image = restore_image(case, target, scale, prediction.volume.cpu().numpy(), prepared, preset.normalisation)
-        spread = None
-        if prediction.spread is not None:
-            spread = restore_spread(
-                case, target, scale, prediction.spread.cpu().numpy(), prepared, preset.normalisation
+        uncertainty, deviation = None, prediction.deviation
+        if settings.uncertainty and deviation is not None:
+            uncertainty = restore_deviation(
+                case, target, scale, deviation.cpu().numpy(), prepared, preset.normalisation
             )
         found: dict[str, Any] = {"UnitRange": [scale.low, scale.high]}
         if prediction.confidence is not None:
             found["Confidence"] = round(prediction.confidence, 2)
         found["VoxelSHA256"] = voxel_hash(np.asanyarray(image.dataobj))
-        yield Synthesis(target, image, spread, notes[target] | found)
+        yield Synthesis(target, image, uncertainty, notes[target] | found)
 
 
 def _finite(prediction: Prediction) -> bool:
     """Whether all that is given out of a prediction is a number."""
-    volumes = [volume for volume in (prediction.volume, prediction.spread) if volume is not None]
+    volumes = [volume for volume in (prediction.volume, prediction.deviation) if volume is not None]
     return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.confidence or 0)
 
 
@@ -140,12 +140,12 @@ def restore_image(
     return marked(_image(source, own * prepared.own_brain, dtype), target, case.available)
 
 
-def restore_spread(
-    case: Case, target: str, scale: IntensityScale, spread: np.ndarray, prepared: Prepared, normalisation: str
+def restore_deviation(
+    case: Case, target: str, scale: IntensityScale, deviation: np.ndarray, prepared: Prepared, normalisation: str
 ) -> nib.Nifti1Image:
     """A normalised standard deviation -> a float32 image in the synthetic image's intensities."""
     width = scale.std if normalisation == "zscore" else (scale.high - scale.low) / 2
-    own = prepared.geometry.restore((spread * width).astype(np.float32)) * prepared.own_brain
+    own = prepared.geometry.restore((deviation * width).astype(np.float32)) * prepared.own_brain
     image = _image(next(iter(case.images.values())), own, np.dtype(np.float32))
     return marked(image, f"{target} uncertainty", case.available)
 

@@ -22,7 +22,6 @@ __all__ = ["run_demo"]
 
 CASE_ID = "phantom-0"
 HIDDEN = ("t1c", "t2f")
-SAMPLES = 4  # enough for a first look at the uncertainty
 FIGURES = ("psnr", "ssim", "psnr_matched")
 
 
@@ -52,8 +51,8 @@ def run_demo(out: Path, weights: Path | None = None) -> None:
             source = write_case(out / "input", CASE_ID, shown)
     except OSError as error:
         raise ModfillError(f"{out}: must be a folder that can be written, got '{error.strerror or error}'") from error
-    with _step(f"synthesising them on {completer.device}, {SAMPLES} samples"):
-        done = completer.complete(source, out / "completed", HIDDEN, samples=SAMPLES, overwrite=True)
+    with _step(f"synthesising them on {completer.device}"):
+        done = completer.complete(source, out / "completed", HIDDEN, uncertainty=True, overwrite=True)
     with _step("measuring and drawing"):
         rows = _measure(acquired, done)
         title = f"modfill on a simulated case: {' and '.join(_short(m) for m in HIDDEN)} from " + " and ".join(

@@ -34,14 +34,16 @@ class Settings:
     Attributes:
         mode: "mean" (least error) or "sample" (one plausible image).
         steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
-        samples: samples drawn; two or more give an uncertainty map.
+        samples: samples drawn; the mean averages them where diffusion makes it.
         seed: of the noise.
+        uncertainty: give the map of the standard deviation to be expected, too.
     """
 
     mode: str = "mean"
     steps: int | None = None
     samples: int = 1
     seed: int = 0
+    uncertainty: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in ("mean", "sample"):
@@ -83,6 +85,7 @@ def sidecar(
         "Steps": settings.steps,
         "Samples": settings.samples,
         "Seed": settings.seed,
+        "Uncertainty": settings.uncertainty,
         "Precision": precision,
     }  # fmt: skip
     if path is not None and case.paths:
@@ -123,7 +126,7 @@ def marked(image: nib.Nifti1Image, target: str, sources: Sequence[str]) -> nib.N
     return image
 
 
-DECISIVE = ("Sources", "Weights", "Mode", "Steps", "Samples", "Seed")  # what makes an output another one
+DECISIVE = ("Sources", "Weights", "Mode", "Steps", "Samples", "Seed", "Uncertainty")  # what makes an output another one
 
 
 def finished(path: Path, note: Mapping[str, Any]) -> dict[str, Any] | None:

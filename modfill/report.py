@@ -28,7 +28,7 @@ COLUMNS = ("acquired", "synthesised", "absolute difference", "uncertainty")
 COLOUR_MAPS = {"absolute difference": "inferno", "uncertainty": "viridis"}
 EXPLANATIONS = {
     "absolute difference": "unit range",
-    "uncertainty": "standard deviation of samples, unit range",
+    "uncertainty": "expected standard deviation, unit range",
 }
 NOTICE = "Synthetic images are estimates, not acquired: not for diagnosis."
 
@@ -40,7 +40,7 @@ class Row:
     Attributes:
         modality: one of `MODALITIES`.
         acquired, synthesised: unit range [0, 1], 0 outside the brain.
-        uncertainty: standard deviation of the samples in unit range, at least 0.
+        uncertainty: standard deviation to be expected in unit range, at least 0.
         brain: mask, not empty.
         tumour: mask that decides which slice is shown; empty takes the brain's centre.
         scores: figures of `metrics.score`; shows `psnr`, `psnr_matched` and `ssim`.

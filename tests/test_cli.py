@@ -6,13 +6,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from modfill import __version__, checkpoint
 from modfill.cli import main
+from modfill.config import PRESETS
+from modfill.model.aldm import ALDM
 from tests.case_files import brain_volumes, save, write_case
 
 Run = Callable[..., tuple[int, str, str]]
@@ -58,20 +62,27 @@ def test_a_case_is_completed(run: Run, case_folder: Path, tmp_path: Path) -> Non
 
 
 def test_options_reach_the_sidecar(run: Run, case_folder: Path, tmp_path: Path) -> None:
-    options = ("--targets", "t2w", "--mode", "sample", "--steps", 2, "--samples", 2, "--seed", 7)
+    options = ("--targets", "t2w", "--mode", "sample", "--steps", 2, "--samples", 2, "--seed", 7, "--uncertainty")
     assert run("complete", case_folder, "--out", tmp_path / "out", *options)[0] == 0
     assert files_in(tmp_path / "out") == [f"p1/p1-t2w{end}" for end in ("-uncertainty.nii.gz", ".json", ".nii.gz")]
     note = (tmp_path / "out" / "p1" / "p1-t2w.json").read_text()
-    for line in ('"Mode": "sample"', '"Steps": 2', '"Samples": 2', '"Seed": 7'):
+    for line in ('"Mode": "sample"', '"Steps": 2', '"Samples": 2', '"Seed": 7', '"Uncertainty": true'):
         assert line in note
 
 
-def test_a_map_of_uncertainty_needs_samples(run: Run, case_folder: Path, tmp_path: Path) -> None:
-    command = ("complete", case_folder, "--out", tmp_path / "out", "--targets", "t2w", "--steps", 1, "--uncertainty")
-    status, _, error = run(*command)
-    assert status == 1 and not (tmp_path / "out").exists()
-    one_line(error, "--uncertainty must have two samples or more, got 1", "--samples 8")
-    assert run(*command, "--samples", 2)[0] == 0
+def test_uncertainty_without_a_refiner_needs_samples(
+    case_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = ALDM(replace(PRESETS["tiny"], refiner=None, unet=None))
+    checkpoint.save(model, tmp_path / "w.safetensors", model.preset.stages)
+    words = ("complete", case_folder, "--out", tmp_path / "out", "--targets", "t2w", "--steps", 1, "--uncertainty",
+             "--weights", tmp_path / "w.safetensors")  # fmt: skip
+    command = [str(word) for word in words]
+    assert main(command) == 1 and not list((tmp_path / "out").rglob("*.nii.gz"))
+    wanted = "uncertainty must have two samples or more by weights without a refiner, got 1"
+    one_line(capsys.readouterr().err, wanted, "--samples 8")
+    assert main([*command, "--samples", "2"]) == 0
     assert "p1/p1-t2w-uncertainty.nii.gz" in files_in(tmp_path / "out")
 
 

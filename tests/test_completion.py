@@ -190,15 +190,15 @@ def test_a_synthetic_image_never_becomes_a_source(
 
 
 def test_finished_outputs_are_kept_unless_told(completer: ModalityCompleter, case_folder: Path, tmp_path: Path) -> None:
-    first = completer.complete(case_folder, tmp_path / "out", samples=2, steps=2)
+    first = completer.complete(case_folder, tmp_path / "out", uncertainty=True, steps=2)
     before = hashes(tmp_path / "out")
     stamps = {path: path.stat().st_mtime_ns for path in first.paths.values()}
-    again = completer.complete(case_folder, tmp_path / "out", samples=2, steps=2)
+    again = completer.complete(case_folder, tmp_path / "out", uncertainty=True, steps=2)
     assert again.skipped == MISSING and again.provenance == first.provenance
     assert_same(again.images, first.images)
     assert_same(again.uncertainty, first.uncertainty)
     assert {path: path.stat().st_mtime_ns for path in first.paths.values()} == stamps
-    redone = completer.complete(case_folder, tmp_path / "out", samples=2, steps=2, overwrite=True)
+    redone = completer.complete(case_folder, tmp_path / "out", uncertainty=True, steps=2, overwrite=True)
     assert redone.skipped == () and hashes(tmp_path / "out") == before
 
 
@@ -222,7 +222,7 @@ def test_an_output_of_other_settings_or_sources_is_not_taken_for_this_one(
 def test_an_overwritten_image_keeps_no_old_uncertainty(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path
 ) -> None:
-    completer.complete(case_folder, tmp_path / "out", ["t1c"], samples=2, steps=2)
+    completer.complete(case_folder, tmp_path / "out", ["t1c"], uncertainty=True, steps=2)
     completer.complete(case_folder, tmp_path / "out", ["t1c"], overwrite=True)
     assert set(hashes(tmp_path / "out")) == {"p1/p1-t1c.json", "p1/p1-t1c.nii.gz"}
     assert completer.complete(case_folder, tmp_path / "out", ["t1c"]).uncertainty == {}

@@ -109,8 +109,11 @@ def test_memory_layout_does_not_matter(completer: ModalityCompleter, layout: str
 
 
 @pytest.mark.parametrize("mode", ["mean", "sample"])
-def test_samples_give_uncertainty(completer: ModalityCompleter, case_folder: Path, mode: str) -> None:
-    done = completer.complete(case_folder, targets=["t1c"], samples=3, steps=2, mode=mode)
+def test_uncertainty_comes_with_the_image_where_it_is_asked_for(
+    completer: ModalityCompleter, case_folder: Path, mode: str
+) -> None:
+    assert completer.complete(case_folder, targets=["t1c"], samples=3, steps=2, mode=mode).uncertainty == {}
+    done = completer.complete(case_folder, targets=["t1c"], uncertainty=True, mode=mode)
     image = done.uncertainty["t1c"]
     values, brain = np.asanyarray(image.dataobj), np.asanyarray(done.images["t1c"].dataobj) != 0
     assert values.shape == brain.shape and image.get_data_dtype() == np.float32
@@ -125,7 +128,7 @@ def test_uncertainty_is_in_the_image_s_intensities(completer: ModalityCompleter)
     spreads = []
     for factor in (1.0, 10.0):
         case = case_from_arrays(sources(np.float32, factor), oblique_affine(), "p1")
-        done = completer.complete(case, targets=["t1c"], samples=2, steps=2)
+        done = completer.complete(case, targets=["t1c"], uncertainty=True)
         spreads.append(np.asanyarray(done.uncertainty["t1c"].dataobj))
     np.testing.assert_allclose(spreads[1].mean(), 10 * spreads[0].mean(), rtol=0.02)
 

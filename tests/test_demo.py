@@ -61,7 +61,7 @@ def test_demo(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str])
         assert image.get_data_dtype() == source.get_data_dtype()
         note = json.loads((out / "completed" / CASE_ID / f"{CASE_ID}-{modality}.json").read_text())
         assert note["Synthetic"] is True
-        assert note["Samples"] == 4
+        assert note["Uncertainty"] is True
     assert (out / "demo.png").stat().st_size > 50_000
 
     told = capsys.readouterr().out

@@ -23,7 +23,7 @@ def test_memory_and_open_files_are_flat(completer: ModalityCompleter, tmp_path: 
     use = []
     for number in range(CASES):
         case = completer.inspect(tmp_path / "p1")
-        completer.complete(case, tmp_path / "out", samples=1 + number % 2, steps=1, seed=number, overwrite=True)
+        completer.complete(case, tmp_path / "out", uncertainty=bool(number % 2), steps=1, seed=number, overwrite=True)
         use.append((process.memory_info().rss, process.num_fds(), process.num_threads()))
     memory, files, threads = zip(*use, strict=True)
     print(f"memory {memory[WARM] / 1e6:.1f} MB after {WARM} cases, {memory[-1] / 1e6:.1f} MB after {CASES}; "

@@ -99,11 +99,11 @@ def _nan(volume: Tensor) -> Tensor:
     "spoil",
     [
         lambda p: replace(p, volume=_nan(p.volume)),
-        lambda p: replace(p, spread=_nan(p.spread)),
+        lambda p: replace(p, expected=_nan(p.expected)),
         lambda p: replace(p, confidence=float("nan")),
         lambda p: replace(p, confidence=float("inf")),
     ],
-    ids=["volume", "spread", "confidence", "infinite confidence"],
+    ids=["volume", "uncertainty", "confidence", "infinite confidence"],
 )
 def test_what_is_not_finite_is_never_given_out(
     completer: ModalityCompleter, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Prediction], Prediction]
@@ -112,7 +112,7 @@ def test_what_is_not_finite_is_never_given_out(
     monkeypatch.setattr(ALDM, "predict", lambda *arguments: spoil(original(*arguments)))
     case = case_from_arrays({"t1n": brain_volumes((14, 16, 12))["t1n"]}, np.eye(4))
     with pytest.raises(CaseError, match="a synthesised t1c must be finite"):
-        completer.complete(case, targets=["t1c"], samples=2, steps=1)
+        completer.complete(case, targets=["t1c"], uncertainty=True, steps=1)
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, object, "U3"])

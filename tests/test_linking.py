@@ -48,7 +48,7 @@ def test_the_output_is_a_whole_dataset_in_the_input_s_naming(
 ) -> None:
     where = LAYOUTS[layout](tmp_path / "in", sources)
     out = tmp_path / "out"
-    options = (where, "--out", out, "--naming", "auto", "--link", "--samples", 2)
+    options = (where, "--out", out, "--naming", "auto", "--link", "--uncertainty")
     assert complete(tiny_weights, *options) == 0
     whole = find_cohort(out)
     assert whole.layout == {"decathlon": "nnunet", "table": "folders"}.get(layout, layout)

@@ -13,7 +13,7 @@ import modfill.model.aldm as aldm
 import modfill.model.refiner as refiner
 from modfill.config import PRESETS, Preset
 from modfill.modalities import MODALITIES
-from modfill.model.aldm import ALDM, Encoded
+from modfill.model.aldm import ALDM, Encoded, expected_error
 from modfill.model.denoiser import alphas_bar
 from modfill.model.layers import fold, unfold
 from modfill.model.translator import Translator
@@ -228,11 +228,25 @@ def test_samples_have_a_spread_and_modes_differ(tiny_model: ALDM) -> None:
     encoded = tiny_model.see(volumes(("t1n",)))
     noise = noise_for(encoded, 3)
     mean, sample = (tiny_model.predict(encoded, 1, noise, 4, mode) for mode in ("mean", "sample"))
-    assert mean.spread is not None and sample.spread is not None
-    assert (mean.spread >= 0).all() and mean.spread.mean() > 0
-    torch.testing.assert_close(mean.spread, sample.spread)
+    assert mean.spread is None, "the refiner knows better"
+    assert sample.spread is not None and (sample.spread >= 0).all() and sample.spread.mean() > 0
     assert changed(mean.volume, sample.volume)
-    assert tiny_model.predict(encoded, 1, noise[:1], 1, "mean").spread is None
+    assert tiny_model.predict(encoded, 1, noise[:1], 1, "sample").spread is None
+
+
+@torch.inference_mode()
+def test_deviation_is_the_refiner_s_where_and_the_image_s_variance_how_much(tiny_model: ALDM) -> None:
+    encoded = tiny_model.see(volumes(("t1n",)))
+    assert encoded.seen is not None
+    brain, noise = encoded.seen.brain, noise_for(encoded)
+    found = tiny_model.predict(encoded, 1, noise, None, "mean")
+    assert found.deviation is not None and (found.deviation[~brain] == 0).all() and (found.deviation[brain] > 0).all()
+    _, said = tiny_model.refine(encoded, 1, *tiny_model.estimate(encoded, 1, torch.zeros_like(noise), 1))
+    assert said is not None
+    ratio = found.deviation[brain].square() / said[brain]
+    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
+    assert found.error == pytest.approx(expected_error(found.volume[brain], float(said[brain].mean())), rel=1e-3)
+    assert float(found.deviation[brain].square().mean()) == pytest.approx(found.error, rel=1e-3)
 
 
 def test_edges_fit_every_network() -> None:

@@ -102,7 +102,7 @@ def test_maps_stay_inside_too(completer: ModalityCompleter, tmp_path: Path) -> N
     (tmp_path / "out" / "imagesTs").mkdir(parents=True)
     (tmp_path / "out" / "imagesTs" / "uncertainty").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CaseError, match="must be a folder, got a link"):
-        completer.complete(folder, OutputFolder(tmp_path / "out", "nnunet"), ["t1c"], samples=2, steps=1)
+        completer.complete(folder, OutputFolder(tmp_path / "out", "nnunet"), ["t1c"], uncertainty=True, steps=1)
     assert files_under(tmp_path / "elsewhere") == set()
 
 

@@ -93,7 +93,9 @@ def test_a_synthetic_source_must_be_allowed_and_is_recorded(
     assert main(command) == 1  # the output there had other sources
 
 
-@pytest.mark.parametrize("settings", [{}, {"mode": "sample", "steps": 3, "seed": -5}, {"samples": 2}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"mode": "sample", "steps": 3, "seed": -5}, {"samples": 2, "uncertainty": True}]
+)
 def test_sidecars_follow_the_schema(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 from modfill import checkpoint
 from modfill.config import PRESETS, Preset, UNetConfig
 from modfill.errors import ModfillError
-from modfill.model.aldm import ALDM
+from modfill.model.aldm import ALDM, expected_error
 from modfill.model.unet import UNet
 from modfill.preprocess import IntensityScale
 from modfill.training import run
@@ -173,7 +173,7 @@ def answers(scale: IntensityScale) -> list[Answer]:
     rng = torch.Generator().manual_seed(0)
     truth, noise, other = torch.randn(3, 20_000, generator=rng)
     return [
-        Answer(target, truth + 0.3 * noise + 1, truth + 0.3 * weight * other - 2, truth, scale)
+        Answer(target, truth + 0.3 * noise + 1, truth + 0.3 * weight * other - 2, truth, 0.2, scale)
         for target, weight in enumerate((1.0, 2.0))
     ]
 
@@ -187,10 +187,10 @@ def test_the_calibration_is_of_the_mixture_and_of_contrast_alone() -> None:
     few = answers(IntensityScale(0, 1, 0.5, 0.05))
     model = SimpleNamespace(
         unet_share=torch.tensor([1.0, 0.0]), preset=SimpleNamespace(normalisation="zscore"),
-        expected_psnr=lambda target, voxels: 20.0 + float(voxels.mean()) + target,
+        expected_psnr=lambda target, error: 20.0 + error + target,
     )  # fmt: skip
     given = few[0].second, few[1].refined
-    expected = [20.0 + float(g.mean()) + n for n, g in enumerate(given)]
+    expected = [20.0 + expected_error(g, 0.2) + n for n, g in enumerate(given)]
     observed = []
     for answer, one in zip(few, given, strict=True):
         unexplained = 1 - float(np.corrcoef(one, answer.truth)[0, 1]) ** 2
@@ -206,8 +206,9 @@ def test_what_an_estimate_does_not_vary_it_does_not_know() -> None:
     for known in (0.2, 0.5, 0.9):
         estimate, truth = known**0.5 * seen, known**0.5 * seen + (1 - known) ** 0.5 * unseen
         error = (float(model.brightness.mean[1, 1]) * (estimate - truth)).square().mean()
-        assert model.expected_psnr(1, estimate + 7) == pytest.approx(-10 * float(error.log10()), abs=0.1)
-    assert model.expected_psnr(1, 3 * seen) == model.expected_psnr(1, 2 * seen), "bounded"
+        own = expected_error(estimate + 7, 1 - known)
+        assert model.expected_psnr(1, own) == pytest.approx(-10 * float(error.log10()), abs=0.1)
+    assert expected_error(3 * seen, 0.2) == expected_error(2 * seen, 0.2) == pytest.approx(0.1), "never less than none"
 
 
 def test_training_cases_are_drawn_whole_or_bent_and_padded() -> None:

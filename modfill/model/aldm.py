@@ -21,8 +21,6 @@ from modfill.model.translator import Translator
 from modfill.model.unet import UNet
 from modfill.sampling import ddim
 
-LEAST_UNKNOWN = 0.05  # of a target's variance: some is noise, which no estimate knows
-
 
 @dataclass(frozen=True)
 class Encoded:
@@ -47,8 +45,10 @@ class Prediction:
 
     Attributes:
         volume: normalised, (X, Y, Z).
-        spread: voxelwise standard deviation of several samples, in the same units; None with one.
-        expected: the squared error that the refiner expects, voxel by voxel; None without a refiner.
+        spread: voxelwise standard deviation of several samples, in the same units; None with one, and where they are
+            not needed: mode "mean" with a refiner.
+        expected: the squared error that the refiner expects, voxel by voxel, 0 outside the brain; None without one.
+        error: the mean squared error to be expected over the brain, z-scored; None likewise.
         confidence: PSNR over the brain, in dB, that the mean estimate is expected to have after the best linear fit of
             its intensities, calibrated; None likewise.
     """
@@ -56,7 +56,16 @@ class Prediction:
     volume: Tensor
     spread: Tensor | None
     expected: Tensor | None
+    error: float | None
     confidence: float | None
+
+    @property
+    def deviation(self) -> Tensor | None:
+        """Standard deviation (X, Y, Z) to be expected of the truth: where, the refiner says, and how much, `error`;
+        without a refiner the samples' spread."""
+        if self.expected is None or self.error is None:
+            return self.spread
+        return (self.expected * (self.error / self.expected[self.expected > 0].mean())).sqrt()
 
 
 class ALDM(nn.Module):
@@ -142,7 +151,7 @@ class ALDM(nn.Module):
             mode: "mean" or "sample".
         """
         direct = self.single_step_mean and (steps is None or mode == "sample")
-        sampled = len(noise) > 1 or mode == "sample"
+        sampled = mode == "sample" or (len(noise) > 1 and self.refiner is None)
         if direct:
             target_like, mean = self.estimate(encoded, target, torch.zeros_like(noise[:1]), 1)
         if sampled or not direct:
@@ -150,15 +159,16 @@ class ALDM(nn.Module):
         if not direct:
             mean = latents.mean(0, keepdim=True)
         volume, expected = self.refine(encoded, target, target_like, mean)
-        confidence = None
+        error = confidence = None
         if expected is not None and encoded.seen is not None:
-            intercept, slope = self.calibration.tolist()
-            confidence = intercept + slope * self.expected_psnr(target, volume[encoded.seen.brain])
+            brain, (intercept, slope) = encoded.seen.brain, self.calibration.tolist()
+            error = expected_error(volume[brain], float(expected[brain].mean()))
+            confidence = intercept + slope * self.expected_psnr(target, error)
         samples = [self.decode(one[None]).float()[0, 0] for one in latents] if sampled else []
         if mode == "sample":
             volume = volume + samples[0] - self.decode(mean).float()[0, 0]
         spread = torch.stack(samples).std(0) if len(samples) > 1 else None
-        return Prediction(volume, spread, expected, confidence)
+        return Prediction(volume, spread, expected, error, confidence)
 
     @property
     def single_step_mean(self) -> bool:
@@ -186,15 +196,19 @@ class ALDM(nn.Module):
             volume = torch.where(brain, volume.lerp(encoded.second[target], self.unet_share[target]), 0)
         return volume, expected
 
-    def expected_psnr(self, target: int, voxels: Tensor) -> float:
-        """PSNR in dB over the brain, not calibrated, that an estimate should have after the best linear fit.
+    def expected_psnr(self, target: int, error: float) -> float:
+        """PSNR in dB in unit range, not calibrated, that a mean squared error of z-scores stands for."""
+        return -10 * math.log10(max(float(self.brightness.mean[target, 1]) ** 2 * error, 1e-12))
 
-        What is z-scored varies by 1, an estimate of its mean by less, and by as much as it falls short it is wrong (the
-        law of total variance).
 
-        Args:
-            target: index of the modality.
-            voxels: the estimate's z-scored voxels of the brain (N,).
-        """
-        unknown = max(1 - float(voxels.var(correction=0)), LEAST_UNKNOWN)
-        return -10 * math.log10(max(float(self.brightness.mean[target, 1]) ** 2 * unknown, 1e-12))
+def expected_error(voxels: Tensor, said: float) -> float:
+    """Mean squared error to be expected of an estimate: the average of two opinions, which knew more than either.
+
+    By the law of total variance, what is z-scored varies by 1, an estimate of its mean by less, and by as much as it
+    falls short it is wrong.
+
+    Args:
+        voxels: the estimate's z-scored voxels of the brain (N,).
+        said: what the refiner expects of itself, on average over the brain.
+    """
+    return (max(1 - float(voxels.var(correction=0)), 0) + said) / 2

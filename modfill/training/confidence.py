@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modfill.metrics import match, psnr
-from modfill.model.aldm import ALDM
+from modfill.model.aldm import ALDM, expected_error
 from modfill.precision import fast_precision
 from modfill.preprocess import IntensityScale
 from modfill.training.data import TrainingCase
@@ -27,6 +27,7 @@ class Answer:
     Attributes:
         target: index of the modality.
         refined, second, truth: z-scored voxels (N,) of the refiner, of the U-Net if there is one, and as acquired.
+        said: the mean squared error that the refiner expects of itself.
         scale: the intensities of what was acquired.
     """
 
@@ -34,6 +35,7 @@ class Answer:
     refined: Tensor
     second: Tensor | None
     truth: Tensor
+    said: float
     scale: IntensityScale
 
 
@@ -65,13 +67,15 @@ def _answer(model: ALDM, case: TrainingCase, sources: tuple[int, ...], target: i
     with fast_precision(device):
         encoded = model.see(volumes, brain.to(device))
         prediction = model.predict(encoded, target, torch.zeros_like(encoded.latents[:1]), None, "mean")
+    assert prediction.expected is not None
 
     def thinned(volume: Tensor) -> Tensor:
         return volume.cpu()[brain][::THINNED]
 
     second = None if encoded.second is None else thinned(encoded.second[target])
     truth = thinned(torch.from_numpy(case.volumes[target].astype(np.float32)))
-    return Answer(target, thinned(prediction.volume), second, truth, case.scales[target])
+    said = float(thinned(prediction.expected).mean())
+    return Answer(target, thinned(prediction.volume), second, truth, said, case.scales[target])
 
 
 def share(answers: list[Answer], modalities: int) -> Tensor:
@@ -96,7 +100,8 @@ def calibration(model: ALDM, answers: list[Answer]) -> list[float]:
         acquired = answer.scale.to_unit(answer.truth.numpy(), model.preset.normalisation)
         every = np.ones(len(acquired), bool)
         matched = match(acquired, given.numpy(), every)
-        found.append((model.expected_psnr(answer.target, given), psnr(acquired, matched, every)))
+        own = model.expected_psnr(answer.target, expected_error(given, answer.said))
+        found.append((own, psnr(acquired, matched, every)))
     expected, observed = np.array(found).T
     slope, intercept = np.polyfit(expected, observed, 1)
     return [float(intercept), float(slope)]
