@@ -80,8 +80,8 @@ def complete_case(
                             "check the intensities of its sources")  # fmt: skip
         scale = output_scale(prepared, expected_brightness(prepared, model, target))
         image = restore_image(case, target, scale, prediction.volume.cpu().numpy(), prepared, preset.normalisation)
-        uncertainty, deviation = None, prediction.deviation
-        if settings.uncertainty and deviation is not None:
+        uncertainty = None
+        if settings.uncertainty and (deviation := prediction.deviation) is not None:
             uncertainty = restore_deviation(
                 case, target, scale, deviation.cpu().numpy(), prepared, preset.normalisation
             )
@@ -93,8 +93,8 @@ def complete_case(
 
 
 def _finite(prediction: Prediction) -> bool:
-    """Whether all that is given out of a prediction is a number."""
-    volumes = [volume for volume in (prediction.volume, prediction.deviation) if volume is not None]
+    """Whether all that is given out of a prediction, or goes into it, is a number."""
+    volumes = [v for v in (prediction.volume, prediction.spread, prediction.expected) if v is not None]
     return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.confidence or 0)
 
 

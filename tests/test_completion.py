@@ -207,7 +207,13 @@ def test_an_output_of_other_settings_or_sources_is_not_taken_for_this_one(
 ) -> None:
     completer.complete(case_folder, tmp_path / "out")
     before = hashes(tmp_path / "out")
-    for settings, key in (({"seed": 3}, "Seed"), ({"mode": "sample"}, "Mode"), ({"steps": 2}, "Steps")):
+    others = {
+        "Seed": {"seed": 3},
+        "Mode": {"mode": "sample"},
+        "Steps": {"steps": 2},
+        "Uncertainty": {"uncertainty": True},
+    }
+    for key, settings in others.items():
         with pytest.raises(CaseError, match=f"{key} of this run.*--overwrite"):
             completer.complete(case_folder, tmp_path / "out", **settings)
     save(case_folder / "p1-t1n.nii.gz", brain_volumes(seed=1)["t1n"])
