@@ -114,17 +114,16 @@ class Laboratory:
         yield "+ refiner (the weights as they are)", self.weights, "refiner"
 
     def _with_autoencoder(self, codes: int | None) -> ALDM:
-        """A copy of the weights, its autoencoder's regularisation replaced and trained on where `codes` says so."""
-        if codes is None:
-            return deepcopy(self.weights)
+        """A copy of the weights without refiner and U-Net. With `codes`, its autoencoder is trained on with such a
+        codebook in place of its own regularisation."""
         own = self.weights.preset
-        model = ALDM(replace(own, autoencoder=replace(own.autoencoder, codes=codes)))
-        kept = {k: v for k, v in self.weights.state_dict().items() if not k.startswith("autoencoder.regulariser")}
-        model.load_state_dict(kept, strict=False)
-        model.to(DEVICE)
-        self._train(AutoencoderStage(model.autoencoder, model.preset, self.cases, self.held_out), "codebook")
-        bank = self._bank(model)
-        model.latent_std.fill_(bank.std())
+        autoencoder = replace(own.autoencoder, codes=codes or own.autoencoder.codes)
+        model = ALDM(replace(own, autoencoder=autoencoder, refiner=None, unet=None)).to(DEVICE)
+        parts = model.state_dict().keys()
+        model.load_state_dict({k: v for k, v in self.weights.state_dict().items() if k in parts}, strict=False)
+        if codes:
+            self._train(AutoencoderStage(model.autoencoder, model.preset, self.cases, self.held_out), "codebook")
+            model.latent_std.fill_(self._bank(model).std())
         return model
 
     def _with_translator(self, model: ALDM, name: str) -> ALDM:

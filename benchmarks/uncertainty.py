@@ -3,10 +3,12 @@
     python -m benchmarks.uncertainty --cases DIR --out DIR [--samples 8]
 
 For every case each modality is synthesised once from the one after it and once from all others. Writes
-`uncertainty.csv` and `uncertainty.md`: for the spread of the samples and for the error that the refiner expects, the
-rank correlation with the true absolute error over the brain's voxels, and the mean error in the tenth of the voxels
-where the map is highest, as a multiple of the mean elsewhere; how far a sample strays from the mean, scale by scale,
-beside the mean's own error; and the confidence beside the observed PSNR over the brain, matched.
+`uncertainty.csv` and `uncertainty.md`: for the spread of the samples and for the map of `--uncertainty`, the rank
+correlation with the true absolute error over the brain's voxels, the mean error in the tenth of the voxels where the
+map is highest, as a multiple of the mean elsewhere, and the share of voxels whose error is within one and two of it;
+how far a sample strays from the mean, scale by scale, beside the mean's own error; and the confidence beside the
+observed PSNR over the brain. Every error is what the best linear fit of intensities leaves: of a scan's brightness no
+map knows anything.
 """
 
 from __future__ import annotations
@@ -53,15 +55,15 @@ def measure(model: ALDM, case: Case, sources: tuple[str, ...], target: str, samp
         noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, Settings(samples=samples))
         prediction = model.predict(encoded, index, noise[:1], None, "mean")
         sample = model.predict(encoded, index, noise, None, "sample")
-    assert sample.spread is not None and prediction.expected is not None
+    assert sample.spread is not None and prediction.deviation is not None
     unit = expected_brightness(part, model, target)
     given, strayed = (in_unit_range(part, volume.numpy(), unit) for volume in (prediction.volume, sample.volume))
     brain = brain_of(case)
     truth = unit_range(case.volume(target), brain)
     matched = match(truth, given, brain)
-    error = np.abs(truth - given)[brain]
+    error = np.abs(truth - matched)[brain] / truth[brain].std()  # z-scored, as the maps are
     row: dict[str, Any] = {"case_id": case.case_id, "sources": "+".join(sources), "target": target}
-    for name, volume in (("spread", sample.spread), ("expected", prediction.expected.sqrt())):
+    for name, volume in (("spread", sample.spread), ("map", prediction.deviation)):
         values = part.geometry.restore(volume.float().numpy())[brain]
         row |= {f"{name}_{key}": value for key, value in agreement(values, error).items()}
     row |= {f"error_{n}": value for n, value in enumerate(by_scale(truth - matched, brain))}
@@ -81,23 +83,28 @@ def by_scale(difference: np.ndarray, brain: np.ndarray) -> Iterator[float]:
 
 
 def agreement(values: np.ndarray, error: np.ndarray) -> dict[str, float]:
-    """Rank correlation of a map with the error, and the error where the map is highest against the rest."""
+    """Rank correlation of a map with the error, the error where the map is highest against the rest, and the share of
+    voxels whose error is within one and two of the map."""
     few = np.random.default_rng(0).choice(len(values), min(VOXELS, len(values)), replace=False)
     high = values >= np.quantile(values, 0.9)
     return {
         "correlation": float(spearmanr(values[few], error[few]).statistic),
         "decile": float(error[high].mean() / error[~high].mean()),
+        "within_1": float((error <= values).mean()),
+        "within_2": float((error <= 2 * values).mean()),
     }
 
 
 def summary(frame: pd.DataFrame) -> str:
     """Markdown: the maps' figures on average, how far samples stray, and how far the confidence is off."""
     off = frame.confidence - frame.observed
-    lines = ["| map | rank correlation with the error | error in the top tenth / elsewhere |", "|---|---|---|"]
-    lines += [
-        f"| {title} | {frame[name + '_correlation'].mean():.2f} | {frame[name + '_decile'].mean():.2f} |"
-        for name, title in (("spread", "spread of the samples"), ("expected", "error expected by the refiner"))
-    ]
+    means = frame.mean(numeric_only=True)
+    lines = ["| map | rank correlation with the error | error in the top tenth / elsewhere | within one | within two |"]
+    lines.append("|---" * 5 + "|")
+    for name, title in (("spread", "spread of the samples"), ("map", "`--uncertainty`")):
+        known = [f"{means[f'{name}_{key}']:.2f}" for key in ("correlation", "decile")]
+        known += [f"{means[f'{name}_within_{count}']:.0%}" for count in (1, 2)]
+        lines.append("| " + " | ".join([title, *known]) + " |")
     lines += ["", "| scale, sigma in voxels | error of the mean, matched | a sample, from the mean |", "|---|---|---|"]
     for number, sigmas in enumerate(zip((0, *SCALES), (*SCALES, "the whole brain"), strict=True)):
         rms = (f"{np.sqrt((frame[f'{name}_{number}'] ** 2).mean()):.3f}" for name in ("error", "sample"))

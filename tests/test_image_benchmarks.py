@@ -103,13 +103,22 @@ def test_uncertainty_tells_each_map_and_scale(
     assert frame.notna().all(axis=None) and (frame.filter(like="sample_") > 0).all(axis=None)
     text = (tmp_path / "out" / "uncertainty.md").read_text()
     assert "| 0 to 1 |" in text and "| 16 to the whole brain |" in text and "Confidence" in text
+    assert "| spread of the samples |" in text and text.count("%") == 4  # within one and two, of both maps
 
 
 def test_a_map_that_is_the_error_agrees_with_it() -> None:
     error = np.random.default_rng(0).random(1000)
     assert uncertainty.agreement(error, error)["correlation"] == pytest.approx(1)
     assert uncertainty.agreement(error, error)["decile"] > 1.5
-    assert uncertainty.agreement(-error, error)["decile"] < 0.6
+    assert uncertainty.agreement(1 - error, error)["decile"] < 0.6
+
+
+def test_the_share_of_errors_within_a_deviation_is_the_gaussian_one_where_the_map_is_right() -> None:
+    deviation = np.linspace(0.5, 2, 100_000)
+    error = np.abs(np.random.default_rng(0).standard_normal(deviation.size)) * deviation
+    for scale, one, two in ((1, 0.683, 0.954), (2, 0.954, 1.0), (0.5, 0.383, 0.683)):
+        found = uncertainty.agreement(scale * deviation, error)
+        assert found["within_1"] == pytest.approx(one, abs=0.01) and found["within_2"] == pytest.approx(two, abs=0.01)
 
 
 def test_what_is_fine_and_what_is_coarse_is_told_apart() -> None:
