@@ -44,7 +44,7 @@ def in_unit_range(prepared: Prepared, volume: np.ndarray, unit: Sequence[float])
         unit: mean and standard deviation that the modality is taken to have in unit range.
     """
     scaled = IntensityScale(0, 1, *unit).to_unit(volume, "zscore").astype(np.float32)
-    return prepared.geometry.restore(scaled) * prepared.own_brain
+    return prepared.restore(scaled)
 
 
 def figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:

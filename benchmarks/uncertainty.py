@@ -64,7 +64,7 @@ def measure(model: ALDM, case: Case, sources: tuple[str, ...], target: str, samp
     error = np.abs(truth - matched)[brain] / truth[brain].std()  # z-scored, as the maps are
     row: dict[str, Any] = {"case_id": case.case_id, "sources": "+".join(sources), "target": target}
     for name, volume in (("spread", sample.spread), ("map", prediction.deviation)):
-        values = part.geometry.restore(volume.float().numpy())[brain]
+        values = part.restore(volume.float().numpy())[brain]
         row |= {f"{name}_{key}": value for key, value in agreement(values, error).items()}
     row |= {f"error_{n}": value for n, value in enumerate(by_scale(truth - matched, brain))}
     row |= {f"sample_{n}": value for n, value in enumerate(by_scale(strayed - given, brain))}

@@ -127,17 +127,17 @@ def restore_image(
     """A normalised volume on the model's grid -> an image like its nearest source: grid, header codes, type; 0 outside
     the brain and only there."""
     intensities = np.clip(scale.restore(volume, normalisation), scale.low, scale.high)
-    own = prepared.geometry.restore(intensities.astype(np.float32))
+    own = prepared.restore(intensities.astype(np.float32))
     source = case.images[NEAREST[target] if NEAREST[target] in case.available else case.available[0]]
     dtype = source.get_data_dtype()
     if dtype.kind in "iu":
         bounds = np.iinfo(dtype)
         own = np.clip(np.rint(own.astype(np.float64)), bounds.min, bounds.max)
-        own[own == 0] = 1  # 0 is the background
+        smallest = 1.0  # 0 is the background
     else:
-        dtype = np.dtype(np.float32)
-        own[own == 0] = np.finfo(np.float32).tiny
-    return marked(_image(source, own * prepared.own_brain, dtype), target, case.available)
+        dtype, smallest = np.dtype(np.float32), float(np.finfo(np.float32).tiny)
+    own[prepared.own_brain & (own == 0)] = smallest
+    return marked(_image(source, own, dtype), target, case.available)
 
 
 def restore_deviation(
@@ -145,7 +145,7 @@ def restore_deviation(
 ) -> nib.Nifti1Image:
     """A normalised standard deviation -> a float32 image in the synthetic image's intensities."""
     width = scale.std if normalisation == "zscore" else (scale.high - scale.low) / 2
-    own = prepared.geometry.restore((deviation * width).astype(np.float32)) * prepared.own_brain
+    own = prepared.restore((deviation * width).astype(np.float32))
     image = _image(next(iter(case.images.values())), own, np.dtype(np.float32))
     return marked(image, f"{target} uncertainty", case.available)
 

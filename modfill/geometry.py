@@ -66,6 +66,11 @@ class Geometry:
         return np.ascontiguousarray(apply_orientation(whole, back))
 
     @property
+    def resamples(self) -> bool:
+        """Whether voxels are interpolated on the way, not only moved."""
+        return any(z != 1.0 for z in self.zoom)
+
+    @property
     def _slices(self) -> tuple[slice, ...]:
         return tuple(slice(start, stop) for start, stop in self.box)
 

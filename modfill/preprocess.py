@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 from modfill.case import Case
 from modfill.errors import CaseError
@@ -94,6 +95,14 @@ class Prepared:
     scales: dict[str, IntensityScale]
     geometry: Geometry
 
+    def restore(self, volume: np.ndarray) -> np.ndarray:
+        """A volume (X, Y, Z) on the model's grid -> the case's own grid, 0 outside the brain. What the volume has outside
+        the brain does not matter: where voxels are interpolated, the nearest ones of the brain stand there."""
+        if self.geometry.resamples:
+            nearest = distance_transform_edt(~self.brain, return_distances=False, return_indices=True)
+            volume = volume[tuple(nearest)]
+        return self.geometry.restore(volume) * self.own_brain
+
 
 def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
     """Normalise the available modalities of `case` over their common foreground and bring them to the model's grid.
@@ -118,13 +127,14 @@ def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
             f"case {case.case_id}: the brain must lie in a box of at most {MOST_VOXELS / 1e6:.0f} litres, got "
             f"{math.prod(geometry.model_shape) / 1e6:.0f}; check the voxel sizes, and set stray voxels to 0"
         )
-    brain = geometry.apply(own_brain.astype(np.float32)) > 0.5
+    share = geometry.apply(own_brain.astype(np.float32))  # of brain in what is interpolated: what lies outside is 0
+    brain = share > 0.5
     if not brain.any():
         raise CaseError(f"case {case.case_id}: the brain must be thick enough to be seen at 1 mm, got "
                         f"{int(own_brain.sum())} voxels far apart; check the voxel sizes")  # fmt: skip
     scales = {modality: IntensityScale.of(volume, own_brain) for modality, volume in volumes.items()}
     normalised = {
-        modality: np.where(brain, scales[modality].normalise(geometry.apply(volume), normalisation),
+        modality: np.where(brain, scales[modality].normalise(geometry.apply(volume) / share.clip(0.5), normalisation),
                            np.float32(BACKGROUND[normalisation]))
         for modality, volume in volumes.items()
     }  # fmt: skip

@@ -120,6 +120,23 @@ def test_too_small_a_brain_is_refused(voxels: int) -> None:
     assert "p1" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (0.5, 0.5, 0.5), (0.9, 0.9, 5), (2, 2, 2)])
+def test_what_lies_outside_the_brain_does_not_enter_it(spacing: tuple[float, ...]) -> None:
+    """Neither on the way to the model's grid nor on the way back, also where voxels are interpolated."""
+    foreground = brain_volumes()["t1n"] != 0
+    halves = np.where(np.arange(foreground.shape[0]) < 12, 400, 800)[:, None, None] * foreground
+    prepared = prepare(case_from_arrays({"t1n": halves}, np.diag((*spacing, 1.0)), "p1"), 16, "zscore")
+    volume, scale = prepared.volumes["t1n"], prepared.scales["t1n"]
+    values = scale.restore(volume, "zscore")
+    border = int((12 - prepared.geometry.box[0][0]) * prepared.geometry.zoom[0])
+    for half, wanted in ((slice(0, border - 2), 400), (slice(border + 2, None), 800)):
+        found = values[half][prepared.brain[half]]
+        assert found.size > 50
+        np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    back = prepared.restore(np.where(prepared.brain, np.float32(7), np.float32(-100)))
+    np.testing.assert_allclose(back, np.where(foreground, 7, 0), rtol=1e-6)
+
+
 def test_preparing_leaves_the_case_alone() -> None:
     case = case_from_arrays(brain_volumes(), oblique_affine(), "p1")
     for volume in prepare(case, 16, "zscore").volumes.values():
