@@ -33,7 +33,6 @@ from modfill.modalities import MODALITIES
 from modfill.model.aldm import ALDM
 from modfill.precision import fast_precision
 from modfill.preprocess import prepare
-from modfill.provenance import Settings
 
 VOXELS = 200_000  # enough for a rank correlation
 SCALES = (1, 2, 4, 8, 16)  # gaussian sigmas in voxels, between which a scale lies
@@ -52,7 +51,7 @@ def measure(model: ALDM, case: Case, sources: tuple[str, ...], target: str, samp
     part, index = prepare(reduced(case, sources), model.preset.multiple, "zscore"), MODALITIES.index(target)
     with fast_precision(torch.device("cpu")):
         encoded = model.see({m: torch.from_numpy(v) for m, v in part.volumes.items()})
-        noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, Settings(samples=samples))
+        noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, 0, samples)
         prediction = model.predict(encoded, index, noise[:1], None, "mean")
         sample = model.predict(encoded, index, noise, None, "sample")
     assert sample.spread is not None and prediction.deviation is not None

@@ -70,11 +70,12 @@ def complete_case(
     volumes = {modality: torch.from_numpy(volume).to(device) for modality, volume in prepared.volumes.items()}
     with fast_precision(device):
         encoded = model.see(volumes, torch.from_numpy(prepared.brain).to(device))
+    count = samples_needed(model, settings)
     for target in notes:
         index = preset.modalities.index(target)
-        noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, settings).to(device)
+        drawn = draw_noise(encoded.latents.shape[1:], case.case_id, target, settings.seed, count)
         with fast_precision(device):
-            prediction = model.predict(encoded, index, noise, settings.steps, settings.mode)
+            prediction = model.predict(encoded, index, drawn.to(device), settings.steps, settings.mode)
         if not _finite(prediction):
             raise CaseError(f"case {case.case_id}: a synthesised {target} must be finite, got NaN or infinity; "
                             "check the intensities of its sources")  # fmt: skip
@@ -98,11 +99,16 @@ def _finite(prediction: Prediction) -> bool:
     return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.confidence or 0)
 
 
-def draw_noise(shape: Sequence[int], case_id: str, target: str, settings: Settings) -> torch.Tensor:
+def samples_needed(model: ALDM, settings: Settings) -> int:
+    """Samples on which the answer depends: all that the mean averages, or whose spread is the uncertainty; else one."""
+    averaged = settings.mode == "mean" and not (model.single_step_mean and settings.steps is None)
+    spread = settings.uncertainty and model.refiner is None
+    return settings.samples if averaged or spread else 1
+
+
+def draw_noise(shape: Sequence[int], case_id: str, target: str, seed: int, samples: int) -> torch.Tensor:
     """Standard normal noise (samples, *shape) that depends on seed, case, target and sample only."""
-    return torch.stack(
-        [torch.randn(*shape, generator=generator(settings.seed, case_id, target, n)) for n in range(settings.samples)]
-    )
+    return torch.stack([torch.randn(*shape, generator=generator(seed, case_id, target, n)) for n in range(samples)])
 
 
 def expected_brightness(prepared: Prepared, model: ALDM, target: str) -> Sequence[float]:

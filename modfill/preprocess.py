@@ -96,8 +96,11 @@ class Prepared:
     geometry: Geometry
 
     def restore(self, volume: np.ndarray) -> np.ndarray:
-        """A volume (X, Y, Z) on the model's grid -> the case's own grid, 0 outside the brain. What the volume has outside
-        the brain does not matter: where voxels are interpolated, the nearest ones of the brain stand there."""
+        """A volume (X, Y, Z) on the model's grid -> the case's own grid, 0 outside the brain.
+
+        What the volume has outside the brain does not matter: where voxels are interpolated, the nearest ones of the
+        brain stand there.
+        """
         if self.geometry.resamples:
             nearest = distance_transform_edt(~self.brain, return_distances=False, return_indices=True)
             volume = volume[tuple(nearest)]

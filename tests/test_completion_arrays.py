@@ -8,9 +8,12 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
+from torch import Tensor
 
+from modfill.case import case_from_arrays
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
+from modfill.model.aldm import ALDM, Encoded
 from tests.case_files import brain_volumes, oblique_affine, save
 
 
@@ -121,10 +124,45 @@ def test_uncertainty_comes_with_the_image_where_it_is_asked_for(
     assert (values >= 0).all() and (values[~brain] == 0).all() and (values[brain] > 0).mean() > 0.9
 
 
+def test_no_sample_is_drawn_that_nothing_depends_on(
+    completer: ModalityCompleter, case_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimate, drawn = ALDM.estimate, []
+
+    def counted(model: ALDM, encoded: Encoded, target: int, noise: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        drawn.append(len(noise))
+        return estimate(model, encoded, target, noise, steps)
+
+    monkeypatch.setattr(ALDM, "estimate", counted)
+
+    def images(samples: int, steps: int | None, mode: str) -> tuple[list[int], np.ndarray]:
+        drawn.clear()
+        done = completer.complete(case_folder, None, ["t1c"], steps, samples, mode, uncertainty=True)
+        return list(drawn), np.asanyarray(done.images["t1c"].dataobj)
+
+    for steps, mode, counts in ((None, "mean", [1]), (2, "sample", [1, 1])):
+        (one, image), (several, again) = (images(samples, steps, mode) for samples in (1, 3))
+        assert one == several == counts
+        np.testing.assert_array_equal(image, again)
+    assert images(3, 2, "mean")[0] == [3], "the mean averages them"
+
+
+def test_a_sample_is_less_sure_than_the_mean(completer: ModalityCompleter) -> None:
+    """Its departure from the mean adds to what is to be expected, voxel by voxel and on the whole."""
+    case = case_from_arrays(sources(np.float32), np.eye(4), "p1")
+    mean, sample = (completer.complete(case, mode=mode, uncertainty=True) for mode in ("mean", "sample"))
+    assert sample.provenance["t1c"]["Confidence"] < mean.provenance["t1c"]["Confidence"]
+    known, less = (np.asanyarray(done.uncertainty["t1c"].dataobj) for done in (mean, sample))
+    images = [np.asanyarray(done.images["t1c"].dataobj) for done in (mean, sample)]
+    low, high = sample.provenance["t1c"]["UnitRange"]
+    kept = np.all([(image > 1.001 * low) & (image < 0.999 * high) for image in images], axis=0)  # not clipped
+    assert kept.sum() > 1000
+    departure = np.sqrt(less[kept].astype(float) ** 2 - known[kept].astype(float) ** 2)
+    np.testing.assert_allclose(departure, abs(images[1] - images[0])[kept], atol=0.02 * (high - low))
+
+
 def test_uncertainty_is_in_the_image_s_intensities(completer: ModalityCompleter) -> None:
     """Ten times the intensities give ten times the uncertainty."""
-    from modfill.case import case_from_arrays
-
     spreads = []
     for factor in (1.0, 10.0):
         case = case_from_arrays(sources(np.float32, factor), oblique_affine(), "p1")

@@ -195,7 +195,7 @@ def said_again(patch: pytest.MonkeyPatch) -> None:
         return see(model, volumes, *arguments)
 
     patch.setattr(ALDM, "see", remember)
-    patch.setattr(ALDM, "predict", lambda *arguments: Prediction(seen[0], None, None, None, None))
+    patch.setattr(ALDM, "predict", lambda *arguments: Prediction(seen[0]))
 
 
 @given(grid=grids(spacing=st.floats(0.96, 1.04)))

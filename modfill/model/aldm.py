@@ -47,25 +47,30 @@ class Prediction:
         volume: normalised, (X, Y, Z).
         spread: voxelwise standard deviation of several samples, in the same units; None with one, and where they are
             not needed: mode "mean" with a refiner.
-        expected: the squared error that the refiner expects, voxel by voxel, 0 outside the brain; None without one.
-        error: the mean squared error to be expected over the brain, z-scored; None likewise.
-        confidence: PSNR over the brain, in dB, that the mean estimate is expected to have after the best linear fit of
-            its intensities, calibrated; None likewise.
+        departure: how a sample differs from the mean estimate, (X, Y, Z); None in mode "mean".
+        expected: the squared error that the refiner expects of the mean estimate, voxel by voxel, 0 outside the brain;
+            None without one.
+        error: the mean squared error to be expected of it over the brain, z-scored; None likewise.
+        confidence: PSNR over the brain, in dB, that `volume` is expected to have after the best linear fit of its
+            intensities, calibrated; None likewise.
     """
 
     volume: Tensor
-    spread: Tensor | None
-    expected: Tensor | None
-    error: float | None
-    confidence: float | None
+    spread: Tensor | None = None
+    departure: Tensor | None = None
+    expected: Tensor | None = None
+    error: float | None = None
+    confidence: float | None = None
 
     @property
     def deviation(self) -> Tensor | None:
-        """Standard deviation (X, Y, Z) to be expected of the truth: where, the refiner says, and how much, `error`;
-        without a refiner the samples' spread."""
+        """Standard deviation (X, Y, Z) to be expected of the truth from `volume`: where, the refiner says; how much,
+        `error`; of a sample, its departure more. Without a refiner the samples' spread."""
         if self.expected is None or self.error is None:
             return self.spread
-        return (self.expected * (self.error / self.expected[self.expected > 0].mean())).sqrt()
+        brain = self.expected > 0
+        squared = self.expected * (self.error / self.expected[brain].mean())
+        return (squared if self.departure is None else squared + self.departure.square() * brain).sqrt()
 
 
 class ALDM(nn.Module):
@@ -159,16 +164,17 @@ class ALDM(nn.Module):
         if not direct:
             mean = latents.mean(0, keepdim=True)
         volume, expected = self.refine(encoded, target, target_like, mean)
+        samples = [self.decode(one[None]).float()[0, 0] for one in latents] if sampled else []
+        departure = samples[0] - self.decode(mean).float()[0, 0] if mode == "sample" else None
         error = confidence = None
         if expected is not None and encoded.seen is not None:
             brain, (intercept, slope) = encoded.seen.brain, self.calibration.tolist()
             error = expected_error(volume[brain], float(expected[brain].mean()))
-            confidence = intercept + slope * self.expected_psnr(target, error)
-        samples = [self.decode(one[None]).float()[0, 0] for one in latents] if sampled else []
-        if mode == "sample":
-            volume = volume + samples[0] - self.decode(mean).float()[0, 0]
+            more = 0.0 if departure is None else left_by_fit(departure[brain], volume[brain])
+            confidence = intercept + slope * self.expected_psnr(target, error + more)
+        given = volume if departure is None else volume + departure
         spread = torch.stack(samples).std(0) if len(samples) > 1 else None
-        return Prediction(volume, spread, expected, error, confidence)
+        return Prediction(given, spread, departure, expected, error, confidence)
 
     @property
     def single_step_mean(self) -> bool:
@@ -212,3 +218,10 @@ def expected_error(voxels: Tensor, said: float) -> float:
         said: what the refiner expects of itself, on average over the brain.
     """
     return (max(1 - float(voxels.var(correction=0)), 0) + said) / 2
+
+
+def left_by_fit(departure: Tensor, voxels: Tensor) -> float:
+    """Mean square of what the best linear fit of `voxels` (N,) leaves of a departure from them (N,)."""
+    own, other = departure - departure.mean(), voxels - voxels.mean()
+    slope = (own @ other) / (other @ other).clamp(min=1e-12)
+    return float((own - slope * other).square().mean())
