@@ -119,8 +119,9 @@ class Laboratory:
         own = self.weights.preset
         autoencoder = replace(own.autoencoder, codes=codes or own.autoencoder.codes)
         model = ALDM(replace(own, autoencoder=autoencoder, refiner=None, unet=None)).to(DEVICE)
-        parts = model.state_dict().keys()
-        model.load_state_dict({k: v for k, v in self.weights.state_dict().items() if k in parts}, strict=False)
+        shapes = {name: value.shape for name, value in model.state_dict().items()}
+        kept = {name: v for name, v in self.weights.state_dict().items() if shapes.get(name) == v.shape}
+        model.load_state_dict(kept, strict=False)
         if codes:
             self._train(AutoencoderStage(model.autoencoder, model.preset, self.cases, self.held_out), "codebook")
             model.latent_std.fill_(self._bank(model).std())

@@ -23,7 +23,7 @@ from benchmarks import nnunet
 from benchmarks.baselines import Method
 from benchmarks.cases import reduced, segmentation_of, segmentation_path
 from benchmarks.methods import add_arguments, chosen
-from benchmarks.tables import append, scored
+from benchmarks.tables import append, read, scored
 from modfill.case import Case, find_cases, read_case
 from modfill.metrics import dice, hd95
 from modfill.modalities import MODALITIES
@@ -76,7 +76,7 @@ def run(cases: list[Case], methods: list[Method], predictors: Mapping[str, nnUNe
                 own = dict(zip(COLUMNS, key, strict=False))
                 append(table, COLUMNS, [own | row for row in rows_of(segmentation, truth, spacing)])
         print(case.case_id, flush=True)
-    return pd.read_csv(table)
+    return read(table)
 
 
 def by_set(frame: pd.DataFrame) -> pd.DataFrame:

@@ -24,11 +24,16 @@ def scored(table: Path, columns: Sequence[str], keys: int) -> set[tuple[str, ...
     """
     if not table.exists():
         return set()
-    begun = pd.read_csv(table)
+    begun = read(table)
     if tuple(begun) != tuple(columns):
         raise ValueError(f"{table} must have the columns {', '.join(columns)}, got {', '.join(begun)}; "
                          "an older version began it: give another --out")  # fmt: skip
     return set(begun[list(columns[:keys])].itertuples(index=False, name=None))
+
+
+def read(table: Path) -> pd.DataFrame:
+    """The rows of a CSV file; a case may be called `001`."""
+    return pd.read_csv(table, dtype={"case_id": str})
 
 
 def append(table: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 from benchmarks.baselines import Method
 from benchmarks.cases import figures, reduced
 from benchmarks.methods import add_arguments, chosen
-from benchmarks.tables import append, plot, scored, summary
+from benchmarks.tables import append, plot, read, scored, summary
 from modfill.case import Case, find_cases, read_case
 from modfill.modalities import MODALITIES
 
@@ -49,7 +49,7 @@ def run(methods: list[Method], cohort: Path, out: Path) -> pd.DataFrame:
                 if (method.name, case.case_id, "+".join(sources)) not in done:
                     append(table, COLUMNS, evaluate(method, case, sources))
             print(f"{method.name} {case.case_id}", flush=True)
-    return pd.read_csv(table)
+    return read(table)
 
 
 COLUMNS = ("method", "case_id", "sources", "target", *(

@@ -48,7 +48,8 @@ def tasks() -> Iterator[tuple[tuple[str, ...], str]]:
 @torch.inference_mode()
 def measure(model: ALDM, case: Case, sources: tuple[str, ...], target: str, samples: int) -> dict[str, Any]:
     """One row of the table."""
-    part, index = prepare(reduced(case, sources), model.preset.multiple, "zscore"), MODALITIES.index(target)
+    part = prepare(reduced(case, sources), model.preset.multiple, model.preset.normalisation)
+    index = MODALITIES.index(target)
     with fast_precision(torch.device("cpu")):
         encoded = model.see({m: torch.from_numpy(v) for m, v in part.volumes.items()})
         noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, 0, samples)
@@ -126,6 +127,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
     model, _ = checkpoint.load(options.weights)
+    if options.samples < 2 or model.refiner is None:
+        parser.error("--samples must be 2 or more, and --weights of a model with a refiner")
     rows = []
     for files in find_cases(options.cases):
         case = read_case(files)

@@ -53,8 +53,8 @@ class CompleteModalitiesd(MapTransform):
         weights: a file that `modfill train` wrote; None takes the shipped ones.
         cache: folder of completed images, shared by all workers and runs; None keeps nothing.
         mode: "mean" (least error) or "sample" (one plausible image).
-        steps: diffusion steps; None takes the preset's.
-        samples: samples drawn.
+        steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
+        samples: samples that the mean averages where diffusion makes it: with `steps`.
         seed: of the noise.
         device: "cpu", or a GPU, which workers can use only if they are spawned.
 

@@ -50,8 +50,8 @@ class CompleteModalities(tio.Transform):
         names: image name by modality where it is another, e.g. `{"t1c": "t1gd"}`.
         cache: folder of completed images, shared by all workers and runs; None keeps nothing.
         mode: "mean" (least error) or "sample" (one plausible image).
-        steps: diffusion steps; None takes the preset's.
-        samples: samples drawn.
+        steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
+        samples: samples that the mean averages where diffusion makes it: with `steps`.
         seed: of the noise.
         device: "cpu", or a GPU, which workers can use only if they are spawned.
         **kwargs: of `torchio.Transform`. `include` and `exclude` choose which missing images are added; all

@@ -123,7 +123,7 @@ def complete_arrays(
     Args:
         arrays: acquired (X, Y, Z) by modality, 0 outside the brain.
         affine: 4x4, voxel indices to mm; or one by modality, which must then agree.
-        settings: mode, steps, samples and seed; None takes the defaults.
+        settings: mode, steps, samples and seed, no uncertainty; None takes the defaults.
         case_id: part of the seed and of messages; None takes a name made of the arrays' hash.
         targets: missing modalities; None takes all.
         weights: a file that `modfill train` wrote; None takes the shipped ones.
@@ -134,11 +134,13 @@ def complete_arrays(
         The synthesised modalities, in the order of `MODALITIES`.
 
     Raises:
-        CaseError: the arrays or a target cannot be used.
+        CaseError: the arrays, a target or a setting cannot be used.
         WeightsError: the weights cannot be loaded.
         ModfillError: the device does not exist here, or the cache cannot be written.
     """
     settings = settings or Settings()
+    if settings.uncertainty:
+        raise CaseError("uncertainty must be left out for arrays, which take no map; complete files instead")
     targets = [m for m in MODALITIES if m not in arrays] if targets is None else sorted(targets, key=_rank)
     label = case_id or "without a name"
     for modality, array in arrays.items():

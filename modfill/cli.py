@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
                           help="mean: least error (default); sample: one plausible image")  # fmt: skip
     complete.add_argument("--steps", type=int, metavar="N", help="diffusion steps")
     complete.add_argument("--samples", type=int, default=1, metavar="N",
-                          help="samples drawn; with --steps, the mean is their average (default: 1)")  # fmt: skip
+                          help="samples that the mean averages, with --steps (default: 1)")  # fmt: skip
     complete.add_argument("--uncertainty", action="store_true",
                           help="also write the map of the standard deviation to be expected, "
                                "<case>-<modality>-uncertainty.nii.gz")  # fmt: skip
@@ -136,10 +136,10 @@ def _complete(options: argparse.Namespace) -> int:
     cohort = find_cohort(options.cohort)
     found, out = rank.of(shard.of(cohort.cases)), output_folder(options.out, options.naming, cohort)
     completer = ModalityCompleter(options.weights, options.device)
-    describe(out, cohort)
     settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
     results = completer.complete_cohort(found, out, options.targets, settings, options.overwrite, options.link,
                                         options.jobs, options.allow_synthetic)  # fmt: skip
+    describe(out, cohort)  # all of it, whatever this part is; once nothing can be refused any more
     failed = follow(results, len(found), options.jobs, label)
     wait_for_the_others()
     return 1 if failed else 0

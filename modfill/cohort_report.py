@@ -253,7 +253,7 @@ def _provenance(one: Synthetic) -> str:
         "Sources": sources,
         "Made by": f"{made_by['Name']} {made_by['Version']}",
         "Weights": f"{note['Weights']['Preset']}, {note['Weights']['File']}, SHA-256 {note['Weights']['SHA256'][:12]}…",
-        "Settings": f"mode {note['Mode']}, steps {note['Steps'] or 'of the preset'}, samples {note['Samples']}, "
+        "Settings": f"mode {note['Mode']}, steps {note['Steps'] or 'by default'}, samples {note['Samples']}, "
                     f"seed {note['Seed']}",
         "Confidence": one.confidence,
         "Contrast agent": note.get("ContrastAgent", ""),

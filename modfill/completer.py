@@ -123,7 +123,8 @@ class ModalityCompleter:
                 names them otherwise; None writes nothing.
             targets: missing modalities; None takes all.
             steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
-            samples: samples drawn; the mean averages them where diffusion makes it: with `steps`.
+            samples: samples that the mean averages where diffusion makes it: with `steps`, or by a network that allows
+                no other way. By weights without a refiner, their spread is the uncertainty too.
             mode: "mean" (least error) or "sample" (one plausible image).
             seed: of the noise.
             overwrite: do finished outputs again.
@@ -176,9 +177,9 @@ class ModalityCompleter:
         """
         whole = find_cohort(cohort) if isinstance(cohort, str | Path) else Cohort("folders", list(cohort))
         place = out if isinstance(out, OutputFolder) else output_folder(Path(out), naming, whole)
+        chosen = self._possible(settings or Settings())
         if place is not out:
             describe(place, whole)
-        chosen = self._possible(settings or Settings())
 
         def read(files: CaseFiles) -> Work:
             case = read_case(files, allow_synthetic)
@@ -247,15 +248,24 @@ class ModalityCompleter:
         return tuple(dict.fromkeys(wanted))
 
     def complete_arrays(
-        self, arrays: Mapping[str, npt.NDArray], affine: npt.ArrayLike, case_id: str = "case", **settings: Any
+        self,
+        arrays: Mapping[str, npt.NDArray],
+        affine: npt.ArrayLike,
+        case_id: str = "case",
+        *,
+        targets: Sequence[str] | None = None,
+        steps: int | None = None,
+        samples: int = 1,
+        mode: str = "mean",
+        seed: int = 0,
     ) -> dict[str, npt.NDArray]:
-        """Arrays in, arrays out, nothing on disk.
+        """Arrays in, arrays out, nothing on disk. Provenance and uncertainty are left out; `complete` gives them.
 
         Args:
             arrays: (X, Y, Z) by modality, 0 outside the brain.
             affine: 4x4, voxel indices to mm.
             case_id: part of the seed.
-            **settings: targets, steps, samples, mode, seed as in `complete`.
+            targets, steps, samples, mode, seed: as in `complete`.
 
         Returns:
             The synthesised modalities, (X, Y, Z), in the type of their nearest source (float32 unless integer).
@@ -263,7 +273,7 @@ class ModalityCompleter:
         Raises:
             CaseError: as `complete`.
         """
-        done = self.complete(case_from_arrays(arrays, affine, case_id), **settings)
+        done = self.complete(case_from_arrays(arrays, affine, case_id), None, targets, steps, samples, mode, seed)
         return {modality: np.asarray(image.dataobj) for modality, image in done.images.items()}
 
 

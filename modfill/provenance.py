@@ -34,7 +34,8 @@ class Settings:
     Attributes:
         mode: "mean" (least error) or "sample" (one plausible image).
         steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
-        samples: samples drawn; the mean averages them where diffusion makes it.
+        samples: samples that the mean averages where diffusion makes it: with `steps`, or by a network that allows no
+            other way. Without a refiner, their spread is the uncertainty too.
         seed: of the noise.
         uncertainty: give the map of the standard deviation to be expected, too.
     """
@@ -132,7 +133,8 @@ DECISIVE = ("Sources", "Weights", "Mode", "Steps", "Samples", "Seed", "Uncertain
 def finished(path: Path, note: Mapping[str, Any]) -> dict[str, Any] | None:
     """The sidecar of an output that was finished before with the same sources, weights and settings, or None.
 
-    An output whose voxels are damaged, or are not those that its sidecar describes, is not finished.
+    An output whose voxels are damaged, or are not those that its sidecar describes, is not finished; nor is one that
+    lacks the uncertainty that belongs to it.
 
     Raises:
         CaseError: the output there was made from other sources, with other weights or with other settings.
@@ -146,8 +148,9 @@ def finished(path: Path, note: Mapping[str, Any]) -> dict[str, Any] | None:
                 f"case {note['CaseID']}: {path} must be made with the {key} of this run, got an output of another; "
                 "overwrite it (--overwrite) or choose another output folder"
             )
+    parts = [path, uncertainty_path(path)] if note["Uncertainty"] else [path]
     try:
-        image, _ = read_image(note["CaseID"], path, read_header(path))
+        image, *_ = [read_image(note["CaseID"], part, read_header(part))[0] for part in parts]
     except CaseError:
         return None
     return former if matches_sidecar(path, np.asanyarray(image.dataobj)) else None

@@ -23,7 +23,9 @@ def test_every_part_is_trained_and_scored(tmp_path: Path, tiny_weights: Path) ->
     before = {name: value.clone() for name, value in weights.state_dict().items()}
     learning = [training_case(case) for case in cases[:2]]
     laboratory = ablation.Laboratory(weights, learning, learning[:1], tmp_path / "run", None, steps=2)
-    rows = [line for row in laboratory.rows() for line in ablation.measure(*row, cases[2])]
+    models = list(laboratory.rows())
+    assert all((model.refiner is None and model.unet is None) == (part != "refiner") for _, model, part in models)
+    rows = [line for row in models for line in ablation.measure(*row, cases[2])]
     frame = pd.DataFrame(rows)
     assert frame.groupby("row").size().eq(16).all() and frame.row.nunique() == 8
     assert frame[["psnr", "ssim", "psnr_matched"]].notna().all(axis=None)

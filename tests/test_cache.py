@@ -116,6 +116,13 @@ def test_an_entry_depends_on_inputs_weights_and_settings(
         assert len(runs) == len(entries(tmp_path / "c")) == count
 
 
+def test_arrays_take_no_uncertainty(sources: dict, tiny_weights: Path, completer: ModalityCompleter) -> None:
+    with pytest.raises(CaseError, match="uncertainty must be left out for arrays"):
+        complete_arrays(sources, AFFINE, Settings(uncertainty=True), weights=tiny_weights)
+    with pytest.raises(TypeError, match="uncertainty"):
+        completer.complete_arrays(sources, AFFINE, uncertainty=True)  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize("damage", ["emptied", "cut", "flipped", "deleted", "another file"])
 def test_damaged_entries_are_made_again(
     sources: dict, tiny_weights: Path, tmp_path: Path, runs: list, damage: str

@@ -79,11 +79,20 @@ def test_uncertainty_without_a_refiner_needs_samples(
     words = ("complete", case_folder, "--out", tmp_path / "out", "--targets", "t2w", "--steps", 1, "--uncertainty",
              "--weights", tmp_path / "w.safetensors")  # fmt: skip
     command = [str(word) for word in words]
-    assert main(command) == 1 and not list((tmp_path / "out").rglob("*.nii.gz"))
+    assert main([*command, "--naming", "nnunet"]) == 1 and not (tmp_path / "out").exists()
     wanted = "uncertainty must have two samples or more by weights without a refiner, got 1"
     one_line(capsys.readouterr().err, wanted, "--samples 8")
     assert main([*command, "--samples", "2"]) == 0
     assert "p1/p1-t2w-uncertainty.nii.gz" in files_in(tmp_path / "out")
+
+
+@pytest.mark.parametrize("naming", ["brats2023", "bids", "nnunet"])
+def test_a_setting_that_is_refused_leaves_nothing_behind(
+    run: Run, case_folder: Path, tmp_path: Path, naming: str
+) -> None:
+    for option in ("--steps", "--samples"):
+        status, _, error = run("complete", case_folder, "--out", tmp_path / "out", "--naming", naming, option, 0)
+        assert status == 1 and option[2:] in error and not (tmp_path / "out").exists()
 
 
 def _truncate(folder: Path) -> None:

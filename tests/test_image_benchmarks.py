@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import ladder, pictures, translation, uncertainty
 from benchmarks.cases import brain_of
+from benchmarks.tables import read
 from modfill.case import find_cases, read_case
 from modfill.metrics import unit_range
 from modfill.modalities import MODALITIES
@@ -60,6 +61,14 @@ def test_a_table_of_an_older_version_is_not_gone_on_with(
     assert table.read_text() == before
 
 
+def test_a_case_with_a_number_for_a_name_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_case(tmp_path / "in", "001")
+    for _ in range(2):
+        started(translation, monkeypatch, "--cases", tmp_path / "in", "--out", tmp_path / "out", "--methods", "copy")
+    rows = read(tmp_path / "out" / "translation.csv")
+    assert len(rows) == 28 and set(rows.case_id) == {"001"}
+
+
 def test_pictures_show_the_tumour_upright_beside_every_method(
     cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +113,14 @@ def test_uncertainty_tells_each_map_and_scale(
     text = (tmp_path / "out" / "uncertainty.md").read_text()
     assert "| 0 to 1 |" in text and "| 16 to the whole brain |" in text and "Confidence" in text
     assert "| spread of the samples |" in text and text.count("%") == 4  # within one and two, of both maps
+
+
+def test_uncertainty_of_one_sample_is_refused_before_anything_is_made(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        started(uncertainty, monkeypatch, "--cases", cohort, "--samples", 1, "--out", tmp_path / "out")
+    assert "--samples must be 2 or more" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_map_that_is_the_error_agrees_with_it() -> None:

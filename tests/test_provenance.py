@@ -16,9 +16,10 @@ from jsonschema import Draft202012Validator
 import modfill
 from modfill.case import Case, read_case
 from modfill.cli import main
-from modfill.completer import ModalityCompleter
+from modfill.completer import Completed, ModalityCompleter
 from modfill.errors import CaseError
 from modfill.finding import CaseFiles
+from modfill.naming import uncertainty_path
 from tests.case_files import brain_volumes, oblique_affine, save, write_case
 from tests.test_completion import voxels
 
@@ -128,13 +129,19 @@ def test_the_schema_is_strict(completer: ModalityCompleter, case_folder: Path) -
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"mode": "sample", "steps": 2, "seed": 3}, {"mode": "mean", "steps": 2, "samples": 2, "seed": 9}]
+    "settings",
+    [
+        {},
+        {"mode": "sample", "steps": 2, "seed": 3},
+        {"mode": "mean", "steps": 2, "samples": 2, "seed": 9},
+        {"uncertainty": True},
+    ],
 )
 def test_a_sidecar_is_enough_to_make_the_image_again(
     completer: ModalityCompleter, tiny_weights: Path, case_folder: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     """Bit for bit, by another completer, from renamed files: nothing but the sidecar says how (as in the README)."""
-    first = completer.complete(case_folder, tmp_path / "first", ["t2w"], **settings)
+    completer.complete(case_folder, tmp_path / "first", ["t2w"], **settings)
     note = json.loads((tmp_path / "first" / "p1" / "p1-t2w.json").read_text(encoding="utf8"))
     moved = case_folder.rename(tmp_path / "moved")
     save(moved / "p1-t1c.nii.gz", brain_volumes()["t1c"])  # found later; it was no source then
@@ -142,9 +149,12 @@ def test_a_sidecar_is_enough_to_make_the_image_again(
     case = read_case(CaseFiles(note["CaseID"], sources), allow_synthetic=True)
     assert [case.hashes[source["Modality"]] for source in note["Sources"]] == [s["SHA256"] for s in note["Sources"]]
     again = ModalityCompleter(tiny_weights, "cpu").complete(
-        case, tmp_path / "again", [note["Modality"]], note["Steps"], note["Samples"], note["Mode"], note["Seed"]
-    )
-    assert again.paths["t2w"].read_bytes() == first.paths["t2w"].read_bytes()
+        case, tmp_path / "again", [note["Modality"]], note["Steps"], note["Samples"], note["Mode"], note["Seed"],
+        uncertainty=note["Uncertainty"],
+    )  # fmt: skip
+    files = [sorted((tmp_path / run / "p1").glob("*.nii.gz")) for run in ("first", "again")]
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
+    assert len(files[0]) == 1 + note["Uncertainty"]
     made = again.provenance["t2w"]
     assert made.pop("SourcePaths") != note.pop("SourcePaths")  # they were moved
     assert made == note
@@ -163,6 +173,21 @@ def test_a_finished_output_with_other_voxels_is_done_again(
         assert completer.complete(case_folder, tmp_path, ["t1c"]).skipped == ()
         assert path.read_bytes() == whole
     assert completer.complete(case_folder, tmp_path, ["t1c"]).skipped == ("t1c",)
+
+
+def test_a_finished_output_without_its_uncertainty_is_done_again(
+    completer: ModalityCompleter, case_folder: Path, tmp_path: Path
+) -> None:
+    def complete() -> Completed:
+        return completer.complete(case_folder, tmp_path, ["t1c"], uncertainty=True)
+
+    path = uncertainty_path(complete().paths["t1c"])
+    whole = path.read_bytes()
+    for damage in (path.unlink, lambda: path.write_bytes(whole[:-300])):
+        damage()
+        done = complete()
+        assert done.skipped == () and path.read_bytes() == whole and list(done.uncertainty) == ["t1c"]
+    assert complete().skipped == ("t1c",)
 
 
 def test_the_files_of_a_cohort_are_marked_one_by_one(completer: ModalityCompleter, tmp_path: Path) -> None:
