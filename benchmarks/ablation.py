@@ -3,9 +3,9 @@
     python -m benchmarks.ablation --train DIR --validate DIR --cases DIR --minutes 10 --run RUN --out DIR
 
 Every translator and denoiser is trained anew, each for the same time, on the latents of the weights' autoencoder; for
-the row with a codebook that autoencoder is trained on for as long with one. The last row, the refiner, is that of the
-weights. Each case is scored on the 12 one-source tasks and the 4 three-source tasks. Writes `ablation.csv` and
-`ablation.md`. Stopped, training goes on where it was.
+the row with a codebook that autoencoder is trained on for as long with one. Diffusion answers with its mean estimate,
+in one step. The last row, refiner and U-Net, is that of the weights. Each case is scored on the 12 one-source tasks and
+the 4 three-source tasks. Writes `ablation.csv` and `ablation.md`. Stopped, training goes on where it was.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Laboratory:
         averaged = deepcopy(model)
         averaged.translator = Averaged(averaged.translator)  # type: ignore[assignment]
         yield "the same, sources averaged and not fused", averaged, "denoiser"
-        yield "+ refiner (the weights as they are)", self.weights, "refiner"
+        yield "+ refiner and U-Net (the weights as they are)", self.weights, "refiner"
 
     def _with_autoencoder(self, codes: int | None) -> ALDM:
         """A copy of the weights without refiner and U-Net. With `codes`, its autoencoder is trained on with such a

@@ -20,7 +20,7 @@ from modfill.integrations.availability import (
 
 from modfill.cache import Synthetic, complete_arrays
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, NEAREST, nifti_stem
+from modfill.modalities import MODALITIES, NEAREST, modality_of, nifti_stem
 from modfill.provenance import Settings
 
 try:
@@ -213,7 +213,8 @@ class RandModalityDropoutd(RandomizableTransform, MapTransform):
 
 
 def _modalities_of(keys: Sequence[Hashable], modalities: Sequence[str]) -> tuple[str, ...]:
-    """The modalities of keys or channels. Raises ModfillError unless each key is another modality."""
+    """The modalities of keys or channels. Raises ModfillError unless each key is another modality, and, where all keys
+    are names of modalities, the one that it names."""
     unknown = [modality for modality in modalities if modality not in MODALITIES]
     if unknown or len(set(modalities)) < max(len(modalities), 2):
         got = unknown[0] if unknown else ", ".join(modalities) or "none"
@@ -222,6 +223,12 @@ def _modalities_of(keys: Sequence[Hashable], modalities: Sequence[str]) -> tuple
         raise ModfillError(
             f"keys must be one stack or another key for each of {', '.join(modalities)}, got {len(keys)} "
             f"keys ({', '.join(map(str, keys))}); give modalities= in the order of the keys"
+        )
+    named = [modality_of(str(key)) for key in keys]
+    if len(keys) > 1 and None not in named and named != list(modalities):
+        raise ModfillError(
+            f"modalities must be those that the keys {', '.join(map(str, keys))} name, got {', '.join(modalities)}; "
+            "give modalities= in the order of the keys"
         )
     return tuple(modalities)
 

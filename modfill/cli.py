@@ -42,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ModfillError as error:
         print(f"modfill: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read the output has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (flushed at exit, and the pipe is gone)
+        return 1
     except MemoryError:
         print("modfill: out of memory; free some and run the same command to go on", file=sys.stderr)
         return 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modfill.cohort_table import row_of, update_table
+from modfill.cohort_table import require_own_table, row_of, update_table
 from modfill.errors import CaseError, ModfillError
 from modfill.layouts.files import LONGEST_NAME, CaseFiles
 from modfill.locking import FileLock, take
@@ -121,14 +121,20 @@ def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jo
         jobs: cases computed at the same time.
 
     Raises:
-        ModfillError: the folder cannot be made, or `jobs` is less than 1.
+        ModfillError: the folder cannot be made, another table lies in it, or `jobs` is less than 1; at once, not when
+            the first result is asked for.
     """
     if jobs < 1:
         raise ModfillError(f"jobs must be at least 1, got {jobs}")
+    require_own_table(out.path)
     try:
         out.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ModfillError(f"{out.path} must be writable, got '{error.strerror}'; choose another folder") from error
+    return _results(found, out, stages, jobs)
+
+
+def _results(found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int) -> Iterator[CaseResult]:
     run = _Run(out, stages, deque(found))
     threads = torch.get_num_threads()
     share = max(1, threads // jobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -61,7 +62,7 @@ class Synthetic:
 
     def uncertainty(self) -> nib.Nifti1Image | None:
         path = uncertainty_path(self.path)
-        return nib.Nifti1Image.from_filename(path) if is_ours(path) else None
+        return _read(path) if is_ours(path) else None
 
 
 def write_report(completed: Path, page: Path | None = None) -> Path:
@@ -115,7 +116,8 @@ def _save(page: Path, text: str) -> None:
     except OSError as error:
         raise ModfillError(f"{page} must be writable, got '{error.strerror or error}'; give --html") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _find(completed: Path) -> dict[str, list[Synthetic]]:
@@ -152,7 +154,7 @@ def _article(case_id: str, synthetic: Sequence[Synthetic], edge: int | None) -> 
             f"({type(error).__name__}). Complete the case again with --overwrite.</p>"
         )
     data = " ".join(f'data-{name}="{escape(str(value))}"' for name, value in values.items())
-    heading = "case-" + hashlib.sha256(os.fsencode(case_id)).hexdigest()[:12]
+    heading = "case-" + hashlib.sha256(case_id.encode("utf8", "surrogatepass")).hexdigest()[:12]
     return (
         f'<article {data} aria-labelledby="{heading}"><h2 id="{heading}" tabindex="-1">{escape(case_id)}</h2>'
         f"{body}</article>"
@@ -202,7 +204,7 @@ def _pictures(synthetic: Sequence[Synthetic], edge: int) -> list[str]:
 
 def _synthetic_figures(one: Synthetic, frame: Frame) -> list[str]:
     modality, case_id = one.note["Modality"], one.note["CaseID"]
-    image, spread, (low, high) = nib.Nifti1Image.from_filename(one.path), one.uncertainty(), one.window
+    image, spread, (low, high) = _read(one.path), one.uncertainty(), one.window
     strip = draw_strip(image, frame, mark="SYNTHETIC")
     figures = [_figure(strip, modality, "synthetic", f"{_short(modality)} of {case_id}, synthetic", one.confidence)]
     if spread is not None:
@@ -212,17 +214,22 @@ def _synthetic_figures(one: Synthetic, frame: Frame) -> list[str]:
     return figures
 
 
+def _read(path: Path) -> nib.Nifti1Image:
+    """An image and its voxels, within the bounds that hold for every file. Raises CaseError."""
+    return read_image(path.name, path, read_header(path))[0]
+
+
 def _acquired_figure(modality: str, source: Mapping[str, Any], path: Path | None, frame: Frame) -> str:
     """An acquired image, or a word on why it cannot be shown."""
     name = source.get("File", "from an array")
-    if path is None or not path.is_file():
-        return _figure(None, modality, "acquired", f"{name} is not where it was")
-    if hashlib.sha256(path.read_bytes()).hexdigest() != source["SHA256"]:
-        return _figure(None, modality, "acquired", f"{name} is not the file that was used: it has changed since")
     try:
+        if path is None or not path.is_file():
+            return _figure(None, modality, "acquired", f"{name} is not where it was")
         header = read_header(path)
         volumes = header.get_data_shape()[-1] if "VolumeIndex" in source else 0
-        image, _ = read_image(name, path, header, volumes)
+        image, digest = read_image(name, path, header, volumes)
+        if digest != source["SHA256"]:
+            return _figure(None, modality, "acquired", f"{name} is not the file that was used: it has changed since")
         image = image.slicer[..., source["VolumeIndex"]] if "VolumeIndex" in source else image
         strip = draw_strip(image, frame)
     except _UNREADABLE as error:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from modfill.provenance import is_ours
 if TYPE_CHECKING:
     from modfill.cohort import CaseResult
 
-__all__ = ["COLUMNS", "TABLE", "read_table", "row_of", "update_table"]
+__all__ = ["COLUMNS", "TABLE", "read_table", "require_own_table", "row_of", "update_table"]
 
 TABLE = "cohort.csv"
 _ODD_NAMES = "surrogateescape"  # what Python makes of names that are not Unicode comes back as it was
@@ -61,24 +61,22 @@ def row_of(result: CaseResult, out: OutputFolder) -> Row:
 
 
 def update_table(folder: Path, row: Mapping[str, str]) -> None:
-    """Put one case's line into the folder's table; the lines of other cases, also of other processes, stay.
+    """Put one case's line into the folder's table; the lines of other cases, also of other processes, stay, and so do
+    columns that somebody added.
 
     Raises:
-        ModfillError: the folder cannot be written.
+        ModfillError: the folder cannot be written, or another table lies there.
     """
     path, temporary = folder / TABLE, folder / f".tmp-{os.getpid()}-{TABLE}"
     try:
-        with locked(folder / f".lock-{TABLE}"):
+        with locked(folder / ".table-lock"):  # no case's lock is called so
             for leftover in folder.glob(f".tmp-*-{TABLE}"):  # of processes that were killed
                 leftover.unlink()
+            require_own_table(folder)
             rows = {former["case"]: former for former in read_table(folder)}
-            seconds = row["seconds"] or rows.get(row["case"], {}).get("seconds", "")
-            rows[row["case"]] = {**row, "seconds": seconds}
-            text = io.StringIO()
-            writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows[case] for case in sorted(rows))
-            content = text.getvalue().encode("utf8", _ODD_NAMES)
+            former = rows.get(row["case"], {})
+            rows[row["case"]] = {**former, **row, "seconds": row["seconds"] or former.get("seconds", "")}
+            content = _as_csv([rows[case] for case in sorted(rows)])
             if not path.exists() or path.read_bytes() != content:
                 temporary.write_bytes(content)
                 os.replace(temporary, path)
@@ -87,11 +85,39 @@ def update_table(folder: Path, row: Mapping[str, str]) -> None:
         raise ModfillError(f"{path} must be writable, got '{reason}'; choose another output folder") from error
 
 
+def _as_csv(rows: Sequence[Row]) -> bytes:
+    text = io.StringIO()
+    columns = dict.fromkeys((*COLUMNS, *(column for row in rows for column in row)))
+    odd = any("\r" in value for row in rows for value in row.values())  # which csv forgets to quote
+    writer = csv.DictWriter(
+        text, list(columns), restval="", lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode("utf8", _ODD_NAMES)
+
+
+def require_own_table(folder: Path) -> None:
+    """Raise ModfillError if the folder's table is somebody else's: it would be lost."""
+    path = folder / TABLE
+    if path.exists() and _read(path) is None:
+        raise ModfillError(
+            f"{path} must be free or modfill's table, got another file; move it away or choose another output folder"
+        )
+
+
 def read_table(folder: Path) -> list[Row]:
     """The lines of a folder's table by column; none if there is no table, or another one."""
+    return _read(folder / TABLE) or []
+
+
+def _read(path: Path) -> list[Row] | None:
+    """The lines of a table; None if it is not modfill's, nor empty."""
     try:
-        with (folder / TABLE).open(encoding="utf8", errors=_ODD_NAMES, newline="") as file:
-            reader = csv.DictReader(file, restval="")
-            return list(reader) if set(COLUMNS) <= set(reader.fieldnames or ()) else []
+        with path.open(encoding="utf-8-sig", errors=_ODD_NAMES, newline="") as file:
+            reader = csv.DictReader(file, restkey="", restval="")
+            if reader.fieldnames is not None and not set(COLUMNS) <= set(reader.fieldnames):
+                return None
+            return [{name: value for name, value in row.items() if name} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error):
-        return []
+        return None

@@ -19,10 +19,11 @@ from modfill.completion import Synthesis, complete_case, prepare_case
 from modfill.errors import CaseError, ModfillError, WeightsError, within_memory
 from modfill.finding import Cohort, find_cohort
 from modfill.linking import describe, link_acquired
+from modfill.marks import sidecar_path
 from modfill.naming import OutputFolder, output_folder, output_path, uncertainty_path
 from modfill.precision import best_device, half_is_fast
 from modfill.preprocess import Prepared
-from modfill.provenance import Settings, finished, remove_leftovers, sidecar, write
+from modfill.provenance import Settings, discard, finished, is_ours, remove_leftovers, sidecar, write
 
 __all__ = ["Completed", "ModalityCompleter"]
 
@@ -219,6 +220,8 @@ class ModalityCompleter:
         overwrite: bool,
     ) -> Work:
         """What is done of a case, what is to do, and what the model needs for that."""
+        if out is not None:
+            _make_way(case, out, overwrite)
         done = Completed(case.case_id)
         precision = "bfloat16" if half_is_fast(self.device) else "float32"
         notes = {}
@@ -275,6 +278,25 @@ class ModalityCompleter:
         """
         done = self.complete(case_from_arrays(arrays, affine, case_id), None, targets, steps, samples, mode, seed)
         return {modality: np.asarray(image.dataobj) for modality, image in done.images.items()}
+
+
+def _make_way(case: Case, out: Path | OutputFolder, overwrite: bool) -> None:
+    """See to it that no synthetic image of an earlier run stands for what has been acquired since.
+
+    Raises:
+        CaseError: one does, and is not to be overwritten.
+    """
+    for modality in (m for m in case.available if m not in case.synthetic):
+        try:
+            path = output_path(out, case.case_id, modality)
+        except CaseError:  # nothing of ours lies where nothing may be written
+            continue
+        if not (is_ours(sidecar_path(path)) and is_ours(path)):
+            continue
+        if not overwrite:
+            raise CaseError(f"case {case.case_id}: {path} must go, got a synthetic {modality} where an acquired one "
+                            "has come; overwrite it (--overwrite) or choose another output folder")  # fmt: skip
+        discard(path)
 
 
 def _take(done: Completed, synthesis: Synthesis, out: Path | OutputFolder | None) -> None:

@@ -21,7 +21,7 @@ from modfill.preprocess import MINIMUM_BRAIN, IntensityScale
 __all__ = ["ACCURACY", "MARGIN", "WEIGHTS", "describe_pairs", "suspected_swap"]
 
 ACCURACY = (
-    "9 test cases prepared like the training cases: no false alarm, 52 of 54 exchanges found, 43 with the right two; "
+    "9 other cases, prepared like the training cases: no false alarm, 52 of 54 exchanges found, 43 with the right two; "
     "3 cases prepared otherwise: 1 false alarm, 18 of 18 found"
 )
 """What the rule is worth, for whoever reads its suspicions."""

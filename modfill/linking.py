@@ -95,7 +95,8 @@ def link(file: Path, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.parent.resolve() / place.name == file.parent.resolve() / file.name:
         return  # the output folder is the input folder
-    target = os.path.relpath(os.path.abspath(file), os.path.realpath(place.parent))
+    # past links to folders, but not past the file's own: what it leads to may be called otherwise
+    target = os.path.relpath(os.path.realpath(file.parent) + os.sep + file.name, os.path.realpath(place.parent))
     if place.is_symlink():
         if os.readlink(place) == target:
             return
@@ -160,8 +161,18 @@ def _is_ours(path: Path) -> bool:
     """Whether a description says that modfill made it."""
     try:
         return bool(json.loads(path.read_text(encoding="utf8"))["GeneratedBy"][0]["Name"] == "modfill")
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         return False
+
+
+def _by_name(labels: Any) -> dict[str, int]:
+    """Decathlon's labels, name by value, as nnU-Net has them. Raises ModfillError for others."""
+    try:
+        return {str(name): int(value) for value, name in labels.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModfillError(
+            f"labels in dataset.json must be names by number, got {labels}; correct them, or choose another --naming"
+        ) from error
 
 
 def _nnunet_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
@@ -170,7 +181,7 @@ def _nnunet_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
     labels = dataset.get("labels", {"background": 0})
     if cohort.layout == "decathlon":  # it has the names by value
         dataset = {key: dataset[key] for key in _DECATHLON_KEYS if key in dataset}
-        labels = {name: int(value) for value, name in labels.items()}
+        labels = _by_name(labels)
     dataset = {key: value for key, value in dataset.items() if key not in ("dataset", "modality")}
     return dataset | {
         "channel_names": {str(n): names.get(m, NAMES[m].split(" (")[0]) for n, m in enumerate(out.channels)},

@@ -47,6 +47,8 @@ def read_header(path: Path) -> nib.Nifti1Header:
             raise Unusable("must be a NIfTI image, got other content")
         header = kind(start[: kind.sizeof_hdr])
         voxel = header.get_data_dtype()
+    except (FileNotFoundError, PermissionError) as error:
+        raise Unusable(f"must be a file that can be read, got '{error.strerror}'") from error
     except _READ_ERRORS as error:
         raise Unusable(f"must be a NIfTI image, got something else ({type(error).__name__})") from error
     if voxel.kind not in "iuf":

@@ -197,6 +197,16 @@ def write(images: Mapping[Path, nib.Nifti1Image], note: Mapping[str, Any], path:
         raise CaseError(f"{case}: {path} must be writable, got '{reason}'; choose another output folder") from error
 
 
+def discard(path: Path) -> None:
+    """Remove a synthetic image and what belongs to it, the image first.
+
+    Args:
+        path: of the synthetic image.
+    """
+    for part in (path, uncertainty_path(path), sidecar_path(path)):
+        part.unlink(missing_ok=True)
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what a process that was killed while it wrote an image left behind. Nobody may be writing it now.
 

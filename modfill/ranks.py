@@ -46,8 +46,16 @@ class Part:
 
     @classmethod
     def of_rank(cls) -> Part:
-        """This process's part under torchrun; the whole without."""
-        return cls(int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1)))
+        """This process's part under torchrun; the whole without. Raises ModfillError if torchrun's variables are not
+        all there."""
+        given = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE")]
+        if given == [None, None]:
+            return cls(1, 1)
+        rank, ranks = (int(text) if text and text.isdecimal() else -1 for text in given)
+        if not 0 <= rank < ranks:
+            raise ModfillError("RANK and WORLD_SIZE must be as torchrun sets them, got "
+                               f"{given[0]} and {given[1]}; unset both, or use --shard")  # fmt: skip
+        return cls(rank + 1, ranks)
 
     def of(self, items: Sequence[_T]) -> Sequence[_T]:
         """Every `count`-th item, beginning with the `number`-th: the parts of a cohort are equal and disjoint."""

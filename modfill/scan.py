@@ -140,6 +140,7 @@ def _read(files: CaseFiles, scanned: ScannedCase, deep: bool) -> ScannedCase:
     return replace(
         scanned,
         available=case.available,
+        synthetic=case.synthetic,
         unusable=case.unusable,
         swap=suspected_swap(case) if deep else None,
         contents=contents,

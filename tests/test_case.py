@@ -142,7 +142,7 @@ def _complex(path: Path) -> None:
         (_truncate_uncompressed, "truncated or corrupt"),
         (_corrupt, "truncated or corrupt"),
         (_text, "must be a NIfTI image"),
-        (_dangling, "must be a NIfTI image, got something else (FileNotFoundError)"),
+        (_dangling, "must be a file that can be read, got 'No such file or directory'"),
         (_empty, "must be a NIfTI image"),
         (_header_only_text, "must be a NIfTI image"),
         (_zero, "all zero"),

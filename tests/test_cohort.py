@@ -25,7 +25,7 @@ from modfill.naming import OutputFolder
 from modfill.precision import half_is_fast
 from modfill.provenance import Settings
 from modfill.ranks import Part
-from tests.case_files import MODALITIES, brain_volumes, write_case
+from tests.case_files import MODALITIES, brain_volumes, save, write_case
 from tests.cohort_process import start
 
 pytestmark = pytest.mark.usefixtures("one_thread_in_float32")  # of which `jobs` leaves a case fewer
@@ -177,12 +177,52 @@ def test_the_table_lists_every_case_and_what_lies_there(
     assert [row["seconds"] for row in read_table(out)] == seconds
 
 
-@pytest.mark.parametrize("text", ["", "case\np000\n", "\0\n", "case,status\n"])
-def test_another_table_is_no_obstacle(completer: ModalityCompleter, cohort: Path, out: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["patient,age\n1,40\n", "case\np000\n", "\0\n", "case;status\n"])
+def test_another_table_is_left_alone(completer: ModalityCompleter, cohort: Path, out: Path, text: str) -> None:
     out.mkdir()
     (out / TABLE).write_text(text)
-    list(completer.complete_cohort(find_cases(cohort)[3:4], out))
-    assert [row["case"] for row in read_table(out)] == ["p003"]
+    with pytest.raises(ModfillError, match=r"cohort\.csv must be free or modfill's table, got another file; move it"):
+        completer.complete_cohort(find_cases(cohort)[:1], out)
+    assert (out / TABLE).read_text() == text and [path.name for path in out.iterdir()] == [TABLE]
+
+
+def test_a_table_that_somebody_opened_keeps_its_rows_and_columns(
+    completer: ModalityCompleter, cohort: Path, out: Path
+) -> None:
+    """A byte order mark before the header, a column more, a name with a line break that csv would not quote."""
+    found = find_cases(cohort)
+    list(completer.complete_cohort(found[3:4], out))
+    header, row = (out / TABLE).read_text().splitlines()
+    other = '"a\rb",failed,,,,,"no\rroom",by hand'
+    (out / TABLE).write_bytes(f"\ufeff{header},note\n{row},as it was\n{other}\n".encode())
+    list(completer.complete_cohort(found[4:], out))
+    rows = {row["case"]: row for row in read_table(out)}
+    assert list(rows) == ["a\rb", "p003", "p004"] and rows["a\rb"]["reason"] == "no\rroom"
+    assert [row["note"] for row in rows.values()] == ["by hand", "as it was", ""]
+    assert "\ufeff" not in (out / TABLE).read_text()
+
+
+@pytest.mark.parametrize("damage", ["", "jobs"])
+def test_what_cannot_be_begun_is_refused_before_a_result_is_asked_for(
+    completer: ModalityCompleter, cohort: Path, out: Path, damage: str
+) -> None:
+    if not damage:
+        out.write_text("a file")
+    with pytest.raises(ModfillError, match="jobs must be" if damage else "must be writable"):
+        completer.complete_cohort(cohort, out, jobs=0 if damage else 1)
+
+
+def test_a_synthetic_image_gives_way_to_what_has_been_acquired(
+    completer: ModalityCompleter, tmp_path: Path, out: Path
+) -> None:
+    folder = write_case(tmp_path / "in", "p1", ("t1n", "t2w", "t2f"))
+    list(completer.complete_cohort(tmp_path / "in", out, settings=Settings(uncertainty=True)))
+    save(folder / "p1-t1c.nii.gz", brain_volumes()["t1c"])
+    (result,) = completer.complete_cohort(tmp_path / "in", out)
+    assert "p1-t1c.nii.gz must go, got a synthetic t1c where an acquired one has come" in (result.problem or "")
+    (result,) = completer.complete_cohort(tmp_path / "in", out, overwrite=True)
+    assert result.problem is None and not list((out / "p1").iterdir())
+    assert [(row["status"], row["targets"]) for row in read_table(out)] == [("nothing missing", "")]
 
 
 def test_a_case_that_another_process_does_is_waited_for(

@@ -165,6 +165,12 @@ def test_other_namings(completer: ModalityCompleter, tmp_path: Path) -> None:
         assert len(pictures(write_report(out.path).read_text())) == 6
 
 
+def test_no_image_is_read_beyond_the_bounds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODFILL_MAX_VOXELS", "1000")
+    page = write_report(folder / "out").read_text()
+    assert page.count("Cannot be shown: ") == 3 and not pictures(page)
+
+
 def test_the_page_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cohort_report, "MOST_BYTES", 1)
     page = write_report(folder / "out").read_text()

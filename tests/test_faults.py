@@ -230,5 +230,5 @@ def test_a_case_that_disappears_does_not_hold_back_the_others(
     monkeypatch.setattr(finding, "find_cohort", find_and_lose)
     out = tmp_path / "out"
     assert main(["complete", str(tmp_path / "in"), "--out", str(out), "--weights", str(tiny_weights)]) == 1
-    one_line(capsys.readouterr().err, "case p1", "FileNotFoundError")
+    one_line(capsys.readouterr().err, "case p1", "No such file or directory")
     assert whole_images(out) == 2

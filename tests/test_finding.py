@@ -147,6 +147,17 @@ def test_a_dangling_link_is_not_a_missing_modality(tmp_path: Path) -> None:
     assert tuple(find_cases(folder)[0].paths) == ("t1n", "t2w")
 
 
+@pytest.mark.parametrize("name", ["p1_gd_t1", "p1-post-t1", "p1_T1contrast_t1", "sub-01_acq-postgad_T1w"])
+def test_a_t1_after_a_word_for_contrast_is_a_problem(tmp_path: Path, name: str) -> None:
+    """Not a second patient's native T1: the first one's T1ce would be synthesised beside the acquired one."""
+    touch(tmp_path / "p1", "p1_t2.nii.gz", "p1_flair.nii.gz", f"{name}.nii.gz")
+    touch(tmp_path / "p2_post", "p2_post_t1.nii.gz", "p2_post_t2.nii.gz")  # a second examination
+    problems = {case.case_id: case.problem for case in find_cases(tmp_path)}
+    doubtful = problems.pop(name.rsplit("-" if "post-" in name else "_", 1)[0])
+    assert doubtful and f"{name}.nii.gz must say whether it is T1 or T1 with contrast agent" in doubtful
+    assert problems == {"p1": None, "p2_post": None}
+
+
 def test_shared_ids_are_a_problem(tmp_path: Path) -> None:
     touch(tmp_path / "a", "p1-t1n.nii.gz")
     touch(tmp_path / "b", "p1-t1n.nii.gz")

@@ -15,8 +15,9 @@ from modfill.cli import main
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, ModfillError
 from modfill.finding import find_cases, find_cohort
-from modfill.linking import link, write_json
+from modfill.linking import describe, link, write_json
 from modfill.modalities import MODALITIES
+from modfill.naming import output_folder
 from tests.case_files import brain_volumes, save, write_case
 from tests.layout_files import AVAILABLE, LAYOUTS, as_bids, as_nnunet, case_name, small_cohort, write_label
 
@@ -247,3 +248,25 @@ def test_uncompressed_files_are_compressed_for_nnunet_alone(tmp_path: Path, tiny
         np.asanyarray(nib.load(tmp_path / "nnunet" / "imagesTs" / "p1_0001.nii.gz").dataobj), volumes["t1c"]
     )
     assert (tmp_path / "brats2021" / "p1" / "p1_t1.nii").is_symlink()
+
+
+def test_links_go_past_linked_folders(tmp_path: Path) -> None:
+    """`linked/../in` is what the file system takes it for, not what the letters say."""
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "far" / "in").mkdir()
+    (tmp_path / "far" / "in" / "a.nii.gz").write_text("a")
+    (tmp_path / "linked").symlink_to(tmp_path / "far" / "deep")
+    link(tmp_path / "linked" / ".." / "in" / "a.nii.gz", tmp_path / "out" / "a.nii.gz")
+    assert (tmp_path / "out" / "a.nii.gz").read_text() == "a"
+
+
+@pytest.mark.parametrize("labels", [None, ["background"], {"background": "zero"}])
+def test_odd_labels_of_a_decathlon_are_refused_in_words(
+    tmp_path: Path, sources: dict[str, dict[str, Path]], labels: object
+) -> None:
+    where = LAYOUTS["decathlon"](tmp_path / "in", sources)
+    description = json.loads((where / "dataset.json").read_text())
+    (where / "dataset.json").write_text(json.dumps(description | {"labels": labels}))
+    cohort = find_cohort(where)
+    with pytest.raises(ModfillError, match="labels in dataset.json must be names by number"):
+        describe(output_folder(tmp_path / "out", "auto", cohort), cohort)

@@ -241,6 +241,8 @@ def test_decollates(complete: CompleteModalitiesd) -> None:
     ("options", "message"),
     [
         ({"modalities": ("t1n", "t1c", "t2w", "adc")}, "modalities must be two or more different .*, got 'adc'"),
+        ({"keys": ("t1c", "t1n", "t2f", "t2w")}, "those that the keys t1c, t1n, t2f, t2w name, got t1n, t1c, t2w, t2f"),
+        ({"keys": ("flair", "t1"), "modalities": ("t1n", "t2f")}, "those that the keys flair, t1 name, got t1n, t2f"),
         ({"modalities": ("t1n", "t1n")}, "modalities must be two or more different .*, got 't1n, t1n'"),
         ({"modalities": ()}, "modalities must be two or more different .*, got 'none'"),
         ({"keys": ("a", "b")}, r"keys must be one stack or another key for each .*, got 2 keys \(a, b\); give"),

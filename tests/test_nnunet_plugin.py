@@ -251,6 +251,13 @@ def test_cases_whose_files_have_one_name_stay_apart(world: Path, tiny_weights: P
     assert images[0] != images[1]
 
 
+def test_an_image_without_a_channel_number_is_named(world: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    for name in ("p_0003.nii.gz", "x.nii.gz"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ModfillError, match=r"x\.nii\.gz must end in a channel number, e\.g\. _0000"):
+        predictor(world, tiny_weights).predict_from_files(str(tmp_path), str(tmp_path / "out"))
+
+
 def test_nothing_to_predict_is_an_error(world: Path, tiny_weights: Path, tmp_path: Path) -> None:
     made = predictor(world, tiny_weights)
     for folder in (tmp_path, tmp_path / "none"):

@@ -14,6 +14,8 @@ import torch
 from modfill.cohort_table import read_table
 from modfill.completer import ModalityCompleter
 from modfill.config import PRESETS
+from modfill.errors import ModfillError
+from modfill.ranks import Part
 from tests.case_files import write_case
 
 ROOT = Path(__file__).parents[1]
@@ -74,3 +76,15 @@ def test_two_processes_complete_a_cohort_as_one_does(
                 (tmp_path / "one", tmp_path / "two"))  # fmt: skip
     assert len(one) == 16 and one == two
     assert [row["case"] for row in read_table(tmp_path / "two")] == [f"p{seed}" for seed in range(5)]
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(None, "4"), ("0", None), ("x", "4"), ("4", "4")])
+def test_half_of_torchrun_s_variables_are_refused(
+    monkeypatch: pytest.MonkeyPatch, rank: str | None, ranks: str | None
+) -> None:
+    for name, value in (("RANK", rank), ("WORLD_SIZE", ranks)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(ModfillError, match="RANK and WORLD_SIZE must be as torchrun sets them"):
+        Part.of_rank()

@@ -68,7 +68,7 @@ def test_bad_cases_are_reported_and_hold_nothing_back(tmp_path: Path) -> None:
     save(skull / "skull-t1n.nii.gz", brain_volumes()["t1n"] + 1)
     scan = scan_cohort(tmp_path)
     assert one(scan, "good").problem is None and one(scan, "skull").problem is None
-    reasons = {"grids": "one grid", "flat": "must be 3D", "gone": "FileNotFoundError", "twice": "one file"}
+    reasons = {"grids": "one grid", "flat": "must be 3D", "gone": "No such file or directory", "twice": "one file"}
     for case_id, reason in reasons.items():
         problem = str(one(scan, case_id).problem)
         assert problem.startswith(f"case {case_id}: ") and reason in problem and "\n" not in problem

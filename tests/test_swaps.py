@@ -35,4 +35,4 @@ def test_the_stated_accuracy_is_what_is_measured() -> None:
     assert "9 cases with four modalities: 0 intact cases suspected\n52 of 54 exchanges found, 43 with" in alike
     otherwise = measure(list(whole_cases(DATA / "external")))
     assert "3 cases with four modalities: 1 intact cases suspected\n18 of 18 exchanges found" in otherwise
-    assert ACCURACY.startswith("9 test cases") and "52 of 54" in ACCURACY and "18 of 18" in ACCURACY
+    assert ACCURACY.startswith("9 other cases") and "52 of 54" in ACCURACY and "18 of 18" in ACCURACY

@@ -20,8 +20,10 @@ from modfill import checkpoint
 from modfill.completer import ModalityCompleter
 from modfill.config import PRESETS
 from modfill.errors import ModfillError
+from modfill.model.autoencoder import Autoencoder
 from modfill.training import loop, run
 from modfill.training.data import load_cohort
+from modfill.training.latents import digest
 from tests.case_files import write_case
 from tests.short_training import STEPS, saving_often, shortened
 
@@ -213,9 +215,33 @@ def test_a_stage_needs_the_earlier_ones(cohort: Path, tmp_path: Path, stage: str
     assert not (tmp_path / "weights.safetensors").exists()
 
 
+def test_a_stage_trained_again_leaves_a_model_fitted_to_the_held_out_cases(
+    trained: Path, cohort: Path, tmp_path: Path
+) -> None:
+    """Neither the U-Net's share nor the calibration may fall back to that of a new model."""
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "translator.ckpt").unlink()
+    model, metadata = checkpoint.load(run.train_preset("tiny", cohort, tmp_path / "run", stage="translator"))
+    assert metadata["stages"] == ",".join(STAGES)
+    assert model.unet_share.any() and model.calibration.tolist() != [0.0, 1.0]
+
+
+def test_latents_of_every_rank_have_one_name() -> None:
+    """Ranks see other voxels, and count for themselves how long a code was not used."""
+    codes = Autoencoder(replace(PRESETS["tiny"].autoencoder, codes=8))
+    before = digest(codes)
+    codes.regulariser.unused_for += 1
+    assert digest(codes) == before
+    codes.regulariser.codebook.weight.data += 1
+    assert digest(codes) != before
+
+
 def test_mistakes_are_told(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModfillError, match="preset must be one of tiny, got 'huge'"):
         run.train_preset("huge", cohort, tmp_path)
+    for minutes in (0, -1, float("nan")):
+        with pytest.raises(ModfillError, match="minutes must be more than 0, got"):
+            run.train_preset("tiny", cohort, tmp_path, minutes=minutes)
     with pytest.raises(ModfillError, match="stage of preset tiny must be one of"):
         run.train_preset("tiny", cohort, tmp_path, stage="polisher")
     with pytest.raises(ModfillError, match="needs cases with all of"):

@@ -21,8 +21,10 @@ from modfill.layouts.dataset_json import (
     channel_files,
     channel_modalities,
     channel_names,
+    group_channels,
     read_dataset_json,
     require_nifti,
+    unnumbered,
 )
 
 require_nnunet()
@@ -150,5 +152,7 @@ def _check_input(cases: str | list[list[str]]) -> None:
             raise ModfillError(
                 f"{cases} must hold images <case>_0000{FILE_ENDING}, ..., got none; check the input folder"
             )
+        if others := group_channels(Path(cases))[1]:
+            raise ModfillError(unnumbered(others[0]))
     elif not all(cases):
         raise ModfillError("each case must have at least one file, got an empty list; leave it out")

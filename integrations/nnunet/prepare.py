@@ -58,7 +58,7 @@ def prepare_dataset(
     raw = _raw_folder()
     source = _dataset_folder(raw, dataset_id)
     target = raw / f"Dataset{new_id:03d}_{source.name.partition('_')[2]}_modfill"
-    taken = [folder.name for folder in raw.glob(f"Dataset{new_id:03d}_*") if folder != target]
+    taken = [folder.name for folder in raw.glob(f"Dataset{new_id:03d}_*") if folder != target and folder.is_dir()]
     if taken:
         raise ModfillError(f"the new dataset's number must be free, got {new_id}, that of {taken[0]}; choose another")
     dataset = read_dataset_json(source)
@@ -89,7 +89,7 @@ def _raw_folder() -> Path:
 
 
 def _dataset_folder(raw: Path, dataset_id: int) -> Path:
-    found = sorted(raw.glob(f"Dataset{dataset_id:03d}_*"))
+    found = sorted(folder for folder in raw.glob(f"Dataset{dataset_id:03d}_*") if folder.is_dir())
     if len(found) != 1:
         got = ", ".join(folder.name for folder in found) or "none"
         raise ModfillError(f"{raw} must hold one Dataset{dataset_id:03d}_<name>, got {got}; check -d and nnUNet_raw")

@@ -52,7 +52,7 @@ def load_description(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
     try:
         dataset = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModfillError(
             f"{path} must be nnU-Net's description of the dataset, got {type(error).__name__}; give a folder with one"
         ) from error

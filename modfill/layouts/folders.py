@@ -10,7 +10,7 @@ from pathlib import Path
 from modfill.errors import CaseError
 from modfill.layouts.dataset_json import channel_number
 from modfill.layouts.files import CaseFiles, Cohort, case_of_candidates, folder_name, nifti_files, visible
-from modfill.modalities import is_segmentation, nifti_stem, split_name
+from modfill.modalities import is_contrast_word, is_segmentation, nifti_stem, split_name
 
 __all__ = ["find"]
 
@@ -105,6 +105,13 @@ def _split(filename: str, name: str) -> tuple[str, str] | None:
 
 def _case_files(case_id: str, files: dict[str, list[Path]], others: list[Path]) -> CaseFiles:
     case = case_of_candidates(case_id, files, "rename or move all but one")
+    last = case_id.replace("-", "_").rpartition("_")[2]
+    if list(case.paths) == ["t1n"] and last != case_id and is_contrast_word(last):
+        problem = (
+            f"case {case_id}: {case.paths['t1n'].name} must say whether it is T1 or T1 with contrast agent, got "
+            f"'{last}' before its modality; rename it to end in t1c or t1n"
+        )
+        return replace(case, problem=problem)
     for file in others:
         inside = _modality_inside(file.name.removeprefix(case_id))
         if case.problem is None and inside is not None and inside not in case.paths:

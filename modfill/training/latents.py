@@ -113,9 +113,12 @@ class LatentBank:
 
 
 def digest(*parts: nn.Module) -> str:
-    """Identifies networks, so that what was computed with them is never used with others."""
+    """Identifies networks, so that what was computed with them is never used with others. How long a code was not used
+    does not count: each rank of a training has its own view of that."""
     digest = hashlib.sha256()
     for part in parts:
         for name, value in part.state_dict().items():
+            if name.endswith("unused_for"):
+                continue
             digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]

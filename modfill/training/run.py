@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -60,9 +61,11 @@ def train_preset(
         The path of `weights.safetensors`.
 
     Raises:
-        ModfillError: unknown preset or stage, weights of another preset, no complete case, or an earlier stage that is
-            missing.
+        ModfillError: unknown preset or stage, no time to train in, weights of another preset, no complete case, or an
+            earlier stage that is missing.
     """
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ModfillError(f"minutes must be more than 0, got {minutes}")
     preset = _chosen(preset_name, stage)
     more = Regions(regions) if regions else None
     _join_group()
@@ -93,7 +96,7 @@ def train_preset(
             model.latent_std.fill_(bank.std())
     result = out / "weights.safetensors"
     if rank() == 0:
-        if {"refiner", "unet"} & set(stages) and preset.stages[-1] in ready:
+        if preset.refiner and tuple(ready) == preset.stages:
             fit_to_held_out(model, held_out)
         checkpoint.save(model, result, tuple(ready))
     return result
