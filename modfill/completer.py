@@ -10,20 +10,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from modfill.case import Case, CaseFiles, case_from_arrays, find_cases, read_case
 from modfill.checkpoint import SHIPPED, load
 from modfill.cohort import CaseResult, Stages, run_cohort
 from modfill.completion import Synthesis, complete_case, prepare_case
-from modfill.errors import CaseError, ModfillError, WeightsError, within_memory
+from modfill.errors import CaseError, WeightsError, within_memory
 from modfill.finding import Cohort, find_cohort
 from modfill.linking import describe, link_acquired
-from modfill.marks import sidecar_path
 from modfill.naming import OutputFolder, output_folder, output_path, uncertainty_path
-from modfill.precision import best_device, half_is_fast
+from modfill.precision import device_named, half_is_fast
 from modfill.preprocess import Prepared
-from modfill.provenance import Settings, discard, finished, is_ours, remove_leftovers, sidecar, write
+from modfill.provenance import Settings, finished, make_way, remove_leftovers, sidecar, write
 
 __all__ = ["Completed", "ModalityCompleter"]
 
@@ -80,7 +78,7 @@ class ModalityCompleter:
 
     def __init__(self, weights: str | Path | None = None, device: str = "auto"):
         path = SHIPPED if weights is None else Path(weights)
-        self.device = _device(device)
+        self.device = device_named(device)
         with within_memory(str(path)):
             model, metadata = load(path)
         untrained = [stage for stage in model.preset.stages if stage not in metadata["stages"].split(",")]
@@ -221,7 +219,7 @@ class ModalityCompleter:
     ) -> Work:
         """What is done of a case, what is to do, and what the model needs for that."""
         if out is not None:
-            _make_way(case, out, overwrite)
+            make_way(case, out, overwrite)
         done = Completed(case.case_id)
         precision = "bfloat16" if half_is_fast(self.device) else "float32"
         notes = {}
@@ -280,25 +278,6 @@ class ModalityCompleter:
         return {modality: np.asarray(image.dataobj) for modality, image in done.images.items()}
 
 
-def _make_way(case: Case, out: Path | OutputFolder, overwrite: bool) -> None:
-    """See to it that no synthetic image of an earlier run stands for what has been acquired since.
-
-    Raises:
-        CaseError: one does, and is not to be overwritten.
-    """
-    for modality in (m for m in case.available if m not in case.synthetic):
-        try:
-            path = output_path(out, case.case_id, modality)
-        except CaseError:  # nothing of ours lies where nothing may be written
-            continue
-        if not (is_ours(sidecar_path(path)) and is_ours(path)):
-            continue
-        if not overwrite:
-            raise CaseError(f"case {case.case_id}: {path} must go, got a synthetic {modality} where an acquired one "
-                            "has come; overwrite it (--overwrite) or choose another output folder")  # fmt: skip
-        discard(path)
-
-
 def _take(done: Completed, synthesis: Synthesis, out: Path | OutputFolder | None) -> None:
     """Take over what has just been synthesised, and write it."""
     modality = synthesis.modality
@@ -331,15 +310,3 @@ def _read_back(done: Completed, modality: str) -> None:
     done.images[modality] = nib.Nifti1Image.from_filename(path)
     if uncertainty_path(path).exists():
         done.uncertainty[modality] = nib.Nifti1Image.from_filename(uncertainty_path(path))
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return best_device()
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModfillError(f"device must be auto, cpu or a GPU of this machine, got '{name}' ({reason})") from error
-    return device

@@ -6,6 +6,8 @@ import os
 
 import torch
 
+from modfill.errors import ModfillError
+
 
 def best_device() -> torch.device:
     """A GPU where there is one, torchrun's processes taking one each, or the CPU."""
@@ -24,3 +26,16 @@ def half_is_fast(device: torch.device) -> bool:
 def fast_precision(device: torch.device) -> torch.autocast:
     """The context in which the networks are called."""
     return torch.autocast(device.type, torch.bfloat16, enabled=half_is_fast(device))
+
+
+def device_named(name: str) -> torch.device:
+    """The device called auto, cpu, cuda, cuda:1, ... Raises ModfillError if it does not exist here."""
+    if name == "auto":
+        return best_device()
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModfillError(f"device must be auto, cpu or a GPU of this machine, got '{name}' ({reason})") from error
+    return device

@@ -21,7 +21,7 @@ from modfill.case import Case
 from modfill.errors import CaseError
 from modfill.marks import SYNTHETIC_MARK, has_mark, matches_sidecar, read_sidecar, sidecar_path, voxel_hash
 from modfill.modalities import NAMES
-from modfill.naming import uncertainty_path
+from modfill.naming import OutputFolder, output_path, uncertainty_path
 from modfill.nifti import read_header, read_image
 
 NO_AGENT = "No contrast agent was given: enhancement is inferred from the other modalities and may be wrong or absent."
@@ -197,14 +197,24 @@ def write(images: Mapping[Path, nib.Nifti1Image], note: Mapping[str, Any], path:
         raise CaseError(f"{case}: {path} must be writable, got '{reason}'; choose another output folder") from error
 
 
-def discard(path: Path) -> None:
-    """Remove a synthetic image and what belongs to it, the image first.
+def make_way(case: Case, out: Path | OutputFolder, overwrite: bool) -> None:
+    """See to it that no synthetic image of an earlier run stands for what has been acquired since.
 
-    Args:
-        path: of the synthetic image.
+    Raises:
+        CaseError: one does, and is not to be overwritten.
     """
-    for part in (path, uncertainty_path(path), sidecar_path(path)):
-        part.unlink(missing_ok=True)
+    for modality in (m for m in case.available if m not in case.synthetic):
+        try:
+            path = output_path(out, case.case_id, modality)
+        except CaseError:  # nothing of ours lies where nothing may be written
+            continue
+        if not (is_ours(sidecar_path(path)) and is_ours(path)):
+            continue
+        if not overwrite:
+            raise CaseError(f"case {case.case_id}: {path} must go, got a synthetic {modality} where an acquired one "
+                            "has come; overwrite it (--overwrite) or choose another output folder")  # fmt: skip
+        for part in (path, uncertainty_path(path), sidecar_path(path)):  # the image first
+            part.unlink(missing_ok=True)
 
 
 def remove_leftovers(path: Path) -> None:
