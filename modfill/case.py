@@ -53,6 +53,7 @@ class Case:
         synthetic: Modalities whose file is synthetic; also in ``images`` only where that was allowed.
         hashes: SHA-256 by modality of the files as they were read; empty for a case from arrays.
         volume_index: Place along the fourth axis by modality, of those images that share a 4D file.
+        overrides: Options by which the user set a problem of the files aside; the sidecars tell them.
     """
 
     case_id: str
@@ -62,6 +63,7 @@ class Case:
     synthetic: tuple[str, ...] = ()
     hashes: dict[str, str] = field(default_factory=dict)
     volume_index: dict[str, int] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
 
     @property
     def available(self) -> tuple[str, ...]:
@@ -133,7 +135,8 @@ def read_case(files: CaseFiles, allow_synthetic: bool = False) -> Case:
         images = _check(files.case_id, images, image_labels(files), unusable)
     paths = {modality: files.paths[modality] for modality in images}
     volume_index = {modality: index for modality, index in files.volume_index.items() if modality in images}
-    return Case(files.case_id, images, paths, unusable, tuple(synthetic), {m: hashes[m] for m in images}, volume_index)
+    read = {modality: hashes[modality] for modality in images}
+    return Case(files.case_id, images, paths, unusable, tuple(synthetic), read, volume_index, files.overrides)
 
 
 def _read(

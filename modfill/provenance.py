@@ -91,6 +91,8 @@ def sidecar(
     }  # fmt: skip
     if path is not None and case.paths:
         note["SourcePaths"] = {m: _relative(source, path.parent) for m, source in case.paths.items()}
+    if case.overrides:
+        note["Overrides"] = list(case.overrides)
     if target == "t1c":
         note["ContrastAgent"] = NO_AGENT
     return note

@@ -28,6 +28,7 @@ class CaseFiles:
         problem: One line that says why the case cannot be used, or None.
         volume_index: Place along the fourth axis by modality, where one 4D file holds all modalities; else empty.
         label: Where the segmentation of a training case lies or should lie, in layouts with a dataset.json.
+        overrides: Options by which the user set a problem of the files aside, e.g. ``ignore-unexplained``.
     """
 
     case_id: str
@@ -35,6 +36,7 @@ class CaseFiles:
     problem: str | None = None
     volume_index: dict[str, int] = field(default_factory=dict)
     label: Path | None = None
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
