@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     complete.add_argument("--shard", default="1/1", metavar="K/N",
                           help="only the K-th of N equal parts of the cohort, for array jobs; under torchrun the ranks "
                                "share the cohort by themselves")  # fmt: skip
+    complete.add_argument("--ignore-unexplained", action="store_true",
+                          help="complete a case that lacks a modality although it holds images whose names say "
+                               "nothing; the sidecars tell so")  # fmt: skip
     complete.add_argument("--allow-synthetic", action="store_true", help="take synthetic images for sources too")
     complete.set_defaults(run=_complete)
 
@@ -136,7 +139,7 @@ def _complete(options: argparse.Namespace) -> int:
     shard, rank = Part.parse(options.shard), Part.of_rank()
     label = f"shard {options.shard}" if shard.count > 1 else ""
     label = f"{label} rank {rank.number}/{rank.count}".strip() if rank.count > 1 else label
-    cohort = find_cohort(options.cohort)
+    cohort = find_cohort(options.cohort, options.ignore_unexplained)
     found, out = rank.of(shard.of(cohort.cases)), output_folder(options.out, options.naming, cohort)
     completer = ModalityCompleter(options.weights, options.device)
     settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)

@@ -9,18 +9,24 @@ from pathlib import Path
 
 from modfill.errors import CaseError
 from modfill.layouts import bids, decathlon, folders, nnunet, table
+from modfill.layouts.accounting import UNEXPLAINED, unexplained_problem
 from modfill.layouts.dataset_json import described
 from modfill.layouts.files import CaseFiles, Cohort, id_problem
+from modfill.modalities import MODALITIES
 
-__all__ = ["CaseFiles", "Cohort", "find_cases", "find_cohort"]
+__all__ = ["IGNORE_UNEXPLAINED", "CaseFiles", "Cohort", "find_cases", "find_cohort"]
 
 
-def find_cases(path: Path | str) -> list[CaseFiles]:
+IGNORE_UNEXPLAINED = "ignore-unexplained"
+"""How a case's ``overrides`` tell that it was to be completed beside images that nothing explains."""
+
+
+def find_cases(path: Path | str, ignore_unexplained: bool = False) -> list[CaseFiles]:
     """Find the cases in a folder or table; see ``find_cohort``."""
-    return find_cohort(path).cases
+    return find_cohort(path, ignore_unexplained).cases
 
 
-def find_cohort(path: Path | str) -> Cohort:
+def find_cohort(path: Path | str, ignore_unexplained: bool = False) -> Cohort:
     """Find the cases in a folder or table, and in which layout they lie.
 
     Understood, in this order:
@@ -33,6 +39,8 @@ def find_cohort(path: Path | str) -> Cohort:
 
     Args:
         path: Folder or table.
+        ignore_unexplained: Complete a case that lacks a modality although it holds images whose names say nothing,
+            instead of giving it a problem; its ``overrides`` tell so.
 
     Returns:
         The cohort, its cases sorted by id. In one with several cases, a case that cannot be used has its
@@ -54,11 +62,23 @@ def find_cohort(path: Path | str) -> Cohort:
         cohort = decathlon.find(path) if decathlon.is_decathlon(path) else nnunet.find(path)
     else:
         cohort = bids.find(path) if bids.is_bids(path) else folders.find(path)
-    cases = [_refuse_odd_id(case) for case in _refuse_shared_ids(cohort.cases)]
+    explained = [_mind_unexplained(case, ignore_unexplained) for case in cohort.cases]
+    cases = [_refuse_odd_id(case) for case in _refuse_shared_ids(explained)]
     cases.sort(key=lambda case: case.case_id)
     if len(cases) == 1 and cases[0].problem:
         raise CaseError(cases[0].problem)
     return replace(cohort, cases=cases)
+
+
+def _mind_unexplained(case: CaseFiles, ignore: bool) -> CaseFiles:
+    """Give a case that lacks a modality beside an image that may be it a problem, or let it record that it may."""
+    names = [name for name, kind in case.others.items() if kind == UNEXPLAINED]
+    missing = [modality for modality in MODALITIES if modality not in case.paths]
+    if not names or not missing or case.problem or not case.paths:
+        return case
+    if ignore:
+        return replace(case, overrides=(*case.overrides, IGNORE_UNEXPLAINED))
+    return replace(case, problem=unexplained_problem(case.case_id, names, missing))
 
 
 def _refuse_shared_ids(cases: list[CaseFiles]) -> list[CaseFiles]:

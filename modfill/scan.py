@@ -17,7 +17,7 @@ from modfill.case import image_labels, read_case
 from modfill.checks import check_grids, nothing_usable, times
 from modfill.contrast import suspected_swap
 from modfill.errors import CaseError
-from modfill.finding import find_cases
+from modfill.finding import find_cohort
 from modfill.layouts.files import CaseFiles
 from modfill.marks import has_mark
 from modfill.modalities import MODALITIES
@@ -42,6 +42,7 @@ class ScannedCase:
         spacing: Voxel sizes in mm, e.g. ``1x1x1``; empty likewise.
         swap: Two modalities whose files look exchanged, or None; known after a deep scan only.
         contents: What tells each image's content from others', by modality.
+        files: What each file and folder of the case is, by name: a modality, or a kind as ``CaseFiles.others`` has it.
     """
 
     case_id: str
@@ -53,6 +54,7 @@ class ScannedCase:
     spacing: str = ""
     swap: tuple[str, str] | None = None
     contents: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -68,11 +70,13 @@ class Scan:
         path: What was scanned.
         deep: Whether every voxel was read.
         cases: Sorted by id.
+        left_alone: Kind by name of every file and folder that belongs to no case.
     """
 
     path: Path
     deep: bool
     cases: list[ScannedCase]
+    left_alone: dict[str, str] = field(default_factory=dict)
 
     @property
     def duplicates(self) -> list[tuple[str, ...]]:
@@ -98,8 +102,18 @@ def scan_cohort(path: Path | str, deep: bool = False) -> Scan:
     Raises:
         ModfillError: As ``find_cohort``.
     """
-    bar = tqdm(find_cases(path), unit="case", leave=False, disable=None)  # seen in a terminal only
-    return Scan(Path(path), deep, [_scan(files, deep) for files in bar])
+    cohort = find_cohort(path)
+    bar = tqdm(cohort.cases, unit="case", leave=False, disable=None)  # seen in a terminal only
+    cases = [replace(_scan(files, deep), files=_named(files)) for files in bar]
+    return Scan(Path(path), deep, cases, cohort.left_alone)
+
+
+def _named(files: CaseFiles) -> dict[str, str]:
+    """What each file of a case is, by name."""
+    used: dict[str, str] = {}
+    for modality, path in files.paths.items():
+        used[path.name] = f"{used[path.name]}, {modality}" if path.name in used else modality
+    return used | files.others
 
 
 def _scan(files: CaseFiles, deep: bool) -> ScannedCase:

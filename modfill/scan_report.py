@@ -43,6 +43,7 @@ def _row(case: ScannedCase, copies: dict[str, tuple[str, ...]]) -> dict[str, str
         "spacing": case.spacing,
         "duplicates": "; ".join(doubles),
         "suspected_swap": " and ".join(case.swap or ()),
+        "files": "; ".join(f"{name}: {kind}" for name, kind in case.files.items()),
         "problem": case.problem or "; ".join(case.unusable.values()),
     }
 
@@ -93,8 +94,17 @@ def _findings(scan: Scan) -> dict[str, list[str]]:
         f"Look as if exchanged ({ACCURACY})": [
             f"case {case.case_id}: {case.swap[0]} and {case.swap[1]}" for case in scan.cases if case.swap
         ],
+        "Left alone": [
+            *(f"{name}: {kind}" for name, kind in scan.left_alone.items()),
+            *(f"case {case.case_id}: {name}: {kind}" for case in scan.cases for name, kind in _others(case)),
+        ],
     }
     return {title: lines for title, lines in findings.items() if lines}
+
+
+def _others(case: ScannedCase) -> list[tuple[str, str]]:
+    """Files of a case that are no modality of it."""
+    return [(name, kind) for name, kind in case.files.items() if kind.split(", ")[0] not in MODALITIES]
 
 
 def _depth(scan: Scan) -> str:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from modfill.errors import CaseError
+from modfill.layouts.accounting import account
 from modfill.layouts.files import CaseFiles, Cohort, case_of_candidates, folder_name, nifti_files, visible
-from modfill.modalities import is_contrast_word, nifti_stem
+from modfill.modalities import is_contrast_word, is_native_word, nifti_stem
 
 __all__ = ["BIDS_SUFFIXES", "UNCERTAINTY", "find", "is_bids"]
 
@@ -21,9 +22,8 @@ UNCERTAINTY = "modfillUncertainty"
 
 
 def is_bids(path: Path) -> bool:
-    """Tell whether a folder is a BIDS dataset or one subject of it, by its folders."""
-    own = folder_name(path).startswith("sub-")
-    return next(_anat_folders([path] if own else _subjects(path)), None) is not None
+    """Tell whether a folder is a BIDS dataset, or a subject, session or anat folder of one, by its folders."""
+    return next(_anat_folders(path), None) is not None
 
 
 def find(path: Path) -> Cohort:
@@ -34,17 +34,13 @@ def find(path: Path) -> Cohort:
     which one is meant; so is a T1w whose name hints at contrast agent without the entity ``ce``.
 
     Args:
-        path: The dataset's folder, or one ``sub-<label>`` of it. It may itself be a derivative, e.g. of
-            skull-stripped images.
+        path: The dataset's folder, or one ``sub-<label>``, ``ses-<label>`` or ``anat`` of it. It may itself be a
+            derivative, e.g. of skull-stripped images.
 
     Raises:
         CaseError: If no image is found.
     """
-    subjects = [path] if folder_name(path).startswith("sub-") else _subjects(path)
-    cases = []
-    for subject in subjects:
-        found = [_case(folder) for folder in _anat_folders([subject])]
-        cases += [case for case in found if case.paths or case.problem]
+    cases = [case for case in map(_case, _anat_folders(path)) if case.paths or case.problem]
     if not cases:
         raise CaseError(
             f"{path} must hold images such as sub-01/anat/sub-01_T1w.nii.gz, got none in its anat folders; add them"
@@ -52,36 +48,47 @@ def find(path: Path) -> Cohort:
     return Cohort("bids", cases)
 
 
-def _subjects(path: Path) -> list[Path]:
-    return [folder for folder in visible(path) if folder.name.startswith("sub-") and folder.is_dir()]
-
-
-def _anat_folders(subjects: list[Path]) -> Iterator[Path]:
-    for subject in subjects:
-        for folder in (subject, *sorted(subject.glob("ses-*"))):
+def _anat_folders(path: Path) -> Iterator[Path]:
+    """The anat folders of a dataset, a subject or a session, or the anat folder itself."""
+    own = folder_name(path)
+    if own == "anat":
+        if folder_name(path.absolute().parent).startswith(("sub-", "ses-")):
+            yield path
+    elif own.startswith("ses-"):
+        if (path / "anat").is_dir() and folder_name(path.absolute().parent).startswith("sub-"):
+            yield path / "anat"
+    elif own.startswith("sub-"):
+        for folder in (path, *sorted(path.glob("ses-*"))):
             if (folder / "anat").is_dir():
                 yield folder / "anat"
+    else:
+        for subject in visible(path):
+            if subject.name.startswith("sub-") and subject.is_dir():
+                yield from _anat_folders(subject)
 
 
 def _case(anat: Path) -> CaseFiles:
-    above = Path(folder_name(anat.parent))
-    session = above.name.startswith("ses-")
-    case_id = f"{folder_name(anat.parent.parent)}_{above.name}" if session else above.name
+    above = anat.absolute().parent
+    case_id = f"{above.parent.name}_{above.name}" if above.name.startswith("ses-") else above.name
     candidates: dict[str, list[Path]] = defaultdict(list)
     problem = None
     try:
         for file in nifti_files(anat):
             *words, suffix = (nifti_stem(file.name) or "").split("_")
             entities = {key: value for key, _, value in (word.partition("-") for word in words)}
-            modality = _modality(suffix, "ce" in entities)
-            if modality is None or entities.get("desc") == UNCERTAINTY:
-                continue
+            agent = "ce" in entities and not is_native_word(entities["ce"])
+            modality = _modality(suffix, agent)
+            if modality is None or entities.get("desc") == UNCERTAINTY or entities.get("part", "mag") != "mag":
+                continue  # the phase of a complex image shows no anatomy
             problem = problem or _foreign(case_id, file, words) or _hidden_agent(case_id, file, modality, entities)
             candidates[modality].append(file)
+        used = {file for files in candidates.values() for file in files}
+        others = account(entry for entry in visible(anat) if entry not in used)
     except CaseError as error:
         return CaseFiles(case_id, {}, f"case {case_id}: {error}")
     case = case_of_candidates(case_id, candidates, "move the others away, or list the right ones in a .csv")
-    return replace(case, problem=problem) if problem else case
+    others = {name: "phase image" if "_part-phase_" in name else kind for name, kind in others.items()}
+    return replace(case, problem=problem or case.problem, others=others)
 
 
 def _modality(suffix: str, agent: bool) -> str | None:
@@ -100,7 +107,9 @@ def _foreign(case_id: str, file: Path, words: list[str]) -> str | None:
 
 def _hidden_agent(case_id: str, file: Path, modality: str, entities: dict[str, str]) -> str | None:
     """A T1w that seems to be enhanced must not pass for a native one."""
-    hint = next((f"{key}-{entities[key]}" for key in ("acq", "rec") if is_contrast_word(entities.get(key, ""))), None)
+    hint = next(
+        (f"{key}-{entities[key]}" for key in ("acq", "rec", "desc") if is_contrast_word(entities.get(key, ""))), None
+    )
     if modality != "t1n" or hint is None:
         return None
     return (

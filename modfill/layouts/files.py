@@ -28,6 +28,7 @@ class CaseFiles:
         problem: One line that says why the case cannot be used, or None.
         volume_index: Place along the fourth axis by modality, where one 4D file holds all modalities; else empty.
         label: Where the segmentation of a training case lies or should lie, in layouts with a dataset.json.
+        others: Kind by name of every other file and folder of the case, as ``accounting.account`` gives it.
         overrides: Options by which the user set a problem of the files aside, e.g. ``ignore-unexplained``.
     """
 
@@ -36,6 +37,7 @@ class CaseFiles:
     problem: str | None = None
     volume_index: dict[str, int] = field(default_factory=dict)
     label: Path | None = None
+    others: dict[str, str] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
 
 
@@ -48,12 +50,14 @@ class Cohort:
         cases: Sorted by id.
         dataset: Content of dataset.json; empty where the layout has none.
         channels: Modalities in the order of dataset.json; empty where the layout has none.
+        left_alone: Kind by name of every file and folder that belongs to no case.
     """
 
     layout: str
     cases: list[CaseFiles]
     dataset: Mapping[str, Any] = field(default_factory=dict)
     channels: tuple[str, ...] = ()
+    left_alone: dict[str, str] = field(default_factory=dict)
 
 
 def visible(folder: Path) -> list[Path]:
