@@ -55,7 +55,7 @@ class PointBank:
         ]
 
     def _path(self, index: int, variant: int) -> Path:
-        return self.folder / f"{self.bank.cases[index].case_id}-{variant}"
+        return self.folder / f"{self.bank.cases[index].key}-{variant}"
 
     def _write(self, index: int, variant: int) -> None:
         path = self._path(index, variant)
