@@ -94,3 +94,15 @@ def test_latents_and_points_follow_the_files(tmp_path: Path, tiny_model: ALDM) -
         points.fill()
         banks.append((bank.latents[0], points.open()[0]["wanted"]))
     assert not any(np.array_equal(one, other) for one, other in zip(*banks, strict=True))
+
+
+def test_points_are_drawn_anew_for_another_scale_of_the_latents(tmp_path: Path) -> None:
+    """A cohort that has grown has another, under the same networks."""
+    write_case(tmp_path / "in", "p1", shape=SHAPE)
+    model = ALDM(TINY)
+    bank = LatentBank(model, [load(tmp_path / "in", tmp_path)], tmp_path / "latents")
+    folders = []
+    for scale in (1.0, 1.5, 1.0):
+        model.latent_std.fill_(scale)
+        folders.append(PointBank(bank, tmp_path / "points").folder)
+    assert folders[0] == folders[2] != folders[1]

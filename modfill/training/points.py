@@ -36,7 +36,8 @@ class PointBank:
     def __init__(self, bank: LatentBank, folder: Path):
         self.bank, self.model = bank, bank.model
         self.tasks = tasks(len(self.model.preset.modalities))
-        self.folder = folder / digest(self.model.autoencoder, self.model.translator, self.model.denoiser)
+        networks = digest(self.model.autoencoder, self.model.translator, self.model.denoiser)
+        self.folder = folder / f"{networks}-{float(self.model.latent_std):.7g}"  # what they say depends on the scale
         self.points = min(MOST, POINTS // (len(bank.cases) * len(VARIANTS)) + 1)
 
     def fill(self, rank: int = 0, ranks: int = 1) -> None:
