@@ -27,7 +27,8 @@ try:
     from torchio.transforms.augmentation import RandomTransform
 except ImportError as error:
     raise ModfillError(
-        "The TorchIO transforms need TorchIO: pip install -c constraints.txt 'modfill[torchio]'"
+        f"The TorchIO transforms need TorchIO 0.20 or newer, but older than 2, which imports otherwise ({error}): "
+        "pip install -c constraints.txt 'modfill[torchio]'"
     ) from error
 
 __all__ = ["CompleteModalities", "ModalityDropout", "RandomModalityDropout"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modfill.case import find_cases, read_case, require_usable
+from modfill.case import CaseFiles, find_cases, read_case, require_usable
 from modfill.config import Preset
 from modfill.errors import ModfillError
 from modfill.metrics import psnr
@@ -24,38 +25,61 @@ class TrainingCase:
         volumes: (modalities, X, Y, Z) float16, normalised, memory-mapped.
         brain: (X, Y, Z) bool, memory-mapped.
         scales: one per modality.
+        key: names what was computed from the case; other files give another. Empty where nothing is kept.
     """
 
     case_id: str
     volumes: np.ndarray
     brain: np.ndarray
     scales: tuple[IntensityScale, ...]
+    key: str = ""
 
 
 def load_cohort(folder: Path, cache: Path, preset: Preset) -> list[TrainingCase]:
-    """Every complete case below `folder`, normalised into `cache` once.
+    """Every complete case below `folder`, normalised into `cache` once, for as long as its files stay the same.
 
     Raises:
         ModfillError: no case has all of the preset's modalities, or one has an unusable image.
     """
-    key = f"{preset.normalisation}-{preset.multiple}"
-    cache = cache / key
+    cache = cache / f"{preset.normalisation}-{preset.multiple}"
     cache.mkdir(parents=True, exist_ok=True)
     cases = []
     for files in find_cases(folder):
         if set(preset.modalities) <= set(files.paths):
-            stem = cache / files.case_id
-            if not stem.with_name(stem.name + ".json").exists():
+            stem = cache / _key(files, preset)
+            if files.problem is not None or not stem.with_name(f"{stem.name}.json").exists():
                 case = read_case(files)
                 require_usable(case)
                 if not set(preset.modalities) <= set(case.available):
                     continue  # zeros in a 4D file: a missing modality that only reading shows
                 _write_cached(stem, case, preset)
-            cases.append(_read_cached(stem))
+            cases.append(_read_cached(stem, files.case_id))
     if not cases:
         raise ModfillError(f"{folder}: training needs cases with all of {', '.join(preset.modalities)}, found none; "
                            "give a folder of case folders")  # fmt: skip
     return cases
+
+
+def _key(files: CaseFiles, preset: Preset) -> str:
+    """The case's id and a digest of what its files hold: a changed file, or another case of the same id, is prepared
+    anew."""
+    held = {path: file_digest(path) for path in {files.paths[m] for m in preset.modalities}}
+    parts = [(m, held[files.paths[m]], files.volume_index.get(m)) for m in preset.modalities]
+    digest = hashlib.sha256(json.dumps([parts, files.overrides]).encode()).hexdigest()
+    return f"{files.case_id}-{digest[:16]}"
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        ModfillError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModfillError(f"{path} must be readable, got {error.strerror}; mend or remove the file") from error
 
 
 def _write_cached(stem: Path, case, preset: Preset) -> None:
@@ -63,7 +87,10 @@ def _write_cached(stem: Path, case, preset: Preset) -> None:
     _save(f"{stem}-volumes.npy", np.stack([prepared.volumes[m] for m in preset.modalities]).astype(np.float16))
     _save(f"{stem}-brain.npy", prepared.brain)
     scales = [asdict(prepared.scales[m]) for m in preset.modalities]
-    stem.with_name(stem.name + ".json").write_text(json.dumps(scales))  # last: its presence says that all is there
+    path = stem.with_name(f"{stem.name}.json")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(scales))
+    os.replace(temporary, path)  # last: its presence says that all is there
 
 
 def _save(path: str, array: np.ndarray) -> None:
@@ -73,13 +100,14 @@ def _save(path: str, array: np.ndarray) -> None:
     os.replace(temporary, path)
 
 
-def _read_cached(stem: Path) -> TrainingCase:
+def _read_cached(stem: Path, case_id: str) -> TrainingCase:
     scales = json.loads(stem.with_name(stem.name + ".json").read_text())
     return TrainingCase(
-        case_id=stem.name,
+        case_id=case_id,
         volumes=np.load(f"{stem}-volumes.npy", mmap_mode="r"),
         brain=np.load(f"{stem}-brain.npy", mmap_mode="r"),
         scales=tuple(IntensityScale(**scale) for scale in scales),
+        key=stem.name,
     )
 
 

@@ -51,7 +51,7 @@ class LatentBank:
         """Encode one rank's share of the cases, unless that has been done before."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for index, case in list(enumerate(self.cases))[rank::ranks]:
-            path = self.folder / f"{case.case_id}.npy"
+            path = self.folder / f"{case.key}.npy"
             if not path.exists():
                 temporary = path.with_suffix(".tmp.npy")
                 np.save(temporary, self._encoded(index, self.model.latent_std.device))
@@ -60,7 +60,7 @@ class LatentBank:
     @cached_property
     def latents(self) -> list[np.ndarray]:
         """Memory maps, once every rank has filled in its share."""
-        return [np.load(self.folder / f"{case.case_id}.npy", mmap_mode="r") for case in self.cases]
+        return [np.load(self.folder / f"{case.key}.npy", mmap_mode="r") for case in self.cases]
 
     @torch.no_grad()
     def _encoded(self, index: int, device: torch.device) -> np.ndarray:

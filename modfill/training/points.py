@@ -36,7 +36,8 @@ class PointBank:
     def __init__(self, bank: LatentBank, folder: Path):
         self.bank, self.model = bank, bank.model
         self.tasks = tasks(len(self.model.preset.modalities))
-        self.folder = folder / digest(self.model.autoencoder, self.model.translator, self.model.denoiser)
+        networks = digest(self.model.autoencoder, self.model.translator, self.model.denoiser)
+        self.folder = folder / f"{networks}-{float(self.model.latent_std):.7g}"  # what they say depends on the scale
         self.points = min(MOST, POINTS // (len(bank.cases) * len(VARIANTS)) + 1)
 
     def fill(self, rank: int = 0, ranks: int = 1) -> None:
@@ -55,7 +56,7 @@ class PointBank:
         ]
 
     def _path(self, index: int, variant: int) -> Path:
-        return self.folder / f"{self.bank.cases[index].case_id}-{variant}"
+        return self.folder / f"{self.bank.cases[index].key}-{variant}"
 
     def _write(self, index: int, variant: int) -> None:
         path = self._path(index, variant)

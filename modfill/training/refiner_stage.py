@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from modfill.model.aldm import ALDM
+from modfill.model.aldm import ALDM, Encoded
 from modfill.model.pyramid import DENSITIES, described
 from modfill.training.data import TrainingCase
 from modfill.training.latents import LatentBank
 from modfill.training.points import PointBank
-from modfill.training.translation_stages import TranslationStage
+from modfill.training.translation_stages import TranslationStage, zero_noise
 
 VOXELS = 1024  # of one draw: one case, one set of sources
 CONTRAST = 0.15  # standard deviation of a source's random change of scale
@@ -78,6 +79,13 @@ class RefinerStage(TranslationStage):
         error, fitted, likelihood = (torch.stack(each).mean() for each in (errors, left, likelihoods))
         parts = {"error": error, "fitted": fitted, "likelihood": likelihood}
         return fitted + PLAIN_WEIGHT * error + DOUBT_WEIGHT * likelihood, parts
+
+    def encoded(self, volumes: Tensor, sources: tuple[int, ...]) -> Encoded:
+        seen = self.part.look(volumes, (volumes != 0).any(0), sources)
+        return replace(super().encoded(volumes, sources), seen=seen)
+
+    def answer(self, encoded: Encoded, target: int) -> Tensor:
+        return self.model.predict(encoded, target, zero_noise(encoded), 1, "mean").volume
 
 
 def moved(place: Tensor) -> Tensor:

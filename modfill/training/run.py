@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -28,6 +29,10 @@ from modfill.training.translation_stages import DenoiserStage, TranslatorStage
 from modfill.training.unet_stage import UNetStage
 
 HELD_OUT_EVERY = 10  # without a validation folder every tenth case is held out
+# Rank 0 prepares the cohort alone, which may take hours, and it validates alone. A rank that dies leaves nobody
+# waiting: torchrun ends the others.
+LONGEST_WAIT = timedelta(days=2)
+FITTED_LAST = ("refiner", "unet")  # stages of which the U-Net's share and the calibration tell
 
 
 def train_preset(
@@ -54,7 +59,7 @@ def train_preset(
         seed: of all randomness.
         device: None takes a GPU where there is one.
         weights: trained weights of the same preset to start from, which may lack the last stages; a stage in `out`
-            goes before them.
+            goes before them. With `stage`, everything in them that is not of this stage stays as it is.
         regions: tumour regions of more patients, for the U-Net; see `modfill.training.regions`.
 
     Returns:
@@ -75,11 +80,12 @@ def train_preset(
     torch.manual_seed(seed)
     model, trained = _start(preset, weights)
     model.to(device)
-    model.brightness.fit(torch.tensor([brightness_of(case) for case in cases]))
+    if stage is None or weights is None:  # one stage alone leaves what else the weights hold as it is
+        model.brightness.fit(torch.tensor([brightness_of(case) for case in cases]))
     half = half_is_fast(device) and _half_is_sound(cases, preset, device)
     stages = (stage,) if stage else preset.stages
     whole = sum(preset.training[name].share for name in stages)
-    ready = []
+    ready, renewed = [], []
     for name in preset.stages:
         part, settings, done = getattr(model, name), preset.training[name], out / f"{name}.ckpt"
         if name in stages:
@@ -90,13 +96,16 @@ def train_preset(
         elif name not in trained:
             break
         ready.append(name)
+        if name in stages or done.exists():
+            renewed.append(name)
         if name == "autoencoder" and (name in stages or done.exists()):
             bank = LatentBank(model, cases, out / "latents")
             _filled(bank)
             model.latent_std.fill_(bank.std())
     result = out / "weights.safetensors"
     if rank() == 0:
-        if preset.refiner and tuple(ready) == preset.stages:
+        fitted = weights is not None and not set(renewed) & set(FITTED_LAST)
+        if preset.refiner and tuple(ready) == preset.stages and not fitted:
             fit_to_held_out(model, held_out)
         checkpoint.save(model, result, tuple(ready))
     return result
@@ -129,22 +138,21 @@ def _start(preset: Preset, weights: Path | None) -> tuple[ALDM, tuple[str, ...]]
 def _join_group() -> None:
     """Join torchrun's process group, if this process was started by torchrun."""
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_WAIT)
 
 
 def _cohorts(
     data: Path, validate: Path | None, out: Path, preset: Preset
 ) -> tuple[list[TrainingCase], list[TrainingCase]]:
     """Training and held-out cases. Rank 0 fills the cache before the others read it."""
-    if rank() == 0:
-        load_cohort(data, out / "cache" / "train", preset)
-        if validate is not None:
-            load_cohort(validate, out / "cache" / "validate", preset)
-    if dist.is_initialized():
+    if rank() != 0:
         dist.barrier()
     cases = load_cohort(data, out / "cache" / "train", preset)
-    if validate is not None:
-        return cases, load_cohort(validate, out / "cache" / "validate", preset)
+    given = None if validate is None else load_cohort(validate, out / "cache" / "validate", preset)
+    if rank() == 0 and dist.is_initialized():
+        dist.barrier()
+    if given is not None:
+        return cases, given
     if len(cases) < 2:
         raise ModfillError(f"{data}: one case cannot be split into training and validation; give --validate DIR")
     held_out = cases[::HELD_OUT_EVERY]
