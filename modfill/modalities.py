@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "ALIASES",
     "MODALITIES",
@@ -11,6 +13,7 @@ __all__ = [
     "is_contrast_word",
     "is_segmentation",
     "modality_of",
+    "nearest_source",
     "nifti_stem",
     "split_name",
 ]
@@ -65,6 +68,16 @@ def modality_of(name: str) -> str | None:
     """The modality that a channel, column or the like is named after, e.g. ``T1 Gd``; None if it is no alias."""
     uniform = "_".join(name.lower().replace("-", " ").replace("_", " ").split())
     return next((modality for modality, aliases in ALIASES.items() if uniform in aliases), None)
+
+
+def nearest_source(target: str, available: Sequence[str]) -> str:
+    """The available modality most like `target`, whose intensities and data type a synthetic image takes.
+
+    Args:
+        target: a modality of ``MODALITIES``.
+        available: at least one modality; without the nearest, the first one counts.
+    """
+    return NEAREST[target] if NEAREST[target] in available else available[0]
 
 
 def is_contrast_word(word: str) -> bool:
