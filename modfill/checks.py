@@ -8,6 +8,7 @@ import os
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import label
 
 from modfill.errors import CaseError, ModfillError
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_background",
     "check_grids",
     "check_shape",
+    "clear_background",
     "content_problem",
     "nothing_usable",
     "same_voxels",
@@ -87,6 +89,21 @@ def check_affine(where: str, affine: npt.NDArray[np.float64]) -> None:
             f"{where} must have voxels of {smallest} to {largest:g} mm within {_FARTHEST / 1000:g} m of the origin, "
             f"got the affine {rows}; convert the scan anew"
         )
+
+
+def clear_background(voxels: npt.NDArray[np.float32]) -> None:
+    """Set a background of NaN or infinity to 0, in place.
+
+    Some tools write NaN outside the brain. It is background only if every such voxel (X, Y, Z) is connected, through
+    others or through zeros, to the volume's border. Else nothing is changed: the brain has holes that nobody measured.
+    """
+    beyond = ~np.isfinite(voxels)
+    if not beyond.any():
+        return
+    components, _ = label(np.pad(beyond | (voxels == 0), 1, constant_values=True))
+    outside = (components == components[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    if outside[beyond].all() and not outside.all():
+        voxels[beyond] = 0
 
 
 def content_problem(voxels: npt.NDArray[np.float32]) -> str | None:
