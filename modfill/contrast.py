@@ -15,8 +15,9 @@ from nibabel.affines import voxel_sizes
 from scipy.ndimage import distance_transform_edt
 from scipy.stats import skew
 
+from modfill.brain import brain_mask
 from modfill.case import Case
-from modfill.preprocess import MINIMUM_BRAIN, IntensityScale, brain_mask
+from modfill.preprocess import MINIMUM_BRAIN, IntensityScale
 
 __all__ = ["ACCURACY", "MARGIN", "WEIGHTS", "describe_pairs", "suspected_swap"]
 

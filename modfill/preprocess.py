@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, label
+from scipy.ndimage import distance_transform_edt
 
+from modfill.brain import brain_mask
 from modfill.case import Case
 from modfill.errors import CaseError
 from modfill.geometry import Geometry
@@ -109,28 +108,6 @@ class Prepared:
         return self.geometry.restore(volume) * self.own_brain
 
 
-def brain_mask(volumes: Mapping[str, NDArray[np.floating]]) -> NDArray[np.bool_]:
-    """The brain (X, Y, Z) in a case's skull-stripped volumes: where any is not 0, and what that encloses.
-
-    Zeros enclosed by brain are brain: an image may show fluid, or a lesion, as black as the background.
-
-    Args:
-        volumes: (X, Y, Z) by modality, on one grid, at least one.
-    """
-    return _filled(np.logical_or.reduce([volume != 0 for volume in volumes.values()]))
-
-
-def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask and all cavities in it that have no way out, by faces, to the volume's border."""
-    if not mask.any():
-        return mask
-    box = tuple(slice(int(index.min()), int(index.max()) + 1) for index in np.nonzero(mask))
-    outside, _ = label(~np.pad(mask[box], 1))
-    whole = mask.copy()
-    whole[box] = (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
-    return whole
-
-
 def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
     """Normalise the available modalities of `case` over their common foreground and bring them to the model's grid.
 
@@ -161,7 +138,7 @@ def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
                         f"{int(own_brain.sum())} voxels far apart; check the voxel sizes")  # fmt: skip
     scales = {modality: IntensityScale.of(volume, own_brain) for modality, volume in volumes.items()}
     normalised = {
-        modality: np.where(brain, scales[modality].normalise(geometry.apply(volume) / share.clip(0.5), normalisation),
+        modality: np.where(brain, scales[modality].normalise(geometry.apply(volume * own_brain) / share.clip(0.5), normalisation),
                            np.float32(BACKGROUND[normalisation]))
         for modality, volume in volumes.items()
     }  # fmt: skip

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from modfill.brain import brain_mask
 from modfill.case import case_from_arrays
 from modfill.errors import CaseError
-from modfill.preprocess import BACKGROUND, IntensityScale, brain_mask, prepare
+from modfill.preprocess import BACKGROUND, IntensityScale, prepare
 from tests.case_files import brain_volumes, oblique_affine
 
 KINDS = ("zscore", "range")
