@@ -16,6 +16,7 @@ from modfill.checks import (
     check_background,
     check_grids,
     check_shape,
+    clear_background,
     content_problem,
     nothing_usable,
     same_voxels,
@@ -226,6 +227,7 @@ def _check(
 ) -> dict[str, nib.Nifti1Image]:
     """Return the usable images and add the others to ``unusable``, unless the whole case must be refused."""
     for modality in images:
+        clear_background(np.asanyarray(images[modality].dataobj))
         reason = content_problem(np.asanyarray(images[modality].dataobj))
         if reason:
             unusable[modality] = f"{labels[modality]} {reason}"

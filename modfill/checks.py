@@ -8,7 +8,9 @@ import os
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import label
 
+from modfill.brain import foreground
 from modfill.errors import CaseError, ModfillError
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "check_background",
     "check_grids",
     "check_shape",
+    "clear_background",
     "content_problem",
     "nothing_usable",
     "same_voxels",
@@ -89,17 +92,32 @@ def check_affine(where: str, affine: npt.NDArray[np.float64]) -> None:
         )
 
 
+def clear_background(voxels: npt.NDArray[np.float32]) -> None:
+    """Set a background of NaN or infinity to 0, in place.
+
+    Some tools write NaN outside the brain. It is background only if every such voxel (X, Y, Z) is connected, through
+    others or through zeros, to the volume's border. Else nothing is changed: the brain has holes that nobody measured.
+    """
+    beyond = ~np.isfinite(voxels)
+    if not beyond.any():
+        return
+    components, _ = label(np.pad(beyond | (voxels == 0), 1, constant_values=True))
+    outside = (components == components[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    if outside[beyond].all() and not outside.all():
+        voxels[beyond] = 0
+
+
 def content_problem(voxels: npt.NDArray[np.float32]) -> str | None:
     """Say why voxels cannot be an acquired brain image (not finite, all zero, constant, too large), or None."""
     finite = np.count_nonzero(np.isfinite(voxels))
     if finite < voxels.size:
         return f"must be finite everywhere, got NaN or infinity in {voxels.size - finite} of {voxels.size} voxels"
-    foreground = voxels[voxels != 0]
-    if foreground.size == 0:
+    nonzero = voxels[voxels != 0]
+    if nonzero.size == 0:
         return "must show a brain, got all zero"
-    if foreground.min() == foreground.max():
-        return f"must show a brain, got the constant {foreground[0]:g}"
-    largest = max(-foreground.min(), foreground.max())
+    if nonzero.min() == nonzero.max():
+        return f"must show a brain, got the constant {nonzero[0]:g}"
+    largest = max(-nonzero.min(), nonzero.max())
     if largest > _LARGEST_INTENSITY:
         return f"must have intensities of at most {_LARGEST_INTENSITY:g}, got {largest:g}"
     return None
@@ -165,12 +183,12 @@ def check_background(where: str, image: nib.Nifti1Image) -> None:
     Raises:
         CaseError: If more than 5% of the edges' voxels are not 0, or more than 2500 ml of the whole.
     """
-    foreground = np.asanyarray(image.dataobj) != 0
-    edges = [foreground[x, y, :] for x in (0, -1) for y in (0, -1)]
-    edges += [foreground[x, :, z] for x in (0, -1) for z in (0, -1)]
-    edges += [foreground[:, y, z] for y in (0, -1) for z in (0, -1)]
+    shown = foreground(np.asanyarray(image.dataobj))
+    edges = [shown[x, y, :] for x in (0, -1) for y in (0, -1)]
+    edges += [shown[x, :, z] for x in (0, -1) for z in (0, -1)]
+    edges += [shown[:, y, z] for y in (0, -1) for z in (0, -1)]
     share = float(np.concatenate(edges).mean())
-    millilitres = np.count_nonzero(foreground) * abs(np.linalg.det(image.affine[:3, :3])) / 1000
+    millilitres = np.count_nonzero(shown) * abs(np.linalg.det(image.affine[:3, :3])) / 1000
     if share > _EDGE_LIMIT:
         got = f"{share:.0%} of the volume's edges not 0"
     elif millilitres > _BRAIN_LIMIT_ML:

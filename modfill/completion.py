@@ -15,7 +15,7 @@ from modfill.case import Case, require_usable
 from modfill.config import Preset
 from modfill.errors import CaseError
 from modfill.marks import voxel_hash
-from modfill.modalities import NEAREST
+from modfill.modalities import nearest_source
 from modfill.model.aldm import ALDM, Prediction
 from modfill.precision import fast_precision
 from modfill.preprocess import IntensityScale, Prepared, prepare
@@ -79,7 +79,8 @@ def complete_case(
         if not _finite(prediction):
             raise CaseError(f"case {case.case_id}: a synthesised {target} must be finite, got NaN or infinity; "
                             "check the intensities of its sources")  # fmt: skip
-        scale = output_scale(prepared, expected_brightness(prepared, model, target))
+        like = prepared.scales[nearest_source(target, case.available)]
+        scale = output_scale(like, expected_brightness(prepared, model, target))
         image = restore_image(case, target, scale, prediction.volume.cpu().numpy(), prepared, preset.normalisation)
         uncertainty = None
         if settings.uncertainty and (deviation := prediction.deviation) is not None:
@@ -118,13 +119,16 @@ def expected_brightness(prepared: Prepared, model: ALDM, target: str) -> Sequenc
     return model.brightness(figures, [modalities.index(m) for m in prepared.volumes], modalities.index(target))
 
 
-def output_scale(prepared: Prepared, unit: Sequence[float]) -> IntensityScale:
-    """An intensity scale like the sources': their mean percentiles stand for 0 and 1, and within them the brain has the
-    mean and standard deviation of `unit`."""
-    low = float(np.mean([scale.low for scale in prepared.scales.values()]))
-    high = float(np.mean([scale.high for scale in prepared.scales.values()]))
+def output_scale(like: IntensityScale, unit: Sequence[float]) -> IntensityScale:
+    """An intensity scale like one source's: its percentiles stand for 0 and 1, and within them the brain has the mean
+    and standard deviation of `unit`.
+
+    One source's, not all sources' mean: scanners and converters give each image a scale of its own, and the source's
+    data type holds only its own.
+    """
     mean, std = unit
-    return IntensityScale(low, high, low + mean * (high - low), std * (high - low))
+    width = like.high - like.low
+    return IntensityScale(like.low, like.high, like.low + mean * width, std * width)
 
 
 def restore_image(
@@ -134,7 +138,7 @@ def restore_image(
     the brain and only there."""
     intensities = np.clip(scale.restore(volume, normalisation), scale.low, scale.high)
     own = prepared.restore(intensities.astype(np.float32))
-    source = case.images[NEAREST[target] if NEAREST[target] in case.available else case.available[0]]
+    source = case.images[nearest_source(target, case.available)]
     dtype = source.get_data_dtype()
     if dtype.kind in "iu":
         bounds = np.iinfo(dtype)

@@ -15,6 +15,7 @@ from nibabel.affines import voxel_sizes
 from scipy.ndimage import distance_transform_edt
 from scipy.stats import skew
 
+from modfill.brain import brain_mask
 from modfill.case import Case
 from modfill.preprocess import MINIMUM_BRAIN, IntensityScale
 
@@ -68,8 +69,9 @@ def describe_pairs(case: Case) -> dict[tuple[str, str], npt.NDArray[np.float64]]
     """
     spacing = np.asarray(voxel_sizes(next(iter(case.images.values())).affine))
     steps = tuple(slice(None, None, max(1, round(_STEP / size))) for size in spacing)
-    thin = {modality: case.volume(modality)[steps] for modality in case.available}
-    brain = np.logical_or.reduce([volume != 0 for volume in thin.values()])
+    whole = {modality: case.volume(modality) for modality in case.available}
+    thin = {modality: volume[steps] for modality, volume in whole.items()}
+    brain = brain_mask(whole)[steps]
     if brain.sum() < MINIMUM_BRAIN:
         return {}
     sampling = [size * step.step for size, step in zip(spacing, steps, strict=True)]

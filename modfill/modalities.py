@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 __all__ = [
     "ALIASES",
@@ -15,6 +16,7 @@ __all__ = [
     "is_other_sequence",
     "is_segmentation",
     "modality_of",
+    "nearest_source",
     "nifti_stem",
     "possible_splits",
     "split_name",
@@ -106,6 +108,16 @@ def modality_of(name: str) -> str | None:
     if uniform in _UNNAMED_T1:
         return None
     return next((modality for modality, aliases in ALIASES.items() if uniform in aliases), None)
+
+
+def nearest_source(target: str, available: Sequence[str]) -> str:
+    """The available modality most like `target`, whose intensities and data type a synthetic image takes.
+
+    Args:
+        target: a modality of ``MODALITIES``.
+        available: at least one modality; without the nearest, the first one counts.
+    """
+    return NEAREST[target] if NEAREST[target] in available else available[0]
 
 
 def is_contrast_word(word: str) -> bool:

@@ -8,12 +8,12 @@ import io
 import math
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
-from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from modfill.checks import check_affine, check_shape, times
@@ -39,8 +39,8 @@ def read_header(path: Path) -> nib.Nifti1Header:
     try:
         if path.exists() and not path.is_file():  # a named pipe would keep us waiting, a device never end
             raise Unusable("must be a NIfTI image, got something other than a file")
-        with ImageOpener(str(path)) as stream:
-            start = stream.read(nib.Nifti2Header.sizeof_hdr)
+        with path.open("rb") as file:
+            start = _unpacked(file).read(nib.Nifti2Header.sizeof_hdr)
         kinds = (nib.Nifti1Header, nib.Nifti2Header)
         kind = next((kind for kind in kinds if kind.may_contain_header(start)), None)
         if kind is None:
@@ -76,6 +76,8 @@ def empty_image(case_id: str, path: Path, header: nib.Nifti1Header, volumes: int
     except _READ_ERRORS as error:
         raise Unusable(f"must have a NIfTI header that can be read, got one that cannot ({error})") from error
     where = f"case {case_id}: {path.name}"
+    while len(shape) > (4 if volumes else 3) and shape[-1] == 1:  # some converters add axes of one voxel
+        shape = shape[:-1]
     if volumes and (len(shape) != 4 or shape[3] != volumes):
         raise CaseError(
             f"{where} must be 4D with {volumes} volumes, as dataset.json names so many, got shape {shape}; "
@@ -105,18 +107,19 @@ def read_image(case_id: str, path: Path, header: nib.Nifti1Header, volumes: int 
         offset, size = header.get_data_offset(), path.stat().st_size
     except _READ_ERRORS as error:
         raise Unusable(f"must have a NIfTI header that can be read, got one that cannot ({error})") from error
-    packed = path.name.lower().endswith(".gz")
     needed = offset + math.prod(shape) * header.get_data_dtype().itemsize
-    if size * (_DEFLATE_RATIO if packed else 1) < needed:
+    if size * _DEFLATE_RATIO < needed:
         raise Unusable(f"must hold {times(shape)} voxels, got a truncated or corrupt file ({size} bytes)")
     if offset > _MOST_OFFSET or size > 1.01 * needed + 2**16:  # gzip adds little to what it cannot compress
         raise Unusable(f"must hold {times(shape)} voxels and little else, got a file of {size} bytes")
     try:
         content = path.read_bytes()
-        stream = gzip.GzipFile(fileobj=io.BytesIO(content)) if packed else io.BytesIO(content)
+        stream = _unpacked(io.BytesIO(content))
+        if not isinstance(stream, gzip.GzipFile) and size < needed:
+            raise Unusable(f"must hold {times(shape)} voxels, got a truncated or corrupt file ({size} bytes)")
         stored = ArrayProxy(stream, header, mmap=False)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite then, and reported as that
-            voxels = np.asanyarray(stored, dtype=np.float32)
+            voxels = np.asanyarray(stored, dtype=np.float32).reshape(shape)
         surplus = stream.read(1)  # gzip compares its checksum only when asked to read past the end
     except _READ_ERRORS as error:
         raise Unusable(
@@ -128,6 +131,13 @@ def read_image(case_id: str, path: Path, header: nib.Nifti1Header, volumes: int 
     if (stored.slope, stored.inter) != (1.0, 0.0):
         held.set_data_dtype(np.float32)  # scaled integers stand for real numbers
     return held, hashlib.sha256(content).hexdigest()
+
+
+def _unpacked(file: BinaryIO) -> BinaryIO | gzip.GzipFile:
+    """The file's content, unpacked if its first bytes are gzip's: names do not always tell."""
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file) if packed else file
 
 
 def _kind(header: nib.Nifti1Header) -> type[nib.Nifti1Image]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from modfill.brain import brain_mask
 from modfill.case import Case
 from modfill.errors import CaseError
 from modfill.geometry import Geometry
@@ -119,7 +120,7 @@ def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
         CaseError: the foreground is too small, too thin or lies too far apart to be a brain.
     """
     volumes = {modality: case.volume(modality) for modality in case.available}
-    own_brain = np.logical_or.reduce([volume != 0 for volume in volumes.values()])
+    own_brain = brain_mask(volumes)
     if own_brain.sum() < MINIMUM_BRAIN:
         raise CaseError(f"case {case.case_id}: the brain must have at least {MINIMUM_BRAIN} voxels above 0, "
                         f"got {int(own_brain.sum())}; check the images")  # fmt: skip
@@ -136,9 +137,9 @@ def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
         raise CaseError(f"case {case.case_id}: the brain must be thick enough to be seen at 1 mm, got "
                         f"{int(own_brain.sum())} voxels far apart; check the voxel sizes")  # fmt: skip
     scales = {modality: IntensityScale.of(volume, own_brain) for modality, volume in volumes.items()}
-    normalised = {
-        modality: np.where(brain, scales[modality].normalise(geometry.apply(volume) / share.clip(0.5), normalisation),
-                           np.float32(BACKGROUND[normalisation]))
-        for modality, volume in volumes.items()
-    }  # fmt: skip
+    background = np.float32(BACKGROUND[normalisation])
+    normalised = {}
+    for modality, volume in volumes.items():
+        inside = geometry.apply(volume * own_brain) / share.clip(0.5)
+        normalised[modality] = np.where(brain, scales[modality].normalise(inside, normalisation), background)
     return Prepared(normalised, brain, own_brain, scales, geometry)

@@ -174,7 +174,7 @@ def test_no_usable_modality_lists_every_reason(tmp_path: Path) -> None:
     refusal(folder, "p1-t1n.nii.gz", "all zero", "p1-t2w.nii.gz", "truncated")
 
 
-@pytest.mark.parametrize("shape", [(24, 28), (24, 28, 20, 1), (24, 28, 20, 4)])
+@pytest.mark.parametrize("shape", [(24, 28), (24, 28, 20, 4), (24, 28, 20, 1, 3)])
 def test_other_than_3d_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     folder = write_case(tmp_path, "p1")
     save(folder / "p1-t2w.nii.gz", np.ones(shape, dtype=np.int16))

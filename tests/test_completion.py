@@ -165,12 +165,28 @@ def test_unit_range_maps_the_intensities_back(completer: ModalityCompleter, case
     volumes = brain_volumes()
     brain = volumes["t1n"] != 0
     done = completer.complete(case_folder)
-    for modality in MISSING:
+    for modality, nearest in (("t1c", "t1n"), ("t2w", "t2f")):
         low, high = done.provenance[modality]["UnitRange"]
-        percentiles = [np.percentile(volumes[m][brain], (0.5, 99.5)) for m in ("t1n", "t2f")]
-        assert (low, high) == pytest.approx(tuple(np.mean(percentiles, axis=0)), rel=1e-6)
+        assert (low, high) == pytest.approx(tuple(np.percentile(volumes[nearest][brain], (0.5, 99.5))), rel=1e-6)
         unit = (voxels(done.images[modality])[brain] - low) / (high - low)
         assert unit.min() >= -1 / (high - low) and unit.max() <= 1 + 1 / (high - low)
+
+
+@pytest.mark.parametrize(("target", "nearest"), [("t1c", "t1n"), ("t2f", "t2w")])
+def test_intensities_and_type_are_those_of_the_nearest_source(
+    completer: ModalityCompleter, target: str, nearest: str
+) -> None:
+    """An uint8 image beside an int16 one of much larger intensities: the answer fits the type and is not saturated."""
+    volumes = brain_volumes((14, 16, 12))
+    brain = volumes["t1n"] != 0
+    small = np.where(brain, np.clip(volumes["t1n"] / 8, 1, 255), 0).astype(np.uint8)
+    arrays = {"t1n": small, "t2w": (volumes["t2w"] * 30).astype(np.int16)}
+    made = completer.complete_arrays(arrays, np.eye(4), targets=[target])[target]
+    assert made.dtype == arrays[nearest].dtype
+    low, high = np.percentile(arrays[nearest][brain], (0.5, 99.5))
+    assert low - 1 <= made[brain].min() and made[brain].max() <= high + 1
+    assert (made[brain] == np.iinfo(made.dtype).max).mean() < 0.01
+    assert np.unique(made[brain]).size > 10
 
 
 def test_the_header_bears_the_mark(completer: ModalityCompleter, case_folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from modfill.brain import brain_mask
 from modfill.case import case_from_arrays
 from modfill.errors import CaseError
 from modfill.preprocess import BACKGROUND, IntensityScale, prepare
@@ -94,6 +95,21 @@ def test_the_brain_is_the_union_of_the_foregrounds() -> None:
     prepared = prepare(case, 8, "zscore")
     np.testing.assert_array_equal(prepared.own_brain, (volumes["t1n"] != 0) | (volumes["t2w"] != 0))
     assert prepared.brain.sum() == prepared.own_brain.sum()
+
+
+def test_zeros_enclosed_by_brain_are_brain() -> None:
+    """Fluid as black as the background; a bay that is open to the outside, and the outside itself, are not."""
+    volumes = {modality: brain_volumes()[modality].astype(np.float32) for modality in ("t1n", "t2f")}
+    whole = volumes["t1n"] != 0
+    for volume in volumes.values():
+        volume[10:14, 12:16, 8:12] = 0
+    np.testing.assert_array_equal(brain_mask(volumes), whole)
+    prepared = prepare(case_from_arrays(volumes, np.eye(4), "p1"), 8, "zscore")
+    np.testing.assert_array_equal(prepared.own_brain, whole)
+    assert prepared.scales["t1n"].low == 0
+    for volume in volumes.values():
+        volume[10:14, 12:16, 8:] = 0
+    np.testing.assert_array_equal(brain_mask(volumes), volumes["t1n"] != 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

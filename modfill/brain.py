@@ -1,0 +1,69 @@
+"""Where the brain is in skull-stripped volumes, and where only the background."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import label
+
+__all__ = ["brain_mask", "foreground"]
+
+_SMALL = 0.15  # of the 99th percentile: a cubic spline overshoots a step by about 0.13 of its height
+_DEEPEST = 0.3  # of the 99th percentile: intensities below minus that mean something, e.g. z-scores
+_RINGING = (0.2, 0.8)  # share of negative voxels in ripples; noise in air is positive, or was never interpolated
+_LEAST = 0.01  # voxels of ripples for one of the brain: fewer are left alone
+
+
+def brain_mask(volumes: Mapping[str, NDArray[np.floating]]) -> NDArray[np.bool_]:
+    """The brain (X, Y, Z) in a case's skull-stripped volumes: where any has foreground, and what that encloses.
+
+    Zeros enclosed by brain are brain: an image may show fluid, or a lesion, as black as the background.
+
+    Args:
+        volumes: (X, Y, Z) by modality, on one grid, at least one.
+    """
+    return _filled(np.logical_or.reduce([foreground(volume) for volume in volumes.values()]))
+
+
+def foreground(volume: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Where a volume (X, Y, Z) is not background: not 0, and no ripples of a cubic interpolation.
+
+    Interpolation by cubic splines leaves small values of both signs around the brain, in real numbers up to the
+    volume's border. Only a volume whose negative intensities are all small and nearly all lie outside its brain is
+    taken for one; there the brain is the largest connected part above the ripples, with what that encloses.
+    """
+    found: NDArray[np.bool_] = volume != 0
+    negative = volume < 0
+    if not negative.any() or not np.isfinite(volume).all():
+        return found
+    bright = np.percentile(volume[found], 99)
+    if bright <= 0 or volume.min() < -_DEEPEST * bright:
+        return found
+    brain = _filled(_largest(volume > _SMALL * bright))
+    ripples = found & ~brain
+    outside = np.count_nonzero(negative & ripples)
+    few = np.count_nonzero(ripples) < _LEAST * np.count_nonzero(brain)
+    if few or outside < 0.9 * np.count_nonzero(negative):
+        return found
+    return brain if _RINGING[0] < outside / np.count_nonzero(ripples) < _RINGING[1] else found
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest part of a mask, not empty, that is connected by faces."""
+    parts, _ = label(mask)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return parts == sizes.argmax()
+
+
+def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask and all cavities in it that have no way out, by faces, to the volume's border."""
+    if not mask.any():
+        return mask
+    box = tuple(slice(int(index.min()), int(index.max()) + 1) for index in np.nonzero(mask))
+    outside, _ = label(~np.pad(mask[box], 1))
+    whole = mask.copy()
+    whole[box] = (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    return whole
