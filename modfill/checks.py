@@ -101,6 +101,8 @@ def clear_background(voxels: npt.NDArray[np.float32]) -> None:
     beyond = ~np.isfinite(voxels)
     if not beyond.any():
         return
+    if np.count_nonzero(voxels == 0) > np.count_nonzero(beyond):
+        return  # the background is 0: these are missing voxels, e.g. slices
     components, _ = label(np.pad(beyond | (voxels == 0), 1, constant_values=True))
     outside = (components == components[0, 0, 0])[1:-1, 1:-1, 1:-1]
     if outside[beyond].all() and not outside.all():
