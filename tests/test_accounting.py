@@ -128,6 +128,15 @@ def test_no_folder_with_images_vanishes(tmp_path: Path) -> None:
     assert cohort.left_alone == {"figures": "folder without images"}
 
 
+def test_a_link_to_a_folder_above_is_no_case(tmp_path: Path) -> None:
+    touch(tmp_path / "p1", "p1_t1.nii.gz")
+    (tmp_path / "round").symlink_to(tmp_path)
+    (tmp_path / "p1" / "up").symlink_to(tmp_path)
+    cohort = find_cohort(tmp_path)
+    assert [(case.case_id, case.problem) for case in cohort.cases] == [("p1", None)]
+    assert cohort.left_alone == {"round": "link to a folder above"} == {"round": cohort.cases[0].others["up"]}
+
+
 def test_outputs_inside_the_cohort_are_no_case(tmp_path: Path) -> None:
     touch(tmp_path / "p1", "p1_t1.nii.gz")
     touch(tmp_path / "completed" / "p1", "p1-t1c.nii.gz")

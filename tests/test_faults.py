@@ -222,8 +222,8 @@ def test_a_case_that_disappears_does_not_hold_back_the_others(
     for name in ("p1", "p2"):
         write_case(tmp_path / "in", name, ("t1n", "t2w"), shape=SHAPE)
 
-    def find_and_lose(folder: Path) -> Cohort:
-        found = find_cohort(folder)
+    def find_and_lose(folder: Path, ignore_unexplained: bool) -> Cohort:
+        found = find_cohort(folder, ignore_unexplained)
         shutil.rmtree(folder / "p1")
         return found
 

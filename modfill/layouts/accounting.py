@@ -16,6 +16,7 @@ __all__ = [
     "is_image",
     "is_own_output",
     "is_uncertainty_map",
+    "leads_up",
     "unexplained_problem",
 ]
 
@@ -63,6 +64,8 @@ def _kind(entry: Path) -> str:
     if entry.is_dir():
         if is_own_output(entry):
             return "output of modfill"
+        if leads_up(entry):
+            return "link to a folder above"
         return UNEXPLAINED if holds_images(entry) else "folder without images"
     return next((kind for kind, endings in _KINDS.items() if name.endswith(endings)), "other file")
 
@@ -106,6 +109,11 @@ def holds_images(folder: Path) -> bool:
 def is_uncertainty_map(name: str) -> bool:
     """Tell whether a file's name is that of an uncertainty map, which is no image of a modality."""
     return (nifti_stem(name) or "").lower().endswith("-uncertainty")
+
+
+def leads_up(folder: Path) -> bool:
+    """Tell whether a folder is a link to a folder that it lies in, which holds nothing of its own."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def is_own_output(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from modfill.layouts.accounting import (
     image_inside,
     is_own_output,
     is_uncertainty_map,
+    leads_up,
 )
 from modfill.layouts.dataset_json import channel_number
 from modfill.layouts.files import CaseFiles, Cohort, case_of_candidates, folder_name, nifti_files, visible
@@ -98,7 +99,7 @@ def _case_folders(path: Path) -> Iterator[Path]:
 
 def _cases_of_cohort_folder(folder: Path) -> list[CaseFiles]:
     """Cases in a sub-folder of a cohort: as ``_cases_in``, but a folder that should hold a case is not lost."""
-    if is_own_output(folder):
+    if is_own_output(folder) or leads_up(folder):
         return []
     try:
         cases = _cases_in(folder)
