@@ -258,6 +258,20 @@ def test_table_relative_absolute_and_empty_cells(tmp_path: Path, name: str, comm
     assert p2.paths == {"t2f": tmp_path / "f.nii.gz"} and tuple(p1.paths) == ("t1n", "t1c")
 
 
+@pytest.mark.parametrize("word", ["n/a", "N/A", "NA", "NaN", "nan", "None", "null", "NULL", " n/a "])
+def test_table_words_for_nothing_are_no_files(tmp_path: Path, word: str) -> None:
+    lines = [
+        "case\tage\tt1\tt1ce\tt2",
+        f"p1\t{word}\ta.nii\t{word}\t-",
+        f"p2\t51\t{word}\t{word}\t",
+        f"{word}\t3\ta.nii",
+    ]
+    path = table(tmp_path / "c.tsv", *lines)
+    assert only(path, "p1").paths == {"t1n": tmp_path / "a.nii", "t2w": tmp_path / "-"}
+    assert "at least one file" in problem(path, "p2")
+    assert "must have a case id" in problem(path, "row 4")
+
+
 @pytest.mark.parametrize(
     ("lines", "parts"),
     [
