@@ -31,7 +31,9 @@ _GENERATED_BY = [{"Name": "modfill", "Version": __version__}]
 _DECATHLON_KEYS = ("name", "description", "reference", "licence", "release")  # of use to nnU-Net's users too
 
 
-def link_acquired(case: Case, out: OutputFolder, label: Path | None = None) -> None:
+def link_acquired(
+    case: Case, out: OutputFolder, label: Path | None = None, carried: Mapping[int, Path] | None = None
+) -> None:
     """Put links to a case's acquired images where the naming of `out` wants them.
 
     A volume of a 4D file is written out instead, and so is an uncompressed file where nnU-Net wants ``.nii.gz``. In the
@@ -41,6 +43,7 @@ def link_acquired(case: Case, out: OutputFolder, label: Path | None = None) -> N
         case: A case from files.
         out: The output folder.
         label: The segmentation of a training case, linked in nnU-Net's naming.
+        carried: Files of channels that are no modality by channel number, linked in nnU-Net's naming.
 
     Raises:
         CaseError: If another file or a link to another folder lies there, a label is not there, or the folder cannot
@@ -61,6 +64,10 @@ def link_acquired(case: Case, out: OutputFolder, label: Path | None = None) -> N
                 place = out.beside(case.case_id, word, ending)
                 refuse_links(out.path, place, case.case_id)
                 link(segmentation, place)
+        for number, path in (carried or {}).items() if out.naming == "nnunet" else ():
+            place = out.channel(case.case_id, number)
+            refuse_links(out.path, place, case.case_id)
+            link(path, place)
         if label is not None and out.naming == "nnunet":
             if not label.is_file():
                 raise CaseError(f"case {case.case_id}: label {label} must be a file, got none; add it")
@@ -184,7 +191,9 @@ def _nnunet_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
         labels = _by_name(labels)
     dataset = {key: value for key, value in dataset.items() if key not in ("dataset", "modality")}
     return dataset | {
-        "channel_names": {str(n): names.get(m, NAMES[m].split(" (")[0]) for n, m in enumerate(out.channels)},
+        "channel_names": {
+            str(n): names[m] if m in names else NAMES[m].split(" (")[0] for n, m in enumerate(out.channels)
+        },
         "labels": labels,
         "numTraining": len(out.training),
         "file_ending": FILE_ENDING,

@@ -28,7 +28,7 @@ class OutputFolder:
     Attributes:
         path: The folder; made when the first output is written.
         naming: One of ``NAMINGS``.
-        channels: All modalities in the order of nnU-Net's channels.
+        channels: All modalities in the order of nnU-Net's channels, and the names of other channels among them.
         training: Cases that nnU-Net trains with: their images go to imagesTr, all others to imagesTs.
     """
 
@@ -40,6 +40,11 @@ class OutputFolder:
     def image(self, case_id: str, modality: str, acquired: bool = False, ending: str = FILE_ENDING) -> Path:
         """Where an image goes; only BIDS names an acquired one otherwise than a synthetic one."""
         return self.path / (_STEMS[self.naming](self, case_id, modality, acquired) + ending)
+
+    def channel(self, case_id: str, number: int) -> Path:
+        """Where a channel goes in nnU-Net's naming."""
+        folder = IMAGE_FOLDERS[0 if case_id in self.training else 1]
+        return self.path / folder / f"{case_id}_{number:04d}{FILE_ENDING}"
 
     def beside(self, case_id: str, word: str, ending: str) -> Path:
         """Where a file of a case goes that is no modality, e.g. its segmentation ``seg``, in the namings of BraTS."""
@@ -55,8 +60,8 @@ def _brats2021(out: OutputFolder, case_id: str, modality: str, acquired: bool) -
 
 
 def _nnunet(out: OutputFolder, case_id: str, modality: str, acquired: bool) -> str:
-    folder = IMAGE_FOLDERS[0 if case_id in out.training else 1]
-    return f"{folder}/{case_id}_{out.channels.index(modality):04d}"
+    place = out.channel(case_id, out.channels.index(modality)).relative_to(out.path)
+    return str(place).removesuffix(FILE_ENDING)
 
 
 def _bids(out: OutputFolder, case_id: str, modality: str, acquired: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from modfill.cache import shared_completer
 from modfill.case import read_case, synthetic_file
 from modfill.checks import check_shape, times
 from modfill.errors import CaseError, ModfillError
-from modfill.finding import CaseFiles
-from modfill.layouts.dataset_json import ChannelFiles
+from modfill.layouts.dataset_json import ChannelCase, ChannelFiles, missing_foreign
 from modfill.modalities import MODALITIES
 from modfill.naming import output_path
 from modfill.nifti import read_header
@@ -43,7 +42,7 @@ class ChannelFiller:
     """Completes cases of one dataset; may be pickled, and loads its model once a process, when it is first needed.
 
     Attributes:
-        modalities: by channel number.
+        modalities: by channel number; a channel that is no modality has a name of its own, and must always be there.
         weights: a file that `modfill train` wrote; None takes the shipped ones.
         device: as for `ModalityCompleter`.
     """
@@ -67,7 +66,7 @@ class ChannelFiller:
         files = dict(case.paths)
         if absent:
             names = {self.modalities[number]: path for number, path in case.paths.items()}
-            images = read_case(CaseFiles(case.case_id, {m: names[m] for m in MODALITIES if m in names}))
+            images = read_case(ChannelCase(case.case_id, {m: names[m] for m in MODALITIES if m in names}))
             targets = [self.modalities[number] for number in absent]
             completer = shared_completer(self.weights, self.device)
             done = completer.complete(images, out, targets, overwrite=overwrite)
@@ -121,13 +120,21 @@ class ChannelFiller:
             got = ", ".join(f"{modality} with {times(shape)}" for modality, shape in shapes.items())
             raise CaseError(f"case {case_id}: all arrays must have one shape, got {got} voxels; resample them")
         targets = [modality for modality in self.modalities if modality not in arrays]
+        self._require_foreign(case_id, [n for n, modality in enumerate(self.modalities) if modality in arrays])
+        sources = {modality: array for modality, array in arrays.items() if modality in MODALITIES}
         whole = dict(arrays)
         if targets:
             completer = shared_completer(self.weights, self.device)
-            whole |= completer.complete_arrays(arrays, affine, case_id, targets=targets)
+            whole |= completer.complete_arrays(sources, affine, case_id, targets=targets)
         return {modality: whole[modality] for modality in self.modalities}
 
+    def _require_foreign(self, case_id: str, numbers: Collection[int]) -> None:
+        problem = missing_foreign(case_id, numbers, self.modalities)
+        if problem:
+            raise CaseError(problem)
+
     def _absent(self, case: ChannelFiles) -> list[int]:
+        self._require_foreign(case.case_id, case.paths)
         return [number for number in range(len(self.modalities)) if number not in case.paths]
 
     def _filled(self, case: ChannelFiles, files: Mapping[int, Path]) -> FilledCase:
@@ -166,7 +173,12 @@ def channels_note(case: FilledCase, names: Sequence[str], modalities: Sequence[s
         modalities: by channel number.
     """
     channels: list[dict[str, Any]] = [
-        {"Channel": f"{number:04d}", "Name": name, "Modality": modality, "Synthetic": number in case.synthetic}
+        {
+            "Channel": f"{number:04d}",
+            "Name": name,
+            "Modality": modality if modality in MODALITIES else None,
+            "Synthetic": number in case.synthetic,
+        }
         for number, (name, modality) in enumerate(zip(names, modalities, strict=True))
     ]
     for channel, file in zip(channels, case.files, strict=False):

@@ -37,7 +37,7 @@ def find(path: Path) -> Cohort:
     """
     root = described(path) or path
     dataset = load_description(root)
-    channels = channel_modalities(dataset, root / "dataset.json")
+    channels = channel_modalities(dataset, root / "dataset.json", foreign=False)
     volume_index = {modality: channels.index(modality) for modality in MODALITIES if modality in channels}
     wanted = IMAGE_FOLDERS if root == path else (path.absolute().name,)
     cases = []

@@ -10,11 +10,13 @@ from modfill.errors import CaseError, ModfillError
 from modfill.layouts.dataset_json import (
     FILE_ENDING,
     IMAGE_FOLDERS,
+    ChannelCase,
     channel_files,
     channel_modalities,
     described,
     group_channels,
     listed,
+    missing_foreign,
     read_dataset_json,
     unnumbered,
 )
@@ -28,7 +30,8 @@ def find(path: Path) -> Cohort:
     """Find the cases of a raw dataset, training cases and test cases alike.
 
     A case lacks the channels whose files are not there. Which channel is which modality is read from
-    ``channel_names``; the order is never assumed.
+    ``channel_names``; the order is never assumed. Channels of another kind, e.g. ADC, are carried along: a case
+    without one has a problem.
 
     Args:
         path: The dataset's folder, or its imagesTr or imagesTs.
@@ -86,4 +89,7 @@ def _case(case_id: str, images: list[Path], channels: tuple[str, ...], label: Pa
     except CaseError as error:
         return CaseFiles(case_id, {}, str(error), label=label)
     named = {channels[number]: path for number, path in numbered.items()}
-    return CaseFiles(case_id, {m: named[m] for m in MODALITIES if m in named}, label=label)
+    carried = {number: path for number, path in numbered.items() if channels[number] not in MODALITIES}
+    problem = missing_foreign(case_id, numbered, channels)
+    paths = {m: named[m] for m in MODALITIES if m in named}
+    return ChannelCase(case_id, paths, problem, label=label, carried=carried)

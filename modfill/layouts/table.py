@@ -28,7 +28,8 @@ def find(path: Path) -> Cohort:
 
     Columns: the case id (``case_id``, ``subject``, ...) and one per modality under any of its aliases, e.g.
     ``T1 Gd``. Relative paths start from the table's folder; an empty cell is a missing modality, and so is one that
-    says ``n/a``, ``NA``, ``NaN``, ``None`` or ``null``. Other columns are left alone, unless they hold NIfTI files and no segmentation: then a modality may hide behind an unknown name.
+    says ``n/a``, ``NA``, ``NaN``, ``None`` or ``null``. Other columns are left alone, unless they hold NIfTI files and
+    no segmentation: then a modality may hide behind an unknown name.
 
     Args:
         path: ``.tsv`` with tabs, or ``.csv`` with commas or semicolons, in UTF-8.
