@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from dataclasses import replace
@@ -10,12 +11,14 @@ from pathlib import Path
 from modfill.errors import CaseError
 from modfill.layouts import bids, decathlon, folders, nnunet, table
 from modfill.layouts.accounting import UNEXPLAINED, unexplained_problem
-from modfill.layouts.dataset_json import described
+from modfill.layouts.dataset_json import described, is_foreign
 from modfill.layouts.files import CaseFiles, Cohort, id_problem
 from modfill.modalities import MODALITIES
 
 __all__ = ["IGNORE_UNEXPLAINED", "CaseFiles", "Cohort", "find_cases", "find_cohort"]
 
+
+_LOG = logging.getLogger("modfill")
 
 IGNORE_UNEXPLAINED = "ignore-unexplained"
 """How a case's ``overrides`` tell that it was to be completed beside images that nothing explains."""
@@ -33,7 +36,8 @@ def find_cohort(path: Path | str, ignore_unexplained: bool = False) -> Cohort:
 
     * a table (``.csv``, ``.tsv``) that lists files: ``layouts.table``;
     * a folder with a ``dataset.json``, of nnU-Net (or its imagesTr or imagesTs) or of the Medical Segmentation
-      Decathlon: ``layouts.nnunet``, ``layouts.decathlon``;
+      Decathlon: ``layouts.nnunet``, ``layouts.decathlon``; others, e.g. MONAI's datalists, are passed over with a
+      logged warning;
     * a BIDS dataset, or one subject of it: ``layouts.bids``;
     * a case folder, a folder of case folders or a flat folder, by BraTS names: ``layouts.folders``.
 
@@ -58,7 +62,7 @@ def find_cohort(path: Path | str, ignore_unexplained: bool = False) -> Cohort:
         raise CaseError(
             f"{path} must be a folder with NIfTI files, or a .csv or .tsv, got {found}; give a case, cohort or table"
         )
-    elif described(path) is not None:
+    elif _is_described(path):
         cohort = decathlon.find(path) if decathlon.is_decathlon(path) else nnunet.find(path)
     else:
         cohort = bids.find(path) if bids.is_bids(path) else folders.find(path)
@@ -68,6 +72,15 @@ def find_cohort(path: Path | str, ignore_unexplained: bool = False) -> Cohort:
     if len(cases) == 1 and cases[0].problem:
         raise CaseError(cases[0].problem)
     return replace(cohort, cases=cases)
+
+
+def _is_described(path: Path) -> bool:
+    """Whether a dataset.json decides the layout of a folder."""
+    root = described(path)
+    if root is not None and is_foreign(root):
+        _LOG.warning("%s is not nnU-Net's or the Decathlon's, and is ignored", root / "dataset.json")
+        return False
+    return root is not None
 
 
 def _mind_unexplained(case: CaseFiles, ignore: bool) -> CaseFiles:

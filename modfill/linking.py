@@ -186,7 +186,7 @@ def _nnunet_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
     dataset = dict(cohort.dataset)
     names = dict(zip(cohort.channels, channel_names(dataset, "dataset.json"), strict=True)) if cohort.channels else {}
     labels = dataset.get("labels", {"background": 0})
-    if cohort.layout == "decathlon":  # it has the names by value
+    if "modality" in dataset and "file_ending" not in dataset:  # the Decathlon and the first nnU-Net: names by value
         dataset = {key: dataset[key] for key in _DECATHLON_KEYS if key in dataset}
         labels = _by_name(labels)
     dataset = {key: value for key, value in dataset.items() if key not in ("dataset", "modality")}

@@ -17,6 +17,7 @@ from modfill.modalities import MODALITIES, is_contrast_word, is_other_sequence, 
 
 FILE_ENDING = ".nii.gz"
 IMAGE_FOLDERS = ("imagesTr", "imagesTs")
+_OWN_KEYS = {"channel_names", "modality", "labels", "file_ending"}  # of nnU-Net's and the Decathlon's descriptions
 _WAY_OUT = (
     f"correct the names in dataset.json ({', '.join(MODALITIES)}), "
     "or give modfill nnunet the modalities in order with --channels"
@@ -53,6 +54,20 @@ def described(path: Path) -> Path | None:
         if (folder / "dataset.json").is_file():
             return folder
     return None
+
+
+def is_foreign(folder: Path) -> bool:
+    """Tell whether a folder's dataset.json describes something else than images of nnU-Net, e.g. is MONAI's datalist.
+
+    One that cannot be read is not foreign: it may be nnU-Net's, damaged.
+    """
+    if any((folder / name).is_dir() for name in IMAGE_FOLDERS):
+        return False
+    try:
+        dataset = json.loads((folder / "dataset.json").read_text(encoding="utf8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return not isinstance(dataset, dict) or not _OWN_KEYS & set(dataset)
 
 
 def load_description(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from modfill.layouts.dataset_json import (
     described,
     group_channels,
     listed,
+    load_description,
     missing_foreign,
     read_dataset_json,
     unnumbered,
@@ -33,6 +34,8 @@ def find(path: Path) -> Cohort:
     ``channel_names``; the order is never assumed. Channels of another kind, e.g. ADC, are carried along: a case
     without one has a problem.
 
+    A dataset of the first nnU-Net, whose dataset.json has `modality` and no file ending, is read by its folders.
+
     Args:
         path: The dataset's folder, or its imagesTr or imagesTs.
 
@@ -40,7 +43,9 @@ def find(path: Path) -> Cohort:
         ModfillError: If dataset.json cannot be read or leaves doubt about a channel, or there is no case.
     """
     root = described(path) or path
-    dataset = read_dataset_json(root)
+    dataset = load_description(root)
+    if "modality" not in dataset or {"channel_names", "file_ending"} & set(dataset):
+        dataset = read_dataset_json(root)
     channels = channel_modalities(dataset, root / "dataset.json")
     wanted = IMAGE_FOLDERS if root == path else (path.absolute().name,)
     cases: list[CaseFiles] = []
