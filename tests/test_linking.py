@@ -179,6 +179,39 @@ def test_segmentations_of_brats_are_linked(tmp_path: Path, tiny_weights: Path) -
         assert [tuple(case.paths) for case in find_cases(out)] == [MODALITIES] * 2
 
 
+@pytest.mark.parametrize("options", [(), ("--link",), ("--naming", "auto", "--link")], ids=str)
+def test_outputs_beside_folders_of_another_name_are_no_cases(
+    tmp_path: Path, tiny_weights: Path, options: tuple[str, ...]
+) -> None:
+    """A folder may be called otherwise than its files' case, after which the output's folder is called."""
+    for seed, case_id in enumerate(("p1", "p2")):
+        write_case(tmp_path, case_id, ("t1n", "t2w", "t2f"), seed=seed, style="brats2021").rename(
+            tmp_path / f"{case_id}_nifti"
+        )
+    assert complete(tiny_weights, tmp_path, "--out", tmp_path, *options) == 0
+    before = state(tmp_path)
+    assert {name for name in before if "t1c" in name}
+    assert complete(tiny_weights, tmp_path, "--out", tmp_path, *options) == 0
+    assert state(tmp_path) == before  # everything was finished
+    cohort = find_cohort(tmp_path)
+    assert [(case.case_id, case.problem, len(case.paths)) for case in cohort.cases] == [
+        ("p1", None, 3),
+        ("p2", None, 3),
+    ]
+    assert {"p1": "output of modfill", "p2": "output of modfill"}.items() <= cohort.left_alone.items()
+
+
+def test_only_synthetic_images_and_links_are_left_alone(tmp_path: Path, tiny_weights: Path) -> None:
+    """An acquired image in an output's folder makes it a case again, which is refused beside the other one."""
+    write_case(tmp_path, "p1", ("t1n", "t2w", "t2f")).rename(tmp_path / "p1_nifti")
+    write_case(tmp_path, "p2", ("t1n",))
+    assert complete(tiny_weights, tmp_path, "--out", tmp_path, "--targets", "t1c") == 0
+    output = tmp_path / "p1" / "p1-t1c.nii.gz"
+    save(output, brain_volumes(seed=9)["t1c"])  # beside a sidecar that stayed behind
+    problems = [case.problem for case in find_cases(tmp_path) if case.case_id == "p1"]
+    assert len(problems) == 2 and all("must be unique" in str(problem) for problem in problems)
+
+
 def test_link_is_relative_renewed_and_idempotent(tmp_path: Path) -> None:
     first, second, place = tmp_path / "in" / "a", tmp_path / "in" / "b", tmp_path / "out" / "deep" / "a"
     first.parent.mkdir()
