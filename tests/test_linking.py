@@ -179,6 +179,46 @@ def test_segmentations_of_brats_are_linked(tmp_path: Path, tiny_weights: Path) -
         assert [tuple(case.paths) for case in find_cases(out)] == [MODALITIES] * 2
 
 
+def plain_case(folder: Path, *segmentations: str) -> Path:
+    """A case `p1` of uncompressed files under BraTS 2020's names, with segmentations beside them."""
+    volumes = brain_volumes()
+    for name, modality in (("t1", "t1n"), ("t2", "t2w"), ("flair", "t2f")):
+        save(folder / "p1" / f"p1_{name}.nii", volumes[modality])
+    for name in segmentations:
+        write_label(folder / "p1" / name, folder / "p1" / "p1_t1.nii")
+    return folder
+
+
+def test_oddly_named_segmentations_and_plain_files(tmp_path: Path, tiny_weights: Path) -> None:
+    source = plain_case(tmp_path / "in", "W39_1998.09.19_Segm.nii", "other_brainmask.nii.gz")
+    out = tmp_path / "out"
+    options = ("--out", out, "--naming", "auto", "--link", "--uncertainty")
+    assert complete(tiny_weights, source, *options) == 0
+    assert {path.name for path in (out / "p1").iterdir()} == {
+        *(f"p1_{name}.nii" for name in ("t1", "t1ce", "t1ce-uncertainty", "t2", "flair", "seg")),
+        "p1_t1ce.json", "p1_brainmask.nii.gz",
+    }  # fmt: skip
+    assert (out / "p1" / "p1_seg.nii").resolve().name == "W39_1998.09.19_Segm.nii"
+    assert (out / "p1" / "p1_t1ce.nii").read_bytes()[:2] != b"\x1f\x8b"
+    before = state(out)
+    assert complete(tiny_weights, source, *options) == 0 and state(out) == before
+    assert main(["report", str(out), "--html", str(tmp_path / "page.html")]) == 0
+    assert complete(tiny_weights, source, "--out", tmp_path / "2023") == 0
+    assert (tmp_path / "2023" / "p1" / "p1-t1c.nii.gz").is_file()  # only auto follows the input
+
+
+@pytest.mark.parametrize("names", [("a_Segm.nii", "b_seg.nii"), ("p1_seg.nii", "b_segm.nii")])
+def test_one_of_several_segmentations_is_never_picked(
+    tmp_path: Path, tiny_weights: Path, names: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    source, out = plain_case(tmp_path / "in", *names), tmp_path / "out"
+    assert complete(tiny_weights, source, "--out", out, "--naming", "auto", "--link") == 0
+    found = [path.resolve().name for path in (out / "p1").glob("*seg*")]
+    assert found == [name for name in names if name == "p1_seg.nii"]
+    (message,) = caplog.messages
+    assert all(name in message for name in names if name != "p1_seg.nii") and "case p1" in message
+
+
 @pytest.mark.parametrize("options", [(), ("--link",), ("--naming", "auto", "--link")], ids=str)
 def test_outputs_beside_folders_of_another_name_are_no_cases(
     tmp_path: Path, tiny_weights: Path, options: tuple[str, ...]
