@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -23,6 +24,7 @@ from modfill.checks import (
 )
 from modfill.errors import CaseError, within_memory
 from modfill.finding import CaseFiles, find_cases
+from modfill.layouts.dataset_json import ChannelCase
 from modfill.marks import SYNTHETIC_MARK, has_mark, matches_sidecar, read_sidecar, sidecar_path
 from modfill.modalities import MODALITIES
 from modfill.nifti import Unusable, read_header, read_image
@@ -37,7 +39,10 @@ __all__ = [
     "read_case",
     "require_usable",
     "synthetic_file",
+    "warn_of_zeros",
 ]
+
+_LOG = logging.getLogger("modfill")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +97,8 @@ def read_case(files: CaseFiles, allow_synthetic: bool = False) -> Case:
 
     An image that is truncated, not NIfTI, all zero, constant over its non-zero voxels, not finite, or an exact
     copy of an earlier modality goes to ``unusable``. A volume of zeros in a 4D file is a missing modality, since such
-    a file has no other way to say so. No file makes this take more memory than the voxels that it may have, whatever
-    its header claims.
+    a file has no other way to say so; so is a channel of zeros in nnU-Net's layout, with a logged warning. No file
+    makes this take more memory than the voxels that it may have, whatever its header claims.
 
     Args:
         files: A case as ``find_cases`` returns it.
@@ -128,7 +133,9 @@ def read_case(files: CaseFiles, allow_synthetic: bool = False) -> Case:
                 marked = has_mark(header) or matches_sidecar(path, voxels)
                 if marked:
                     synthetic.append(modality)
-                absent = modality in files.volume_index and not voxels.any()
+                absent = (modality in files.volume_index or isinstance(files, ChannelCase)) and not voxels.any()
+                if absent and modality not in files.volume_index:
+                    warn_of_zeros(files.case_id, path.name, modality)
                 if (allow_synthetic or not marked) and not absent:
                     images[modality], hashes[modality] = image, digest
             except Unusable as reason:
@@ -152,6 +159,11 @@ def _read(
         stacks[path] = read_image(files.case_id, path, header, len(files.volume_index))
     image, digest = stacks[path]
     return image.slicer[..., index], digest
+
+
+def warn_of_zeros(case_id: str, name: str, modality: str) -> None:
+    """Log that a channel of zeros is taken for a missing one."""
+    _LOG.warning("case %s: %s holds zeros alone; %s is taken for missing", case_id, name, modality)
 
 
 def synthetic_file(path: Path) -> bool:

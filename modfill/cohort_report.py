@@ -125,6 +125,8 @@ def _find(completed: Path) -> dict[str, list[Synthetic]]:
     found: dict[str, list[Synthetic]] = defaultdict(list)
     for sidecar in sorted(completed.rglob("*.json")):
         image = sidecar.with_name(sidecar.name.removesuffix(".json") + FILE_ENDING)
+        if not image.exists():
+            image = sidecar.with_suffix(".nii")
         if is_ours(sidecar) and is_ours(image):
             note = json.loads(sidecar.read_text(encoding="utf8"))
             found[str(note.get("CaseID", image.parent.name))].append(Synthetic(note, image))

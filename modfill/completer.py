@@ -17,7 +17,8 @@ from modfill.cohort import CaseResult, Stages, run_cohort
 from modfill.completion import Synthesis, complete_case, prepare_case
 from modfill.errors import CaseError, WeightsError, within_memory
 from modfill.finding import Cohort, find_cohort
-from modfill.linking import describe, link_acquired
+from modfill.layouts.dataset_json import ChannelCase
+from modfill.linking import describe, link_acquired, odd_segmentations
 from modfill.naming import OutputFolder, output_folder, output_path, uncertainty_path
 from modfill.precision import device_named, half_is_fast
 from modfill.preprocess import Prepared
@@ -187,7 +188,8 @@ class ModalityCompleter:
             wanted = None if targets is None else [target for target in targets if target in case.missing]
             work = self._begin(case, place, wanted, chosen, overwrite)
             if link:
-                link_acquired(case, place, files.label)
+                carried = files.carried if isinstance(files, ChannelCase) else None
+                link_acquired(case, place, files.label, carried, odd_segmentations(files, whole))
             return work
 
         def compute(work: Work) -> tuple[Completed, list[Synthesis]]:

@@ -1,7 +1,8 @@
-"""Finding cases on disk in every layout that is understood; no image is read."""
+"""Finding cases on disk in every layout that is understood; no voxel is read."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from dataclasses import replace
@@ -10,12 +11,16 @@ from pathlib import Path
 from modfill.errors import CaseError
 from modfill.layouts import bids, decathlon, folders, nnunet, table
 from modfill.layouts.accounting import UNEXPLAINED, unexplained_problem
-from modfill.layouts.dataset_json import described
+from modfill.layouts.dataset_json import described, is_foreign
 from modfill.layouts.files import CaseFiles, Cohort, id_problem
+from modfill.marks import has_mark, read_sidecar, sidecar_path
 from modfill.modalities import MODALITIES
+from modfill.nifti import Unusable, read_header
 
 __all__ = ["IGNORE_UNEXPLAINED", "CaseFiles", "Cohort", "find_cases", "find_cohort"]
 
+
+_LOG = logging.getLogger("modfill")
 
 IGNORE_UNEXPLAINED = "ignore-unexplained"
 """How a case's ``overrides`` tell that it was to be completed beside images that nothing explains."""
@@ -33,7 +38,8 @@ def find_cohort(path: Path | str, ignore_unexplained: bool = False) -> Cohort:
 
     * a table (``.csv``, ``.tsv``) that lists files: ``layouts.table``;
     * a folder with a ``dataset.json``, of nnU-Net (or its imagesTr or imagesTs) or of the Medical Segmentation
-      Decathlon: ``layouts.nnunet``, ``layouts.decathlon``;
+      Decathlon: ``layouts.nnunet``, ``layouts.decathlon``; others, e.g. MONAI's datalists, are passed over with a
+      logged warning;
     * a BIDS dataset, or one subject of it: ``layouts.bids``;
     * a case folder, a folder of case folders or a flat folder, by BraTS names: ``layouts.folders``.
 
@@ -44,7 +50,8 @@ def find_cohort(path: Path | str, ignore_unexplained: bool = False) -> Cohort:
 
     Returns:
         The cohort, its cases sorted by id. In one with several cases, a case that cannot be used has its
-        ``problem`` set and does not keep the others back.
+        ``problem`` set and does not keep the others back. A case that is modfill's own output, beside the one that it
+        was made from, is none; it is listed in ``left_alone``.
 
     Raises:
         CaseError: If there is no such folder, nothing is found, or the only case has a problem.
@@ -58,16 +65,60 @@ def find_cohort(path: Path | str, ignore_unexplained: bool = False) -> Cohort:
         raise CaseError(
             f"{path} must be a folder with NIfTI files, or a .csv or .tsv, got {found}; give a case, cohort or table"
         )
-    elif described(path) is not None:
+    elif _is_described(path):
         cohort = decathlon.find(path) if decathlon.is_decathlon(path) else nnunet.find(path)
     else:
         cohort = bids.find(path) if bids.is_bids(path) else folders.find(path)
+    cohort = _without_own_output(cohort)
     explained = [_mind_unexplained(case, ignore_unexplained) for case in cohort.cases]
     cases = [_refuse_odd_id(case) for case in _refuse_shared_ids(explained)]
     cases.sort(key=lambda case: case.case_id)
     if len(cases) == 1 and cases[0].problem:
         raise CaseError(cases[0].problem)
     return replace(cohort, cases=cases)
+
+
+def _is_described(path: Path) -> bool:
+    """Whether a dataset.json decides the layout of a folder."""
+    root = described(path)
+    if root is not None and is_foreign(root):
+        _LOG.warning("%s is not nnU-Net's or the Decathlon's, and is ignored", root / "dataset.json")
+        return False
+    return root is not None
+
+
+def _without_own_output(cohort: Cohort) -> Cohort:
+    """Leave alone what an earlier run put beside the cases: a case of synthetic images and links to one of the same id.
+
+    Only where the other one has images of its own; anything else of the same id is refused later.
+    """
+    same: dict[str, list[CaseFiles]] = defaultdict(list)
+    for case in cohort.cases:
+        same[case.case_id].append(case)
+    left_alone = dict(cohort.left_alone)
+    cases = []
+    for case in cohort.cases:
+        others = [other for other in same[case.case_id] if other is not case]
+        if case.paths and others and _is_output_of(case, others):
+            left_alone[next(iter(case.paths.values())).parent.name] = "output of modfill"
+        else:
+            cases.append(case)
+    return replace(cohort, cases=cases, left_alone=left_alone)
+
+
+def _is_output_of(case: CaseFiles, others: list[CaseFiles]) -> bool:
+    theirs = {os.path.realpath(path) for other in others for path in other.paths.values() if not _is_synthetic(path)}
+    return bool(theirs) and all(
+        _is_synthetic(path) or (path.is_symlink() and os.path.realpath(path) in theirs) for path in case.paths.values()
+    )
+
+
+def _is_synthetic(path: Path) -> bool:
+    """Whether both a file's header and the sidecar beside it say that modfill made it."""
+    try:
+        return read_sidecar(sidecar_path(path)) is not None and has_mark(read_header(path))
+    except Unusable:
+        return False
 
 
 def _mind_unexplained(case: CaseFiles, ignore: bool) -> CaseFiles:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import json
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,27 +22,38 @@ from modfill import __version__
 from modfill.case import Case
 from modfill.errors import CaseError, ModfillError
 from modfill.layouts.dataset_json import FILE_ENDING, channel_names
-from modfill.layouts.files import Cohort
-from modfill.modalities import NAMES, SEGMENTATION_WORDS
+from modfill.layouts.files import CaseFiles, Cohort
+from modfill.modalities import NAMES, SEGMENTATION_WORDS, is_segmentation, nifti_stem
 from modfill.naming import OutputFolder, refuse_links
 
-__all__ = ["describe", "link", "link_acquired", "write_json"]
+__all__ = ["describe", "link", "link_acquired", "odd_segmentations", "write_json"]
+
+_LOG = logging.getLogger("modfill")
 
 _BIDS_VERSION = "1.9.0"
 _GENERATED_BY = [{"Name": "modfill", "Version": __version__}]
 _DECATHLON_KEYS = ("name", "description", "reference", "licence", "release")  # of use to nnU-Net's users too
 
 
-def link_acquired(case: Case, out: OutputFolder, label: Path | None = None) -> None:
+def link_acquired(
+    case: Case,
+    out: OutputFolder,
+    label: Path | None = None,
+    carried: Mapping[int, Path] | None = None,
+    segmentations: Sequence[Path] = (),
+) -> None:
     """Put links to a case's acquired images where the naming of `out` wants them.
 
     A volume of a 4D file is written out instead, and so is an uncompressed file where nnU-Net wants ``.nii.gz``. In the
-    namings of BraTS, segmentations beside the images, e.g. ``<case>-seg.nii.gz``, are linked too.
+    namings of BraTS, segmentations beside the images, e.g. ``<case>-seg.nii.gz``, are linked too. Where two would get
+    one name, only one that is named after the case is linked, and a warning is logged.
 
     Args:
         case: A case from files.
         out: The output folder.
         label: The segmentation of a training case, linked in nnU-Net's naming.
+        segmentations: Other segmentations of the case, as ``odd_segmentations`` finds them.
+        carried: Files of channels that are no modality by channel number, linked in nnU-Net's naming.
 
     Raises:
         CaseError: If another file or a link to another folder lies there, a label is not there, or the folder cannot
@@ -57,10 +70,14 @@ def link_acquired(case: Case, out: OutputFolder, label: Path | None = None) -> N
             else:
                 link(path, place)
         if out.naming.startswith("brats"):
-            for segmentation, word, ending in _segmentations(case):
+            for segmentation, word, ending in _unambiguous(case, segmentations):
                 place = out.beside(case.case_id, word, ending)
                 refuse_links(out.path, place, case.case_id)
                 link(segmentation, place)
+        for number, path in (carried or {}).items() if out.naming == "nnunet" else ():
+            place = out.channel(case.case_id, number)
+            refuse_links(out.path, place, case.case_id)
+            link(path, place)
         if label is not None and out.naming == "nnunet":
             if not label.is_file():
                 raise CaseError(f"case {case.case_id}: label {label} must be a file, got none; add it")
@@ -81,6 +98,48 @@ def _segmentations(case: Case) -> Iterator[tuple[Path, str, str]]:
         file = folder / f"{case.case_id}{separator}{word}{ending}"
         if file.is_file():
             yield file, word, ending
+
+
+def odd_segmentations(files: CaseFiles, cohort: Cohort) -> list[Path]:
+    """The segmentations in a case's folder that are not named after it, e.g. BraTS 2020's ``W39_1998.09.19_Segm.nii``.
+
+    None where the folder holds other cases too: it is not certain whose they are.
+    """
+    names = [name for name, kind in files.others.items() if kind == "segmentation" and is_segmentation(name)]
+    named = {f"{files.case_id}{separator}{word}" for word in SEGMENTATION_WORDS for separator in "-_"}
+    names = [name for name in names if nifti_stem(name) not in named]
+    if not names or not files.paths:
+        return []
+    folder = next(iter(files.paths.values())).parent
+    if any(path.parent == folder for c in cohort.cases if c is not files for path in c.paths.values()):
+        return []
+    # where each sequence has a folder, it is one up
+    places = [next((p / name for p in (folder, folder.parent) if (p / name).is_file()), None) for name in names]
+    return [place for place in places if place is not None]
+
+
+def _unambiguous(case: Case, odd: Sequence[Path]) -> Iterator[tuple[Path, str, str]]:
+    """The segmentations to be linked, with the last word of their new names and their endings."""
+    found = list(_segmentations(case))
+    taken = {word for _, word, _ in found}
+    words: dict[str, list[Path]] = defaultdict(list)
+    for file in odd:
+        words[_segmentation_word(file)].append(file)
+    for word, files in words.items():
+        if word in taken or len(files) > 1:
+            names = " and ".join(file.name for file in files)
+            _LOG.warning("case %s: %s cannot be linked, for several files would be its %s", case.case_id, names, word)
+        else:
+            found.append((files[0], word, FILE_ENDING if files[0].name.lower().endswith(".gz") else ".nii"))
+    yield from found
+
+
+def _segmentation_word(file: Path) -> str:
+    """What a segmentation is called after the case: BraTS' ``seg``, or the last words of its own name."""
+    stem = (nifti_stem(file.name) or "").lower().replace("-", "_")
+    found = [word for word in SEGMENTATION_WORDS if stem == word or stem.endswith(f"_{word}")]
+    word = max(found, key=len, default="-".join(stem.split("_")[-2:]))  # e.g. mask-healthy
+    return "seg" if word in ("segm", "segmentation", "segmentations") else word
 
 
 def link(file: Path, place: Path) -> None:
@@ -179,12 +238,14 @@ def _nnunet_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
     dataset = dict(cohort.dataset)
     names = dict(zip(cohort.channels, channel_names(dataset, "dataset.json"), strict=True)) if cohort.channels else {}
     labels = dataset.get("labels", {"background": 0})
-    if cohort.layout == "decathlon":  # it has the names by value
+    if "modality" in dataset and "file_ending" not in dataset:  # the Decathlon and the first nnU-Net: names by value
         dataset = {key: dataset[key] for key in _DECATHLON_KEYS if key in dataset}
         labels = _by_name(labels)
     dataset = {key: value for key, value in dataset.items() if key not in ("dataset", "modality")}
     return dataset | {
-        "channel_names": {str(n): names.get(m, NAMES[m].split(" (")[0]) for n, m in enumerate(out.channels)},
+        "channel_names": {
+            str(n): names[m] if m in names else NAMES[m].split(" (")[0] for n, m in enumerate(out.channels)
+        },
         "labels": labels,
         "numTraining": len(out.training),
         "file_ending": FILE_ENDING,

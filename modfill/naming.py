@@ -28,18 +28,27 @@ class OutputFolder:
     Attributes:
         path: The folder; made when the first output is written.
         naming: One of ``NAMINGS``.
-        channels: All modalities in the order of nnU-Net's channels.
+        channels: All modalities in the order of nnU-Net's channels, and the names of other channels among them.
         training: Cases that nnU-Net trains with: their images go to imagesTr, all others to imagesTs.
+        uncompressed: Cases whose synthetic images end in ``.nii`` as their acquired ones do.
     """
 
     path: Path
     naming: str = "brats2023"
     channels: tuple[str, ...] = MODALITIES
     training: frozenset[str] = frozenset()
+    uncompressed: frozenset[str] = frozenset()
 
-    def image(self, case_id: str, modality: str, acquired: bool = False, ending: str = FILE_ENDING) -> Path:
+    def image(self, case_id: str, modality: str, acquired: bool = False, ending: str | None = None) -> Path:
         """Where an image goes; only BIDS names an acquired one otherwise than a synthetic one."""
+        if ending is None:
+            ending = ".nii" if case_id in self.uncompressed else FILE_ENDING
         return self.path / (_STEMS[self.naming](self, case_id, modality, acquired) + ending)
+
+    def channel(self, case_id: str, number: int) -> Path:
+        """Where a channel goes in nnU-Net's naming."""
+        folder = IMAGE_FOLDERS[0 if case_id in self.training else 1]
+        return self.path / folder / f"{case_id}_{number:04d}{FILE_ENDING}"
 
     def beside(self, case_id: str, word: str, ending: str) -> Path:
         """Where a file of a case goes that is no modality, e.g. its segmentation ``seg``, in the namings of BraTS."""
@@ -55,8 +64,8 @@ def _brats2021(out: OutputFolder, case_id: str, modality: str, acquired: bool) -
 
 
 def _nnunet(out: OutputFolder, case_id: str, modality: str, acquired: bool) -> str:
-    folder = IMAGE_FOLDERS[0 if case_id in out.training else 1]
-    return f"{folder}/{case_id}_{out.channels.index(modality):04d}"
+    place = out.channel(case_id, out.channels.index(modality)).relative_to(out.path)
+    return str(place).removesuffix(FILE_ENDING)
 
 
 def _bids(out: OutputFolder, case_id: str, modality: str, acquired: bool) -> str:
@@ -90,7 +99,8 @@ def output_folder(path: Path, naming: str, cohort: Cohort) -> OutputFolder:
     Args:
         path: The folder.
         naming: One of ``NAMINGS``, or ``auto``: like the cohort's; nnU-Net's for the Decathlon, whose 4D files cannot
-            take single images, and BraTS 2023's for tables and mixed names.
+            take single images, and BraTS 2023's for tables and mixed names. With ``auto``, images of a case whose
+            files all end in ``.nii`` do so too.
         cohort: Says the order of nnU-Net's channels, and which of its cases are for training.
 
     Raises:
@@ -99,7 +109,8 @@ def output_folder(path: Path, naming: str, cohort: Cohort) -> OutputFolder:
     """
     if naming not in ("auto", *NAMINGS):
         raise ModfillError(f"naming must be one of auto, {', '.join(NAMINGS)}, got '{naming}'")
-    if naming == "auto":
+    auto = naming == "auto"
+    if auto:
         naming = _LIKE.get(cohort.layout) or _brats_year(cohort)
     training = frozenset(case.case_id for case in cohort.cases if case.label is not None)
     channels = (*cohort.channels, *(modality for modality in MODALITIES if modality not in cohort.channels))
@@ -112,7 +123,12 @@ def output_folder(path: Path, naming: str, cohort: Cohort) -> OutputFolder:
                 f"case {case.case_id}: its letters and digits must make a BIDS name of its own, got {name}"
                 f"{'' if other == case.case_id else f' as for {other}'}; rename it or choose another --naming"
             )
-    return OutputFolder(path, naming, channels, training)
+    plain = frozenset(
+        case.case_id
+        for case in (cohort.cases if auto and naming != "nnunet" else ())  # nnU-Net wants one ending
+        if case.paths and all(file.name.lower().endswith(".nii") for file in case.paths.values())
+    )
+    return OutputFolder(path, naming, channels, training, plain)
 
 
 def _brats_year(cohort: Cohort) -> str:
@@ -158,4 +174,5 @@ def uncertainty_path(image_path: Path) -> Path:
         return image_path.parent / _NO_MAP_FOLDER / image_path.name
     if f"_{_SYNTHETIC}_" in image_path.name:
         return image_path.with_name(image_path.name.replace(f"_{_SYNTHETIC}_", f"_desc-{UNCERTAINTY}_"))
-    return image_path.with_name(image_path.name.removesuffix(FILE_ENDING) + f"-uncertainty{FILE_ENDING}")
+    ending = FILE_ENDING if image_path.name.endswith(FILE_ENDING) else image_path.suffix
+    return image_path.with_name(image_path.name.removesuffix(ending) + f"-uncertainty{ending}")

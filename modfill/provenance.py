@@ -245,7 +245,7 @@ def is_ours(path: Path) -> bool:
 
 
 def _ending(path: Path) -> str:
-    return ".json" if path.suffix == ".json" else ".nii.gz"
+    return path.suffix if path.suffix in (".json", ".nii") else ".nii.gz"
 
 
 def _settle(path: Path) -> None:

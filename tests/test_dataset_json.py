@@ -65,13 +65,43 @@ def test_doubtful_names_are_refused_until_told(names: tuple[str, ...], reason: s
     ("told", "reason"),
     [
         (("t1n", "t1c"), r"--channels must name 4 channels \(T1, T1ce, T2, FLAIR\), got 2 \(t1n, t1c\)"),
-        (("t1n", "t1c", "t2w", "pd"), "channel 3 must be that of a modality, got 'pd'"),
+        (("t1n", "t1c", "t2w", "mri"), "channel 3 must be that of a modality, got 'mri'"),
         (("t1n", "t1c", "t2w", "t2w"), "t2w twice"),
     ],
 )
 def test_what_is_told_must_fit(told: tuple[str, ...], reason: str) -> None:
     with pytest.raises(ModfillError, match=reason):
         channel_modalities(description(), "Dataset501_Toy", told)
+
+
+@pytest.mark.parametrize(
+    ("names", "foreign"),
+    [
+        ((*NAMES, "ADC"), True),
+        (("ADC", "T1"), True),
+        (("T1", "DWI b1000", "T2* ", "SWI"), False),
+        (("T1", "T2star", "brain mask"), True),
+        ((*NAMES, "Radiomics"), True),  # whatever it is, it is none of the four
+        (("T1", "Radiomics"), False),  # may be any of the others
+        ((*NAMES, "T1 something"), False),
+        ((*NAMES, "T1 perfusion"), False),
+        ((*NAMES, "FLAIR2"), False),
+        ((*NAMES, "post contrast"), False),
+        (("ADC", "DWI"), False),  # nothing that can be completed
+        (("T1", "ADC", "ADC"), False),
+    ],
+)
+def test_channels_of_another_kind_keep_their_names(names: tuple[str, ...], foreign: bool) -> None:
+    if not foreign:
+        with pytest.raises(ModfillError, match="Dataset501_Toy: .* must be"):
+            channel_modalities(description(names), "Dataset501_Toy")
+        return
+    known = dict(zip(NAMES, ALL, strict=True))
+    expected = tuple(known.get(name, name) for name in names)
+    assert channel_modalities(description(names), "Dataset501_Toy") == expected
+    assert channel_modalities(description(("?",) * len(names)), "Dataset501_Toy", names) == expected
+    with pytest.raises(ModfillError, match="must be that of a modality"):
+        channel_modalities(description(names), "Dataset501_Toy", foreign=False)
 
 
 @pytest.mark.parametrize("numbers", [{"1": "T1", "2": "T2"}, {}, None, ["T1", "T2"]])

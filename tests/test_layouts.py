@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -13,10 +14,12 @@ from modfill.case import read_case
 from modfill.config import PRESETS
 from modfill.errors import CaseError, ModfillError
 from modfill.finding import CaseFiles, find_cases, find_cohort
+from modfill.linking import describe
 from modfill.modalities import MODALITIES
+from modfill.naming import output_folder
 from modfill.training.data import load_cohort
 from tests.case_files import brain_volumes, save, write_case
-from tests.layout_files import AVAILABLE, CHANNEL_NAMES, CHANNELS, LAYOUTS, case_name, small_cohort
+from tests.layout_files import AVAILABLE, CHANNEL_NAMES, CHANNELS, LAYOUTS, as_nnunet, case_name, small_cohort
 from tests.nnunet_data import description
 from tests.test_finding import touch
 
@@ -115,6 +118,63 @@ def test_nnunet_a_bad_case_does_not_keep_the_others_back(tmp_path: Path) -> None
     assert [case.problem is not None for case in find_cases(raw) if case.case_id == "d"] == [True, True]  # one place
     (tmp_path / "empty").mkdir()
     assert "must hold images" in refusal(raw_dataset(tmp_path / "empty"))
+
+
+def first_nnunet(folder: Path, files: Mapping[str, Mapping[str, Path]]) -> Path:
+    """The same as a dataset of the first nnU-Net: one file listed per case, but files by channel in the folders."""
+    as_nnunet(folder, files)
+    ids = {split: sorted({file.name[: -len("_0000.nii.gz")] for file in (folder / split).iterdir()})
+           for split in ("imagesTr", "imagesTs")}  # fmt: skip
+    training = [{"image": f"./imagesTr/{i}.nii.gz", "label": f"./labelsTr/{i}.nii.gz"} for i in ids["imagesTr"]]
+    content = {"name": "BRATS", "tensorImageSize": "4D", "modality": CHANNEL_NAMES, "numTraining": len(training),
+               "labels": {"0": "background", "1": "tumour"}, "training": training,
+               "test": [f"./imagesTs/{i}.nii.gz" for i in ids["imagesTs"]]}  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_the_first_nnunet_s_channels_are_files(tmp_path: Path) -> None:
+    files = small_cohort(tmp_path / "in")
+    second, first = find_cohort(as_nnunet(tmp_path / "2", files)), find_cohort(first_nnunet(tmp_path / "1", files))
+    assert (first.layout, first.channels) == ("nnunet", CHANNELS)
+    for old, new in zip(first.cases, second.cases, strict=True):
+        assert old.problem is None and old.volume_index == {}
+        assert [file.resolve() for file in old.paths.values()] == [file.resolve() for file in new.paths.values()]
+        assert (old.label and old.label.name) == (new.label and new.label.name)
+    assert [case.case_id for case in find_cases(tmp_path / "1" / "imagesTs")] == ["p3"]
+    describe(output_folder(tmp_path / "out", "auto", first), first)
+    described = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert described["labels"] == {"background": 0, "tumour": 1} and described["channel_names"] == CHANNEL_NAMES
+    assert not {"modality", "training", "test"} & set(described)
+
+
+def test_a_decathlon_dataset_that_lost_its_images_is_still_one(tmp_path: Path) -> None:
+    folder = decathlon(tmp_path)
+    (folder / "imagesTr" / "a.nii.gz").rename(folder / "imagesTr" / "a_x_0000.nii.gz")  # another case's
+    assert "dataset.json lists it, got none" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "content", [{"training": [{"fold": 0, "image": ["p1/p1-t1n.nii.gz"], "label": "x"}]}, [], ["p1"], {}, 5]
+)
+def test_a_foreign_dataset_json_is_ignored_with_a_word(
+    tmp_path: Path, content: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_case(tmp_path, "p1", ("t1n",))
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    cohort = find_cohort(tmp_path)
+    assert (cohort.layout, [case.case_id for case in cohort.cases]) == ("folders", ["p1"])
+    (message,) = caplog.messages
+    assert "dataset.json" in message and "ignored" in message
+    touch(tmp_path / "imagesTr", "a_0000.nii.gz")
+    assert "dataset.json must" in refusal(tmp_path)  # nnU-Net's images need nnU-Net's description
+
+
+@pytest.mark.parametrize("content", ["{", "", '{"channel_names": {"0": "T1"}}', '{"labels": {}}', '{"modality": {}}'])
+def test_a_damaged_dataset_json_is_not_foreign(tmp_path: Path, content: str) -> None:
+    write_case(tmp_path, "p1", ("t1n",))
+    (tmp_path / "dataset.json").write_text(content)
+    assert "dataset.json" in refusal(tmp_path)
 
 
 # Decathlon
@@ -256,6 +316,20 @@ def test_table_relative_absolute_and_empty_cells(tmp_path: Path, name: str, comm
     p1, p2 = find_cases(table(tmp_path / name, *(line.replace(",", comma) for line in lines)))
     assert p1.paths == {"t1n": tmp_path / "a b" / "t1.nii", "t1c": Path("/abs/x.nii.gz")}
     assert p2.paths == {"t2f": tmp_path / "f.nii.gz"} and tuple(p1.paths) == ("t1n", "t1c")
+
+
+@pytest.mark.parametrize("word", ["n/a", "N/A", "NA", "NaN", "nan", "None", "null", "NULL", " n/a "])
+def test_table_words_for_nothing_are_no_files(tmp_path: Path, word: str) -> None:
+    lines = [
+        "case\tage\tt1\tt1ce\tt2",
+        f"p1\t{word}\ta.nii\t{word}\t-",
+        f"p2\t51\t{word}\t{word}\t",
+        f"{word}\t3\ta.nii",
+    ]
+    path = table(tmp_path / "c.tsv", *lines)
+    assert only(path, "p1").paths == {"t1n": tmp_path / "a.nii", "t2w": tmp_path / "-"}
+    assert "at least one file" in problem(path, "p2")
+    assert "must have a case id" in problem(path, "row 4")
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,79 @@ def test_segmentations_of_brats_are_linked(tmp_path: Path, tiny_weights: Path) -
         assert [tuple(case.paths) for case in find_cases(out)] == [MODALITIES] * 2
 
 
+def plain_case(folder: Path, *segmentations: str) -> Path:
+    """A case `p1` of uncompressed files under BraTS 2020's names, with segmentations beside them."""
+    volumes = brain_volumes()
+    for name, modality in (("t1", "t1n"), ("t2", "t2w"), ("flair", "t2f")):
+        save(folder / "p1" / f"p1_{name}.nii", volumes[modality])
+    for name in segmentations:
+        write_label(folder / "p1" / name, folder / "p1" / "p1_t1.nii")
+    return folder
+
+
+def test_oddly_named_segmentations_and_plain_files(tmp_path: Path, tiny_weights: Path) -> None:
+    source = plain_case(tmp_path / "in", "W39_1998.09.19_Segm.nii", "other_brainmask.nii.gz")
+    out = tmp_path / "out"
+    options = ("--out", out, "--naming", "auto", "--link", "--uncertainty")
+    assert complete(tiny_weights, source, *options) == 0
+    assert {path.name for path in (out / "p1").iterdir()} == {
+        *(f"p1_{name}.nii" for name in ("t1", "t1ce", "t1ce-uncertainty", "t2", "flair", "seg")),
+        "p1_t1ce.json", "p1_brainmask.nii.gz",
+    }  # fmt: skip
+    assert (out / "p1" / "p1_seg.nii").resolve().name == "W39_1998.09.19_Segm.nii"
+    assert (out / "p1" / "p1_t1ce.nii").read_bytes()[:2] != b"\x1f\x8b"
+    before = state(out)
+    assert complete(tiny_weights, source, *options) == 0 and state(out) == before
+    assert main(["report", str(out), "--html", str(tmp_path / "page.html")]) == 0
+    assert complete(tiny_weights, source, "--out", tmp_path / "2023") == 0
+    assert (tmp_path / "2023" / "p1" / "p1-t1c.nii.gz").is_file()  # only auto follows the input
+
+
+@pytest.mark.parametrize("names", [("a_Segm.nii", "b_seg.nii"), ("p1_seg.nii", "b_segm.nii")])
+def test_one_of_several_segmentations_is_never_picked(
+    tmp_path: Path, tiny_weights: Path, names: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    source, out = plain_case(tmp_path / "in", *names), tmp_path / "out"
+    assert complete(tiny_weights, source, "--out", out, "--naming", "auto", "--link") == 0
+    found = [path.resolve().name for path in (out / "p1").glob("*seg*")]
+    assert found == [name for name in names if name == "p1_seg.nii"]
+    (message,) = caplog.messages
+    assert all(name in message for name in names if name != "p1_seg.nii") and "case p1" in message
+
+
+@pytest.mark.parametrize("options", [(), ("--link",), ("--naming", "auto", "--link")], ids=str)
+def test_outputs_beside_folders_of_another_name_are_no_cases(
+    tmp_path: Path, tiny_weights: Path, options: tuple[str, ...]
+) -> None:
+    """A folder may be called otherwise than its files' case, after which the output's folder is called."""
+    for seed, case_id in enumerate(("p1", "p2")):
+        write_case(tmp_path, case_id, ("t1n", "t2w", "t2f"), seed=seed, style="brats2021").rename(
+            tmp_path / f"{case_id}_nifti"
+        )
+    assert complete(tiny_weights, tmp_path, "--out", tmp_path, *options) == 0
+    before = state(tmp_path)
+    assert {name for name in before if "t1c" in name}
+    assert complete(tiny_weights, tmp_path, "--out", tmp_path, *options) == 0
+    assert state(tmp_path) == before  # everything was finished
+    cohort = find_cohort(tmp_path)
+    assert [(case.case_id, case.problem, len(case.paths)) for case in cohort.cases] == [
+        ("p1", None, 3),
+        ("p2", None, 3),
+    ]
+    assert {"p1": "output of modfill", "p2": "output of modfill"}.items() <= cohort.left_alone.items()
+
+
+def test_only_synthetic_images_and_links_are_left_alone(tmp_path: Path, tiny_weights: Path) -> None:
+    """An acquired image in an output's folder makes it a case again, which is refused beside the other one."""
+    write_case(tmp_path, "p1", ("t1n", "t2w", "t2f")).rename(tmp_path / "p1_nifti")
+    write_case(tmp_path, "p2", ("t1n",))
+    assert complete(tiny_weights, tmp_path, "--out", tmp_path, "--targets", "t1c") == 0
+    output = tmp_path / "p1" / "p1-t1c.nii.gz"
+    save(output, brain_volumes(seed=9)["t1c"])  # beside a sidecar that stayed behind
+    problems = [case.problem for case in find_cases(tmp_path) if case.case_id == "p1"]
+    assert len(problems) == 2 and all("must be unique" in str(problem) for problem in problems)
+
+
 def test_link_is_relative_renewed_and_idempotent(tmp_path: Path) -> None:
     first, second, place = tmp_path / "in" / "a", tmp_path / "in" / "b", tmp_path / "out" / "deep" / "a"
     first.parent.mkdir()

@@ -11,13 +11,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 from modfill.integrations.nnunet.command import main
-from modfill.integrations.nnunet.filling import ChannelFiller
+from modfill.integrations.nnunet.filling import ChannelFiller, _holds_zeros, without_zeros
 from modfill.integrations.nnunet.prepare import prepare_dataset
 
-from modfill.errors import ModfillError
+from modfill.case import read_case, require_usable
+from modfill.cli import main as complete
+from modfill.errors import CaseError, ModfillError
+from modfill.finding import find_cases
 from modfill.layouts.dataset_json import cases_in
-from tests.case_files import MODALITIES
-from tests.nnunet_data import GAPS, write_dataset, write_images
+from tests.case_files import MODALITIES, brain_volumes, save, write_case
+from tests.nnunet_data import GAPS, SHAPE, SPACE, description, write_dataset, write_images
 
 
 @pytest.fixture
@@ -150,6 +153,118 @@ def test_the_order_of_channels_may_be_told(raw: Path, tiny_weights: Path) -> Non
     assert not (raw / "Dataset502_Toy_modfill").exists()
     main(["prepare", "-d", "501", "-o", "502", "-c", *MODALITIES, "--weights", str(tiny_weights), "--device", "cpu"])
     assert len(listing(raw / "Dataset502_Toy_modfill")["c"]) == 4
+
+
+def test_a_channel_of_zeros_is_a_missing_one_by_every_way(
+    raw: Path, tiny_weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = raw / "Dataset501_Toy"
+    blank = save(source / "imagesTr" / "a_0001.nii.gz", np.zeros(SHAPE, np.int16), SPACE)  # a has no other gap
+    save(source / "imagesTs" / "x_0000.nii.gz", np.zeros(SHAPE, np.float32), nib.load(blank).affine)
+    before = hashes(source)
+    said = "case a: a_0001.nii.gz holds zeros alone; t1c is taken for missing"
+
+    folder = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
+    content = json.loads((folder / "dataset.json").read_text())
+    assert content["modfill"]["SyntheticChannels"]["a"] == ["t1c"]
+    assert said in caplog.messages and "x_0000.nii.gz" in caplog.text
+    assert {record.name for record in caplog.records} == {"modfill"}
+    assert (folder / "imagesTs" / "x_0000.nii.gz").resolve().name == "x-t1n.nii.gz"
+
+    caplog.clear()
+    filler = ChannelFiller(MODALITIES, tiny_weights, "cpu")
+    [case] = [case for case in cases_in(source / "imagesTr", 4) if case.case_id == "a"]
+    filled = filler.fill_cached(case, tmp_path / "cache")  # what the plugin does
+    assert filled.synthetic == (1,) and filled == filler.fill_cached(case, tmp_path / "cache")
+    assert caplog.messages == [said] * 2
+
+    caplog.clear()
+    options = ["--naming", "nnunet", "--link", "--weights", str(tiny_weights), "--device", "cpu"]
+    assert complete(["complete", str(source), "--out", str(tmp_path / "out"), *options]) == 0
+    assert said in caplog.messages and hashes(source) == before
+    images = [
+        nib.load(listing(folder)["a"][1]),
+        nib.load(filled.files[1]),
+        nib.load(tmp_path / "out/imagesTr/a_0001.nii.gz"),
+    ]
+    assert images[0].get_fdata().any()
+    for image in images[1:]:
+        np.testing.assert_array_equal(image.get_fdata(), images[0].get_fdata())
+
+
+def test_only_zeros_alone_are_a_missing_channel(raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not a volume whose middle is empty, nor one that cannot be read; and arrays as files."""
+    volume = np.zeros(SHAPE, np.int16)
+    path = save(tmp_path / "a_0000.nii.gz", volume, SPACE)
+    assert _holds_zeros("a", path)
+    volume[3, 4, 1] = 1
+    assert not _holds_zeros("a", save(path, volume, SPACE))
+    path.write_bytes(path.read_bytes()[:300])
+    assert not _holds_zeros("a", path)
+    assert set(without_zeros({"t1n": volume, "t1c": volume * 0, "ADC": volume * 0}, "a")) == {"t1n", "ADC"}
+    assert "case a: the array t1c holds zeros alone" in caplog.text
+
+
+def test_a_file_of_zeros_in_brats_folders_is_refused(tmp_path: Path, tiny_weights: Path) -> None:
+    home = write_case(tmp_path / "in", "p1", MODALITIES[:2])
+    save(home / "p1-t1c.nii.gz", np.zeros((24, 28, 20), np.int16))
+    with pytest.raises(CaseError, match="all zero"):
+        require_usable(read_case(find_cases(tmp_path / "in")[0]))
+
+
+FIVE = ("ADC", "T1", "T1ce", "T2", "FLAIR")
+
+
+def write_five(raw: Path, gaps: dict[str, tuple[str, ...]]) -> Path:
+    """Make the dataset's channels ADC, T1, T1ce, T2, FLAIR; ADC is a gap like others."""
+    source = raw / "Dataset501_Toy"
+    (source / "dataset.json").write_text(json.dumps(description(FIVE, len(gaps))))
+    for folder in ("imagesTr", "imagesTs", "labelsTr"):
+        for file in (source / folder).iterdir():
+            file.unlink()
+    for seed, (case_id, missing) in enumerate(gaps.items()):
+        volumes = brain_volumes(SHAPE, seed)
+        volumes = {"ADC": volumes["t2w"] // 2} | volumes
+        for number, (name, volume) in enumerate(volumes.items()):
+            if name not in missing:
+                save(source / "imagesTr" / f"{case_id}_{number:04d}.nii.gz", volume, SPACE)
+        save(source / "labelsTr" / f"{case_id}.nii.gz", np.ones(SHAPE, np.uint8), SPACE)
+    return source
+
+
+def test_a_channel_of_another_kind_is_carried_along(raw: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    source = write_five(raw, {"a": ("t1c",), "b": ()})
+    folder = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
+    files = listing(folder)["a"]
+    assert [file.name for file in files] == [
+        "a_0000.nii.gz", "a_0001.nii.gz", "a-t1c.nii.gz", "a_0003.nii.gz", "a_0004.nii.gz"
+    ]  # fmt: skip
+    content = json.loads((folder / "dataset.json").read_text())
+    assert tuple(content["channel_names"].values()) == FIVE
+    assert content["modfill"]["SyntheticChannels"] == {"a": ["t1c"]}
+    out = tmp_path / "out"
+    options = ["--out", str(out), "--naming", "auto", "--link", "--weights", str(tiny_weights), "--device", "cpu"]
+    assert complete(["complete", str(source), *options]) == 0
+    assert tuple(json.loads((out / "dataset.json").read_text())["channel_names"].values()) == FIVE
+    assert len(list((out / "imagesTr").glob("*.nii.gz"))) == 10
+    assert (out / "imagesTr" / "a_0000.nii.gz").resolve() == source / "imagesTr" / "a_0000.nii.gz"
+    same = [nib.load(path).get_fdata() for path in (files[2], out / "imagesTr" / "a_0002.nii.gz")]
+    np.testing.assert_array_equal(*same)
+
+
+def test_a_channel_of_another_kind_is_never_synthesised(raw: Path, tiny_weights: Path) -> None:
+    source = write_five(raw, {"a": ("ADC",), "b": ("t2w",)})
+    a, b = find_cases(source)
+    assert b.problem is None and "case a: channel 0 (ADC) must be there" in str(a.problem)
+    with pytest.raises(CaseError, match=r"case a: channel 0 \(ADC\) must be there.*a_0000.nii.gz"):
+        prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
+    filler = ChannelFiller(("ADC", *MODALITIES), tiny_weights, "cpu")
+    volumes = brain_volumes(SHAPE)
+    arrays = {"t1n": volumes["t1n"], "ADC": volumes["t2w"] // 2}
+    whole = filler.fill_arrays(arrays, SPACE, "x")
+    assert tuple(whole) == ("ADC", *MODALITIES) and whole["ADC"] is arrays["ADC"]
+    with pytest.raises(CaseError, match="ADC"):
+        filler.fill_arrays({"t1n": volumes["t1n"]}, SPACE, "x")
 
 
 def test_the_plugin_s_cache_follows_the_content(raw: Path, tiny_weights: Path, tmp_path: Path) -> None:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from modfill import __version__
 from modfill.cache import shared_completer
-from modfill.case import read_case, synthetic_file
+from modfill.case import read_case, synthetic_file, warn_of_zeros
 from modfill.checks import check_shape, times
 from modfill.errors import CaseError, ModfillError
-from modfill.finding import CaseFiles
-from modfill.layouts.dataset_json import ChannelFiles
+from modfill.layouts.dataset_json import ChannelCase, ChannelFiles, missing_foreign
 from modfill.modalities import MODALITIES
 from modfill.naming import output_path
-from modfill.nifti import read_header
+from modfill.nifti import empty_image, read_header, read_image
+
+_UNREADABLE = (OSError, ValueError, EOFError, zlib.error, nib.filebasedimages.ImageFileError)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class ChannelFiller:
     """Completes cases of one dataset; may be pickled, and loads its model once a process, when it is first needed.
 
     Attributes:
-        modalities: by channel number.
+        modalities: by channel number; a channel that is no modality has a name of its own, and must always be there.
         weights: a file that `modfill train` wrote; None takes the shipped ones.
         device: as for `ModalityCompleter`.
     """
@@ -55,6 +59,8 @@ class ChannelFiller:
     def fill(self, case: ChannelFiles, out: Path, overwrite: bool = False) -> FilledCase:
         """Synthesise the channels that a case lacks; acquired files are referred to.
 
+        A channel of zeros is a missing one; a warning that names its file is logged.
+
         Args:
             case: the files that are there.
             out: receives `<case_id>/<case_id>-<modality>.nii.gz` and sidecars; what is finished there stays.
@@ -63,11 +69,14 @@ class ChannelFiller:
         Raises:
             CaseError: the case cannot be completed, or other outputs are in the way.
         """
+        return self._fill(self._acquired(case), out, overwrite)
+
+    def _fill(self, case: ChannelFiles, out: Path, overwrite: bool = False) -> FilledCase:
         absent = self._absent(case)
         files = dict(case.paths)
         if absent:
             names = {self.modalities[number]: path for number, path in case.paths.items()}
-            images = read_case(CaseFiles(case.case_id, {m: names[m] for m in MODALITIES if m in names}))
+            images = read_case(ChannelCase(case.case_id, {m: names[m] for m in MODALITIES if m in names}))
             targets = [self.modalities[number] for number in absent]
             completer = shared_completer(self.weights, self.device)
             done = completer.complete(images, out, targets, overwrite=overwrite)
@@ -86,13 +95,14 @@ class ChannelFiller:
         Raises:
             CaseError: the case cannot be completed.
         """
+        case = self._acquired(case)
         absent = self._absent(case)
         if not absent:
-            return self.fill(case, cache)
+            return self._fill(case, cache)
         folder = cache / self._key(case)
         paths = {number: output_path(folder, case.case_id, self.modalities[number]) for number in absent}
         if not all(path.exists() for path in paths.values()):  # an image appears when all that belongs to it is there
-            return self.fill(case, folder)
+            return self._fill(case, folder)
         return self._filled(case, case.paths | paths)
 
     def fill_arrays(
@@ -121,13 +131,30 @@ class ChannelFiller:
             got = ", ".join(f"{modality} with {times(shape)}" for modality, shape in shapes.items())
             raise CaseError(f"case {case_id}: all arrays must have one shape, got {got} voxels; resample them")
         targets = [modality for modality in self.modalities if modality not in arrays]
+        self._require_foreign(case_id, [n for n, modality in enumerate(self.modalities) if modality in arrays])
+        sources = {modality: array for modality, array in arrays.items() if modality in MODALITIES}
         whole = dict(arrays)
         if targets:
             completer = shared_completer(self.weights, self.device)
-            whole |= completer.complete_arrays(arrays, affine, case_id, targets=targets)
+            whole |= completer.complete_arrays(sources, affine, case_id, targets=targets)
         return {modality: whole[modality] for modality in self.modalities}
 
+    def _acquired(self, case: ChannelFiles) -> ChannelFiles:
+        """The case without its modalities' channels of zeros."""
+        paths = dict(case.paths)
+        for number, path in case.paths.items():
+            if self.modalities[number] in MODALITIES and _holds_zeros(case.case_id, path):
+                warn_of_zeros(case.case_id, path.name, self.modalities[number])
+                del paths[number]
+        return replace(case, paths=paths)
+
+    def _require_foreign(self, case_id: str, numbers: Collection[int]) -> None:
+        problem = missing_foreign(case_id, numbers, self.modalities)
+        if problem:
+            raise CaseError(problem)
+
     def _absent(self, case: ChannelFiles) -> list[int]:
+        self._require_foreign(case.case_id, case.paths)
         return [number for number in range(len(self.modalities)) if number not in case.paths]
 
     def _filled(self, case: ChannelFiles, files: Mapping[int, Path]) -> FilledCase:
@@ -157,6 +184,28 @@ def is_synthetic(case_id: str, path: Path) -> bool:
     return synthetic_file(path)
 
 
+def _holds_zeros(case_id: str, path: Path) -> bool:
+    """Whether all voxels of a file are 0; a file that cannot be read is left to whoever reads it next."""
+    try:
+        header = read_header(path)
+        empty_image(case_id, path, header)  # bounds what is read
+        with contextlib.suppress(*_UNREADABLE):
+            image = nib.Nifti1Image.from_filename(path)
+            if np.asanyarray(image.dataobj[..., image.shape[2] // 2]).any():  # spares reading the rest
+                return False
+        return not np.asanyarray(read_image(case_id, path, header)[0].dataobj).any()
+    except CaseError:
+        return False
+
+
+def without_zeros(arrays: Mapping[str, npt.NDArray], case_id: str) -> dict[str, npt.NDArray]:
+    """Arrays by modality without those of zeros, which stand for missing channels; a warning names each."""
+    blank = [modality for modality, array in arrays.items() if modality in MODALITIES and not np.any(array)]
+    for modality in blank:
+        warn_of_zeros(case_id, f"the array {modality}", modality)
+    return {modality: array for modality, array in arrays.items() if modality not in blank}
+
+
 def channels_note(case: FilledCase, names: Sequence[str], modalities: Sequence[str]) -> dict[str, Any]:
     """What the JSON beside a segmentation says about the channels it was made from.
 
@@ -166,7 +215,12 @@ def channels_note(case: FilledCase, names: Sequence[str], modalities: Sequence[s
         modalities: by channel number.
     """
     channels: list[dict[str, Any]] = [
-        {"Channel": f"{number:04d}", "Name": name, "Modality": modality, "Synthetic": number in case.synthetic}
+        {
+            "Channel": f"{number:04d}",
+            "Name": name,
+            "Modality": modality if modality in MODALITIES else None,
+            "Synthetic": number in case.synthetic,
+        }
         for number, (name, modality) in enumerate(zip(names, modalities, strict=True))
     ]
     for channel, file in zip(channels, case.files, strict=False):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from modfill.integrations.nnunet.filling import ChannelFiller, FilledCase, channels_note
+from modfill.integrations.nnunet.filling import ChannelFiller, FilledCase, channels_note, without_zeros
 from modfill.integrations.nnunet.shim import require_nnunet
 
 from modfill.checks import check_affine
@@ -58,7 +58,8 @@ class ModalityCompletionPredictor(nnUNetPredictor):
         """Arrays in, array out, nothing on disk.
 
         Args:
-            arrays: (X, Y, Z) by modality, as nibabel reads them, 0 outside the brain; some of the model's.
+            arrays: (X, Y, Z) by modality, as nibabel reads them, 0 outside the brain; some of the model's. One of
+                zeros counts as missing.
             affine: 4x4, voxel indices to mm.
             case_id: part of the seed.
 
@@ -77,6 +78,7 @@ class ModalityCompletionPredictor(nnUNetPredictor):
         affine = np.asarray(affine, np.float64)
         check_affine(f"case {case_id}", affine)
         filler = self._filler()
+        arrays = without_zeros(arrays, case_id)
         whole = filler.fill_arrays(arrays, affine, case_id)
         image = np.stack([whole[m].astype(np.float32).transpose(2, 1, 0) for m in filler.modalities])
         spacing = [float(size) for size in voxel_sizes(affine)[::-1]]

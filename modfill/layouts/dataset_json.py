@@ -6,16 +6,18 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, modality_of
+from modfill.layouts.files import CaseFiles
+from modfill.modalities import MODALITIES, is_contrast_word, is_other_sequence, is_segmentation, modality_of
 
 FILE_ENDING = ".nii.gz"
 IMAGE_FOLDERS = ("imagesTr", "imagesTs")
+_OWN_KEYS = {"channel_names", "modality", "labels", "file_ending"}  # of nnU-Net's and the Decathlon's descriptions
 _WAY_OUT = (
     f"correct the names in dataset.json ({', '.join(MODALITIES)}), "
     "or give modfill nnunet the modalities in order with --channels"
@@ -35,12 +37,37 @@ class ChannelFiles:
     paths: dict[int, Path]
 
 
+@dataclass(frozen=True)
+class ChannelCase(CaseFiles):
+    """The files of a case in nnU-Net's channels, where a channel of zeros is the usual way to write a missing one.
+
+    Attributes:
+        carried: File by channel number of those channels that are no modality, e.g. ADC.
+    """
+
+    carried: dict[int, Path] = field(default_factory=dict)
+
+
 def described(path: Path) -> Path | None:
     """The folder whose dataset.json describes the images in `path`: itself, or the one above imagesTr or imagesTs."""
     for folder in (path, path.absolute().parent) if path.absolute().name in IMAGE_FOLDERS else (path,):
         if (folder / "dataset.json").is_file():
             return folder
     return None
+
+
+def is_foreign(folder: Path) -> bool:
+    """Tell whether a folder's dataset.json describes something else than images of nnU-Net, e.g. is MONAI's datalist.
+
+    One that cannot be read is not foreign: it may be nnU-Net's, damaged.
+    """
+    if any((folder / name).is_dir() for name in IMAGE_FOLDERS):
+        return False
+    try:
+        dataset = json.loads((folder / "dataset.json").read_text(encoding="utf8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return not isinstance(dataset, dict) or not _OWN_KEYS & set(dataset)
 
 
 def load_description(folder: Path) -> dict[str, Any]:
@@ -107,29 +134,37 @@ def channel_names(dataset: Mapping[str, Any], where: Path | str) -> tuple[str, .
 
 
 def channel_modalities(
-    dataset: Mapping[str, Any], where: Path | str, explicit: Sequence[str] | None = None
+    dataset: Mapping[str, Any], where: Path | str, explicit: Sequence[str] | None = None, foreign: bool = True
 ) -> tuple[str, ...]:
     """Which modality each channel is.
+
+    A channel of another kind, e.g. ADC, keeps its own name. An unknown name counts as that where it is one of another
+    sequence or of a segmentation, or where all modalities have a channel; never where it has a modality's word in it.
 
     Args:
         dataset: content of dataset.json.
         where: the dataset, with which a message begins.
         explicit: names of the modalities in the order of the channels, instead of dataset.json's.
+        foreign: allow channels of another kind.
 
     Returns:
-        The modalities by channel number.
+        The modalities by channel number, names of other channels among them.
 
     Raises:
-        ModfillError: a name is unknown, or stands for the same modality as another one, or there are too many or too
-            few: the order is never guessed.
+        ModfillError: a name is doubtful, none is a modality's, two stand for the same one, or there are too many or
+            too few: the order is never guessed.
     """
     names = channel_names(dataset, where)
     if explicit is not None and len(explicit) != len(names):
         got = f"{len(explicit)} ({', '.join(explicit)})"
         raise ModfillError(f"{where}: --channels must name {len(names)} channels ({', '.join(names)}), got {got}")
+    given = names if explicit is None else explicit
+    known = {modality for name in given if (modality := modality_of(name))}
     modalities = []
-    for number, name in enumerate(names if explicit is None else explicit):
+    for number, name in enumerate(given):
         modality = modality_of(name)
+        if modality is None and foreign and known and _is_foreign(name, known):
+            modality = name.strip()
         if modality is None:
             raise ModfillError(
                 f"{where}: the name of channel {number} must be that of a modality, got '{name}'; {_WAY_OUT}"
@@ -139,6 +174,34 @@ def channel_modalities(
     if twice:
         raise ModfillError(f"{where}: each channel must be another modality, got {twice[0]} twice; {_WAY_OUT}")
     return tuple(modalities)
+
+
+def _is_foreign(name: str, known: set[str]) -> bool:
+    """Whether a channel's name is certainly that of no modality."""
+    uniform = "_".join(re.split(r"[^0-9A-Za-z*]+", name.strip()))
+    for word in uniform.split("_"):
+        other = is_other_sequence(f"{word}.nii")
+        if not other and (re.match("t[12]|.*fla", word.lower()) or is_contrast_word(word)):
+            return False
+    file = f"{uniform}.nii"
+    return known == set(MODALITIES) or is_other_sequence(file) or is_segmentation(file)
+
+
+def missing_foreign(case_id: str, numbers: Collection[int], channels: Sequence[str]) -> str | None:
+    """Say that a case lacks a channel that is no modality and so cannot be synthesised, or return None.
+
+    Args:
+        case_id: name of the case.
+        numbers: channels that it has.
+        channels: as `channel_modalities` gives them.
+    """
+    for number, channel in enumerate(channels):
+        if channel not in MODALITIES and number not in numbers:
+            return (
+                f"case {case_id}: channel {number} ({channel}) must be there, for only {', '.join(MODALITIES)} can be "
+                f"synthesised, got no {case_id}_{number:04d}{FILE_ENDING}; add it"
+            )
+    return None
 
 
 def channel_number(path: Path | str) -> int | None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from modfill.errors import CaseError
-from modfill.layouts.dataset_json import IMAGE_FOLDERS, channel_modalities, described, listed, load_description
+from modfill.layouts.dataset_json import (
+    FILE_ENDING,
+    IMAGE_FOLDERS,
+    channel_modalities,
+    channel_number,
+    described,
+    listed,
+    load_description,
+)
 from modfill.layouts.files import CaseFiles, Cohort
 from modfill.modalities import MODALITIES, nifti_stem
 
@@ -17,11 +26,28 @@ __all__ = ["find", "is_decathlon"]
 def is_decathlon(path: Path) -> bool:
     """Tell whether a folder's dataset.json is the Decathlon's: it names a `modality` and no file ending.
 
+    The first nnU-Net's says the same, but its images are files by channel, `<case>_0000.nii.gz`, which it lists as
+    `<case>.nii.gz`.
+
     Raises:
         ModfillError: If it is damaged.
     """
-    dataset = load_description(described(path) or path)
-    return "modality" in dataset and not {"channel_names", "file_ending"} & set(dataset)
+    root = described(path) or path
+    dataset = load_description(root)
+    if "modality" not in dataset or {"channel_names", "file_ending"} & set(dataset):
+        return False
+    images = [image for key in ("training", "test") for image, _ in _entries(root, dataset.get(key), key)]
+    return any(os.path.lexists(image) for image in images) or not any(_has_channels(image) for image in images)
+
+
+def _has_channels(image: Path) -> bool:
+    """Whether files by channel are there instead of a listed image."""
+    stem = image.name.removesuffix(FILE_ENDING)
+    try:
+        names = os.listdir(image.parent)
+    except OSError:
+        return False
+    return any(channel_number(name) is not None and name[: -len(f"_0000{FILE_ENDING}")] == stem for name in names)
 
 
 def find(path: Path) -> Cohort:
@@ -37,7 +63,7 @@ def find(path: Path) -> Cohort:
     """
     root = described(path) or path
     dataset = load_description(root)
-    channels = channel_modalities(dataset, root / "dataset.json")
+    channels = channel_modalities(dataset, root / "dataset.json", foreign=False)
     volume_index = {modality: channels.index(modality) for modality in MODALITIES if modality in channels}
     wanted = IMAGE_FOLDERS if root == path else (path.absolute().name,)
     cases = []

@@ -10,11 +10,14 @@ from modfill.errors import CaseError, ModfillError
 from modfill.layouts.dataset_json import (
     FILE_ENDING,
     IMAGE_FOLDERS,
+    ChannelCase,
     channel_files,
     channel_modalities,
     described,
     group_channels,
     listed,
+    load_description,
+    missing_foreign,
     read_dataset_json,
     unnumbered,
 )
@@ -28,7 +31,10 @@ def find(path: Path) -> Cohort:
     """Find the cases of a raw dataset, training cases and test cases alike.
 
     A case lacks the channels whose files are not there. Which channel is which modality is read from
-    ``channel_names``; the order is never assumed.
+    ``channel_names``; the order is never assumed. Channels of another kind, e.g. ADC, are carried along: a case
+    without one has a problem.
+
+    A dataset of the first nnU-Net, whose dataset.json has `modality` and no file ending, is read by its folders.
 
     Args:
         path: The dataset's folder, or its imagesTr or imagesTs.
@@ -37,7 +43,9 @@ def find(path: Path) -> Cohort:
         ModfillError: If dataset.json cannot be read or leaves doubt about a channel, or there is no case.
     """
     root = described(path) or path
-    dataset = read_dataset_json(root)
+    dataset = load_description(root)
+    if "modality" not in dataset or {"channel_names", "file_ending"} & set(dataset):
+        dataset = read_dataset_json(root)
     channels = channel_modalities(dataset, root / "dataset.json")
     wanted = IMAGE_FOLDERS if root == path else (path.absolute().name,)
     cases: list[CaseFiles] = []
@@ -86,4 +94,7 @@ def _case(case_id: str, images: list[Path], channels: tuple[str, ...], label: Pa
     except CaseError as error:
         return CaseFiles(case_id, {}, str(error), label=label)
     named = {channels[number]: path for number, path in numbered.items()}
-    return CaseFiles(case_id, {m: named[m] for m in MODALITIES if m in named}, label=label)
+    carried = {number: path for number, path in numbered.items() if channels[number] not in MODALITIES}
+    problem = missing_foreign(case_id, numbered, channels)
+    paths = {m: named[m] for m in MODALITIES if m in named}
+    return ChannelCase(case_id, paths, problem, label=label, carried=carried)

@@ -14,6 +14,7 @@ from modfill.modalities import MODALITIES, SEGMENTATION_WORDS, modality_of, nift
 __all__ = ["find", "is_table"]
 
 _EXTENSIONS = (".csv", ".tsv")
+_MISSING = ("", "n/a", "na", "nan", "none", "null")  # what BIDS, R, pandas, Python and SQL write into an empty cell
 _ID_COLUMNS = ("case_id", "case", "id", "subject_id", "subject", "participant_id", "patient_id", "patient")
 
 
@@ -26,8 +27,9 @@ def find(path: Path) -> Cohort:
     """Read the cases of a table.
 
     Columns: the case id (``case_id``, ``subject``, ...) and one per modality under any of its aliases, e.g.
-    ``T1 Gd``. Relative paths start from the table's folder; an empty cell is a missing modality. Other columns are
-    left alone, unless they hold NIfTI files and no segmentation: then a modality may hide behind an unknown name.
+    ``T1 Gd``. Relative paths start from the table's folder; an empty cell is a missing modality, and so is one that
+    says ``n/a``, ``NA``, ``NaN``, ``None`` or ``null``. Other columns are left alone, unless they hold NIfTI files and
+    no segmentation: then a modality may hide behind an unknown name.
 
     Args:
         path: ``.tsv`` with tabs, or ``.csv`` with commas or semicolons, in UTF-8.
@@ -78,6 +80,7 @@ def _read(path: Path) -> list[list[str]]:
         raise ModfillError(f"{path} must be a table in UTF-8, got {type(error).__name__}; save it as one") from error
     rows = [[cell.strip() for cell in row] for row in table]
     rows = [row for row in rows if any(row)]
+    rows = rows[:1] + [["" if cell.lower() in _MISSING else cell for cell in row] for row in rows[1:]]
     if not rows:
         raise ModfillError(f"{path} must have a row of column names, got an empty file; add it")
     header = [name.lower() for name in rows[0]]
