@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, gaussian_filter
 
 MODEL_SPACING = 1.0  # mm, the grid of BraTS, on which the weights are trained
 SPACING_TOLERANCE = 0.05  # spacings this near to 1 mm are taken for it: resampling would only blur
@@ -48,9 +48,20 @@ class Geometry:
         model_shape = tuple(-(-edge // multiple) * multiple for edge in edges)
         return cls(tuple(brain.shape), to_ras, box, tuple(float(z) for z in zoom), model_shape)
 
-    def apply(self, volume: np.ndarray, linear: bool = True) -> np.ndarray:
-        """Volume on the own grid -> the model's grid, 0 in the padding; `linear=False` for masks."""
+    def apply(self, volume: np.ndarray, linear: bool = True, average: bool = False) -> np.ndarray:
+        """Volume on the own grid -> the model's grid, 0 in the padding.
+
+        Args:
+            volume: (X, Y, Z), 0 outside the brain.
+            linear: False for labels, which take the nearest voxel.
+            average: where the own grid is finer, first average over about a voxel of the model's grid, so that noise
+                is not merely sampled. Outside of the crop box counts as 0.
+        """
         cropped = apply_orientation(volume, self.orientation)[self._slices]
+        if average and min(self.zoom) < 1:
+            # A Gaussian as wide at half its height as what a voxel gains; FWHM = 2.355 standard deviations.
+            sigma = [np.sqrt(max(z**-2 - 1, 0)) / 2.355 for z in self.zoom]
+            cropped = gaussian_filter(cropped.astype(np.float32), sigma, mode="constant")
         return self._pad(_resample(cropped, self.zoom, self._edges, linear))
 
     def restore(self, volume: np.ndarray) -> np.ndarray:

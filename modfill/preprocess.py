@@ -131,8 +131,8 @@ def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
             f"case {case.case_id}: the brain must lie in a box of at most {MOST_VOXELS / 1e6:.0f} litres, got "
             f"{math.prod(geometry.model_shape) / 1e6:.0f}; check the voxel sizes, and set stray voxels to 0"
         )
-    share = geometry.apply(own_brain.astype(np.float32))  # of brain in what is interpolated: what lies outside is 0
-    brain = share > 0.5
+    brain = geometry.apply(own_brain.astype(np.float32)) > 0.5
+    share = geometry.apply(own_brain.astype(np.float32), average=True)  # of brain in each value: what lies outside is 0
     if not brain.any():
         raise CaseError(f"case {case.case_id}: the brain must be thick enough to be seen at 1 mm, got "
                         f"{int(own_brain.sum())} voxels far apart; check the voxel sizes")  # fmt: skip
@@ -140,6 +140,6 @@ def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
     background = np.float32(BACKGROUND[normalisation])
     normalised = {}
     for modality, volume in volumes.items():
-        inside = geometry.apply(volume * own_brain) / share.clip(0.5)
+        inside = geometry.apply(volume * own_brain, average=True) / share.clip(1e-6)
         normalised[modality] = np.where(brain, scales[modality].normalise(inside, normalisation), background)
     return Prepared(normalised, brain, own_brain, scales, geometry)
