@@ -6,14 +6,18 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import label
+from scipy.ndimage import distance_transform_edt, label
 
-__all__ = ["brain_mask", "foreground"]
+__all__ = ["brain_mask", "foreground", "ring_darkness"]
 
 _SMALL = 0.15  # of the 99th percentile: a cubic spline overshoots a step by about 0.13 of its height
 _DEEPEST = 0.3  # of the 99th percentile: intensities below minus that mean something, e.g. z-scores
 _RINGING = (0.2, 0.8)  # share of negative voxels in ripples; noise in air is positive, or was never interpolated
 _LEAST = 0.01  # voxels of ripples for one of the brain: fewer are left alone
+_STEP = 2.0  # mm: every second voxel of 1 mm tells enough about a head, and a shell of it is as thick
+_SKULL_DEPTH = 25.0  # mm below the skin, at most; deeper, ventricles are dark
+_SKULL_THICKNESS = 15.0  # mm to something brighter on either side; bright ventricles in a T2 lie farther in
+_SHELL = 50  # voxels: fewer say nothing about a shell
 
 
 def brain_mask(volumes: Mapping[str, NDArray[np.floating]]) -> NDArray[np.bool_]:
@@ -48,6 +52,34 @@ def foreground(volume: NDArray[np.floating]) -> NDArray[np.bool_]:
     if few or outside < 0.9 * np.count_nonzero(negative):
         return found
     return brain if _RINGING[0] < outside / np.count_nonzero(ripples) < _RINGING[1] else found
+
+
+def ring_darkness(volume: NDArray[np.floating], shown: NDArray[np.bool_], sizes: NDArray[np.floating]) -> float:
+    """How dark the darkest shell is that lies between brighter ones, as a share of both; a skull under its scalp.
+
+    Args:
+        volume: (X, Y, Z), background 0.
+        shown: (X, Y, Z), its foreground.
+        sizes: (3,) voxel sizes in mm.
+
+    Returns:
+        The least, over shells up to 25 mm deep, of a shell's median over the lesser of the brightest shell within
+        15 mm outside of it and the brightest within 15 mm inside; 1 where no shell lies between brighter ones.
+    """
+    steps = [max(1, round(_STEP / size)) for size in sizes]
+    places = tuple(slice(None, None, step) for step in steps)
+    thin, inside, sampling = volume[places], _filled(shown[places]), sizes * steps
+    if inside.all():
+        return 1.0
+    width = max(_STEP, float(min(sampling)))
+    depths = np.ceil(distance_transform_edt(inside, sampling)[inside] / width).astype(int)
+    values = thin[inside]
+    shells = [values[depths == depth] for depth in range(1, depths.max() + 1)]
+    medians = [float(np.median(shell)) for shell in shells if shell.size >= _SHELL]
+    between = range(1, min(len(medians) - 1, int(_SKULL_DEPTH / width)))
+    near = max(1, int(_SKULL_THICKNESS / width))
+    rims = [min(max(medians[max(0, k - near) : k]), max(medians[k + 1 : k + 1 + near])) for k in between]
+    return min((medians[k] / rim for k, rim in zip(between, rims, strict=True) if rim > 0), default=1.0)
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

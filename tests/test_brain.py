@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy.ndimage import binary_dilation, shift
 
 from modfill.brain import brain_mask, foreground
-from modfill.case import case_from_arrays
+from modfill.case import case_from_arrays, find_cases, read_case
 from modfill.completer import ModalityCompleter
+from modfill.errors import CaseError
 from tests.case_files import brain_volumes
 
 Volume = npt.NDArray[np.float32]
@@ -68,5 +72,51 @@ def test_unfiltered_air_is_not_taken_for_ripples() -> None:
     noise = np.random.default_rng(0).rayleigh(10, (24, 28, 20)).astype(np.float32)
     volume = brain_volumes()["t1n"] + noise
     np.testing.assert_array_equal(brain_mask({"t1n": volume}), np.ones(volume.shape, bool))
-    with pytest.raises(Exception, match="strip the skull"):
+    with pytest.raises(CaseError, match="strip the skull"):
         case_from_arrays({"t1n": volume}, np.eye(4))
+
+
+def layers(*radii: tuple[float, float]) -> Volume:
+    """Spheres within each other on a 4 mm grid, by radius in mm and intensity; noise on all of them, air 0."""
+    axes = np.meshgrid(*((np.arange(48) - 23.5) * 4.0,) * 3, indexing="ij")
+    distance = np.sqrt(sum(axis**2 for axis in axes))
+    volume = np.zeros(distance.shape, np.float32)
+    for radius, intensity in radii:
+        volume[distance < radius] = intensity
+    noise = np.random.default_rng(0).normal(0, 8, volume.shape)
+    return np.where(volume > 0, np.clip(volume + noise, 1, None), 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("skull", [25, 150])
+@pytest.mark.parametrize(("scalp", "brain"), [(900, 500), (500, 900)])
+def test_a_head_is_told_by_its_skull(skull: float, scalp: float, brain: float) -> None:
+    """Air set to 0, and no larger than a brain may be."""
+    head = layers((78, scalp), (71, skull), (63, brain))
+    assert np.count_nonzero(head) * 64 / 1000 < 2500
+    with pytest.raises(CaseError, match="must be skull-stripped .* got a dark ring, as of skull.*; strip the skull"):
+        case_from_arrays({"t1n": head}, np.diag((4.0, 4.0, 4.0, 1.0)))
+
+
+@pytest.mark.parametrize(
+    "brain",
+    [
+        layers((70, 200), (64, 600), (20, 100)),  # T1: dark fluid around, dark ventricles
+        layers((70, 1300), (64, 600), (20, 1300)),  # T2
+        layers((70, 600)),
+    ],
+    ids=["T1", "T2", "uniform"],
+)
+def test_a_stripped_brain_is_not_taken_for_a_head(brain: Volume) -> None:
+    assert case_from_arrays({"t1n": brain}, np.diag((4.0, 4.0, 4.0, 1.0))).available == ("t1n",)
+
+
+def test_real_brains_are_not_taken_for_heads() -> None:
+    folder = Path(os.environ.get("MODFILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    cases = sorted((folder / "test").glob("*/"))[:2]
+    if not cases:
+        pytest.skip("no real cases here")
+    for case in cases:
+        read = read_case(find_cases(case)[0])
+        assert len(read.available) == 4
+        for modality in read.available:
+            np.testing.assert_array_equal(foreground(read.volume(modality)), read.volume(modality) != 0)
