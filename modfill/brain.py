@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, label
+from scipy.ndimage import binary_erosion, distance_transform_edt, label
 
-__all__ = ["brain_mask", "foreground", "ring_darkness"]
+__all__ = ["brain_mask", "foreground", "partial_coverage", "ring_darkness"]
 
 _SMALL = 0.15  # of the 99th percentile: a cubic spline overshoots a step by about 0.13 of its height
 _DEEPEST = 0.3  # of the 99th percentile: intensities below minus that mean something, e.g. z-scores
@@ -18,6 +18,8 @@ _STEP = 2.0  # mm: every second voxel of 1 mm tells enough about a head, and a s
 _SKULL_DEPTH = 25.0  # mm below the skin, at most; deeper, ventricles are dark
 _SKULL_THICKNESS = 15.0  # mm to something brighter on either side; bright ventricles in a T2 lie farther in
 _SHELL = 50  # voxels: fewer say nothing about a shell
+_UNCOVERED = 0.05  # of the brain: less is the rim in which skull strippings differ
+_RIM = 3  # voxels: what no such rim is as thick as twice
 
 
 def brain_mask(volumes: Mapping[str, NDArray[np.floating]]) -> NDArray[np.bool_]:
@@ -52,6 +54,28 @@ def foreground(volume: NDArray[np.floating]) -> NDArray[np.bool_]:
     if few or outside < 0.9 * np.count_nonzero(negative):
         return found
     return brain if _RINGING[0] < outside / np.count_nonzero(ripples) < _RINGING[1] else found
+
+
+def partial_coverage(volumes: Mapping[str, NDArray[np.floating]]) -> dict[str, float]:
+    """Which volumes cover only part of the brain, e.g. half of its slices, though another covers the whole.
+
+    Args:
+        volumes: (X, Y, Z) by modality, on one grid, at least one.
+
+    Returns:
+        The share of the brain that each such volume covers. Empty where all volumes cover only parts: then none is
+        the better one.
+    """
+    covered = {modality: _filled(foreground(volume)) for modality, volume in volumes.items()}
+    brain = np.logical_or.reduce(list(covered.values()))
+    size = max(np.count_nonzero(brain), 1)
+    partial = {}
+    for modality, mask in covered.items():
+        beyond = brain & ~mask
+        share = np.count_nonzero(beyond) / size
+        if share > _UNCOVERED and binary_erosion(beyond, iterations=_RIM).any():
+            partial[modality] = 1 - share
+    return partial if len(partial) < len(volumes) else {}
 
 
 def ring_darkness(volume: NDArray[np.floating], shown: NDArray[np.bool_], sizes: NDArray[np.floating]) -> float:

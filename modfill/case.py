@@ -19,6 +19,7 @@ from modfill.checks import (
     check_shape,
     clear_background,
     content_problem,
+    has_codes,
     nothing_usable,
     same_voxels,
 )
@@ -27,7 +28,7 @@ from modfill.finding import CaseFiles, find_cases
 from modfill.layouts.dataset_json import ChannelCase
 from modfill.marks import SYNTHETIC_MARK, has_mark, matches_sidecar, read_sidecar, sidecar_path
 from modfill.modalities import MODALITIES
-from modfill.nifti import Unusable, read_header, read_image
+from modfill.nifti import Unusable, placed_like, read_header, read_image
 
 __all__ = [
     "SYNTHETIC_MARK",
@@ -92,7 +93,7 @@ class Case:
         return np.asanyarray(self.images[modality].dataobj)
 
 
-def read_case(files: CaseFiles, allow_synthetic: bool = False) -> Case:
+def read_case(files: CaseFiles, allow_synthetic: bool = False, assume_aligned: bool = False) -> Case:
     """Read and check the images of a case.
 
     An image that is truncated, not NIfTI, all zero, constant over its non-zero voxels, not finite, or an exact
@@ -103,6 +104,8 @@ def read_case(files: CaseFiles, allow_synthetic: bool = False) -> Case:
     Args:
         files: A case as ``find_cases`` returns it.
         allow_synthetic: Take synthetic images for sources too, instead of for missing ones.
+        assume_aligned: Take an image whose header has no orientation codes to lie where the first image of the same
+            shape that has them lies; ``Case.overrides`` then has ``assume-aligned``.
 
     Returns:
         The case, with at least one available modality.
@@ -140,11 +143,25 @@ def read_case(files: CaseFiles, allow_synthetic: bool = False) -> Case:
                     images[modality], hashes[modality] = image, digest
             except Unusable as reason:
                 unusable[modality] = f"{path.name} {reason}"
+        overrides = files.overrides
+        if assume_aligned and _align(images):
+            overrides += ("assume-aligned",)
         images = _check(files.case_id, images, image_labels(files), unusable)
     paths = {modality: files.paths[modality] for modality in images}
     volume_index = {modality: index for modality, index in files.volume_index.items() if modality in images}
     read = {modality: hashes[modality] for modality in images}
-    return Case(files.case_id, images, paths, unusable, tuple(synthetic), read, volume_index, files.overrides)
+    return Case(files.case_id, images, paths, unusable, tuple(synthetic), read, volume_index, overrides)
+
+
+def _align(images: dict[str, nib.Nifti1Image]) -> bool:
+    """Place images without orientation codes like the first of the same shape with them; tell whether any was."""
+    moved = False
+    coded = [image for image in images.values() if has_codes(image)]
+    for modality, image in images.items():
+        like = next((other for other in coded if other.shape == image.shape), None)
+        if like is not None and not has_codes(image):
+            images[modality], moved = placed_like(image, like), True
+    return moved
 
 
 def _read(

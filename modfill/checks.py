@@ -20,6 +20,7 @@ __all__ = [
     "check_shape",
     "clear_background",
     "content_problem",
+    "has_codes",
     "nothing_usable",
     "same_voxels",
     "times",
@@ -157,11 +158,23 @@ def check_grids(case_id: str, images: dict[str, nib.Nifti1Image], labels: dict[s
         same_shape = image.shape == reference.shape
         if same_shape and np.allclose(image.affine, reference.affine, rtol=0, atol=_GRID_TOLERANCE):
             continue
+        if same_shape and has_codes(image) != has_codes(reference):
+            without, coded = (first, modality) if has_codes(image) else (modality, first)
+            raise CaseError(
+                f"case {case_id}: all images must say where their voxels lie, got {labels[without]} without "
+                f"orientation codes (qform_code = sform_code = 0) beside {labels[coded]} with them; convert it anew, or "
+                "use --assume-aligned if their voxels correspond"
+            )
         apart = f" (affines differ by up to {np.abs(image.affine - reference.affine).max():.3g})" if same_shape else ""
         raise CaseError(
             f"case {case_id}: all images must be on one grid, got {labels[first]} with {_grid(reference)} "
             f"and {labels[modality]} with {_grid(image)}{apart}; co-register them, e.g. by the BraTS preprocessing"
         )
+
+
+def has_codes(image: nib.Nifti1Image) -> bool:
+    """Tell whether a header says in which space its voxels lie; without, its affine is only a guess."""
+    return bool(image.header["qform_code"] > 0 or image.header["sform_code"] > 0)
 
 
 def _grid(image: nib.Nifti1Image) -> str:

@@ -86,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
                           help="complete a case that lacks a modality although it holds images whose names say "
                                "nothing; the sidecars tell so")  # fmt: skip
     complete.add_argument("--allow-synthetic", action="store_true", help="take synthetic images for sources too")
+    complete.add_argument("--assume-aligned", action="store_true",
+                          help="images without orientation codes lie where those with them do")  # fmt: skip
     complete.set_defaults(run=_complete)
 
     report = commands.add_parser("report", help="one HTML page that shows a completed cohort")
@@ -144,7 +146,8 @@ def _complete(options: argparse.Namespace) -> int:
     completer = ModalityCompleter(options.weights, options.device)
     settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
     results = completer.complete_cohort(found, out, options.targets, settings, options.overwrite, options.link,
-                                        options.jobs, options.allow_synthetic)  # fmt: skip
+                                        options.jobs, options.allow_synthetic,
+                                        assume_aligned=options.assume_aligned)  # fmt: skip
     describe(out, cohort)  # all of it, whatever this part is; once nothing can be refused any more
     failed = follow(results, len(found), options.jobs, label)
     wait_for_the_others()

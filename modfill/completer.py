@@ -88,12 +88,13 @@ class ModalityCompleter:
         self.model = model.to(self.device)
         self.weights = {"Preset": model.preset.name, "File": path.name, "SHA256": metadata["sha256"]}
 
-    def inspect(self, path: str | Path, allow_synthetic: bool = False) -> Case:
+    def inspect(self, path: str | Path, allow_synthetic: bool = False, assume_aligned: bool = False) -> Case:
         """Read and check one case: `.available`, `.missing`, `.unusable`.
 
         Args:
             path: a folder with one case.
             allow_synthetic: take synthetic images for sources too; the sidecars will say so.
+            assume_aligned: place images without orientation codes like those with them, as `read_case` does.
 
         Raises:
             CaseError: there is no case or more than one, or the case cannot be used at all.
@@ -101,7 +102,7 @@ class ModalityCompleter:
         found = find_cases(Path(path))
         if len(found) != 1:
             raise CaseError(f"{path} must hold one case, got {len(found)}; give one case's folder")
-        return read_case(found[0], allow_synthetic)
+        return read_case(found[0], allow_synthetic, assume_aligned)
 
     def complete(
         self,
@@ -153,6 +154,7 @@ class ModalityCompleter:
         jobs: int = 1,
         allow_synthetic: bool = False,
         naming: str = "brats2023",
+        assume_aligned: bool = False,
     ) -> Iterator[CaseResult]:
         """Synthesise what the cases of a cohort lack; yields each case's result when it is done.
 
@@ -169,6 +171,7 @@ class ModalityCompleter:
             link: add links to what was acquired, as `link_acquired` does.
             jobs: cases computed at the same time, each on its share of the CPU's threads. Each takes its own memory.
             allow_synthetic: take synthetic images for sources too; the sidecars will say so.
+            assume_aligned: place images without orientation codes like those with them, as `read_case` does.
             naming: of outputs in a folder, as `output_folder` has it; a dataset's description is written with them.
 
         Raises:
@@ -182,7 +185,7 @@ class ModalityCompleter:
             describe(place, whole)
 
         def read(files: CaseFiles) -> Work:
-            case = read_case(files, allow_synthetic)
+            case = read_case(files, allow_synthetic, assume_aligned)
             for modality in case.missing:
                 remove_leftovers(output_path(place, case.case_id, modality))
             wanted = None if targets is None else [target for target in targets if target in case.missing]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,20 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from modfill.brain import partial_coverage
 from modfill.case import Case, require_usable
 from modfill.config import Preset
 from modfill.errors import CaseError
 from modfill.marks import voxel_hash
 from modfill.modalities import nearest_source
 from modfill.model.aldm import ALDM, Prediction
+from modfill.nifti import PLACE
 from modfill.precision import fast_precision
 from modfill.preprocess import IntensityScale, Prepared, prepare
 from modfill.provenance import Settings, marked
 from modfill.sampling import generator
+
+_LOGGER = logging.getLogger("modfill")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +47,16 @@ class Synthesis:
 def prepare_case(case: Case, preset: Preset) -> Prepared:
     """What of the way comes before the model: normalised volumes on its grid.
 
+    A source that covers only part of the brain is left out, with a warning: the model would take its zeros for tissue.
+
     Raises:
         CaseError: the case has an unusable image or too small a brain.
     """
     require_usable(case)
-    return prepare(case, preset.multiple, preset.normalisation)
+    partial = partial_coverage({modality: case.volume(modality) for modality in case.available})
+    for modality, share in partial.items():
+        _LOGGER.warning("case %s: %s covers only %.0f%% of the brain; left out", case.case_id, modality, 100 * share)
+    return prepare(case, preset.multiple, preset.normalisation, leave_out=partial)
 
 
 @torch.inference_mode()
@@ -59,8 +69,8 @@ def complete_case(
         case: a checked case.
         prepared: the same, as `prepare_case` gives it.
         model: in evaluation mode, on any device.
-        notes: the sidecar by target, a missing modality each; `UnitRange`, `Confidence` and `VoxelSHA256` are added
-            here.
+        notes: the sidecar by target, a missing modality each; `UnitRange`, `Confidence`, `VoxelSHA256` and, where
+            a source covers only part of the brain, `SourcesLeftOut` are added here.
         settings: mode, steps, samples, seed, and whether uncertainty is wanted.
 
     Raises:
@@ -70,6 +80,7 @@ def complete_case(
     volumes = {modality: torch.from_numpy(volume).to(device) for modality, volume in prepared.volumes.items()}
     with fast_precision(device):
         encoded = model.see(volumes, torch.from_numpy(prepared.brain).to(device))
+    left_out = [modality for modality in case.available if modality not in prepared.volumes]
     count = samples_needed(model, settings)
     for target in notes:
         index = preset.modalities.index(target)
@@ -79,7 +90,7 @@ def complete_case(
         if not _finite(prediction):
             raise CaseError(f"case {case.case_id}: a synthesised {target} must be finite, got NaN or infinity; "
                             "check the intensities of its sources")  # fmt: skip
-        like = prepared.scales[nearest_source(target, case.available)]
+        like = prepared.scales[nearest_source(target, tuple(prepared.volumes))]
         scale = output_scale(like, expected_brightness(prepared, model, target))
         image = restore_image(case, target, scale, prediction.volume.cpu().numpy(), prepared, preset.normalisation)
         uncertainty = None
@@ -88,6 +99,8 @@ def complete_case(
                 case, target, scale, deviation.cpu().numpy(), prepared, preset.normalisation
             )
         found: dict[str, Any] = {"UnitRange": [scale.low, scale.high]}
+        if left_out:
+            found["SourcesLeftOut"] = left_out
         if prediction.confidence is not None:
             found["Confidence"] = round(prediction.confidence, 2)
         found["VoxelSHA256"] = voxel_hash(np.asanyarray(image.dataobj))
@@ -134,12 +147,11 @@ def output_scale(like: IntensityScale, unit: Sequence[float]) -> IntensityScale:
 def restore_image(
     case: Case, target: str, scale: IntensityScale, volume: np.ndarray, prepared: Prepared, normalisation: str
 ) -> nib.Nifti1Image:
-    """A normalised volume on the model's grid -> an image like its nearest source: grid, header codes, type; 0 outside
+    """A normalised volume on the model's grid -> an image of its nearest source's type on the case's grid; 0 outside
     the brain and only there."""
     intensities = np.clip(scale.restore(volume, normalisation), scale.low, scale.high)
     own = prepared.restore(intensities.astype(np.float32))
-    source = case.images[nearest_source(target, case.available)]
-    dtype = source.get_data_dtype()
+    dtype = case.images[nearest_source(target, tuple(prepared.volumes))].get_data_dtype()
     if dtype.kind in "iu":
         bounds = np.iinfo(dtype)
         own = np.clip(np.rint(own.astype(np.float64)), bounds.min, bounds.max)
@@ -147,7 +159,7 @@ def restore_image(
     else:
         dtype, smallest = np.dtype(np.float32), float(np.finfo(np.float32).tiny)
     own[prepared.own_brain & (own == 0)] = smallest
-    return marked(_image(source, own, dtype), target, case.available)
+    return marked(_image(case, own, dtype), target, tuple(prepared.volumes))
 
 
 def restore_deviation(
@@ -156,20 +168,17 @@ def restore_deviation(
     """A normalised standard deviation -> a float32 image in the synthetic image's intensities."""
     width = scale.std if normalisation == "zscore" else (scale.high - scale.low) / 2
     own = prepared.restore((deviation * width).astype(np.float32))
-    image = _image(next(iter(case.images.values())), own, np.dtype(np.float32))
-    return marked(image, f"{target} uncertainty", case.available)
+    image = _image(case, own, np.dtype(np.float32))
+    return marked(image, f"{target} uncertainty", tuple(prepared.volumes))
 
 
-def _image(source: nib.Nifti1Image, volume: np.ndarray, dtype: np.dtype) -> nib.Nifti1Image:
-    """`volume` with the source's affine and orientation codes, and nothing else of what its header says."""
+def _image(case: Case, volume: np.ndarray, dtype: np.dtype) -> nib.Nifti1Image:
+    """`volume` with the affine and orientation codes of the case's first image, and nothing else of what its header
+    says. Headers of one grid may differ in qform and sform; all that is synthesised for a case has the same."""
+    source = next(iter(case.images.values()))
     image = nib.Nifti1Image(volume.astype(dtype), source.affine, dtype=dtype)
     with np.errstate(over="ignore"):  # NIfTI-2 can say more than NIfTI-1
-        for name in _PLACE:
+        for name in PLACE:
             image.header[name] = source.header[name]
         image.header["pixdim"][:4] = source.header["pixdim"][:4]
     return image
-
-
-_PLACE = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
-          "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
-"""What a header says about where voxels are: copied as it stands, also where it makes no sense."""

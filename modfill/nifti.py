@@ -19,11 +19,15 @@ from nibabel.spatialimages import HeaderDataError
 from modfill.checks import check_affine, check_shape, times
 from modfill.errors import CaseError
 
-__all__ = ["Unusable", "empty_image", "read_header", "read_image"]
+__all__ = ["PLACE", "Unusable", "empty_image", "placed_like", "read_header", "read_image"]
 
 _READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
 _MOST_OFFSET = 2**24  # bytes before the voxels: header and extensions; the largest in use are under a megabyte
 _DEFLATE_RATIO = 1032  # how many bytes one of gzip can stand for
+
+PLACE = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+         "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
+"""What a header says about where voxels are: copied as it stands, also where it makes no sense."""
 
 
 class Unusable(CaseError):
@@ -131,6 +135,15 @@ def read_image(case_id: str, path: Path, header: nib.Nifti1Header, volumes: int 
     if (stored.slope, stored.inter) != (1.0, 0.0):
         held.set_data_dtype(np.float32)  # scaled integers stand for real numbers
     return held, hashlib.sha256(content).hexdigest()
+
+
+def placed_like(image: nib.Nifti1Image, other: nib.Nifti1Image) -> nib.Nifti1Image:
+    """The voxels of ``image``, not copied, at the place of ``other``, an image of equal shape."""
+    header = image.header.copy()
+    for name in PLACE:
+        header[name] = other.header[name]
+    header["pixdim"][:4] = other.header["pixdim"][:4]
+    return type(image)(np.asanyarray(image.dataobj), other.affine, header)
 
 
 def _unpacked(file: BinaryIO) -> BinaryIO | gzip.GzipFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,19 +109,21 @@ class Prepared:
         return self.geometry.restore(volume) * self.own_brain
 
 
-def prepare(case: Case, multiple: int, normalisation: str) -> Prepared:
+def prepare(case: Case, multiple: int, normalisation: str, leave_out: Collection[str] = ()) -> Prepared:
     """Normalise the available modalities of `case` over their common foreground and bring them to the model's grid.
 
     Args:
         case: at least one modality available.
         multiple: every edge of the model's grid is a multiple of this.
         normalisation: "zscore" or "range".
+        leave_out: available modalities that only help to find the brain.
 
     Raises:
         CaseError: the foreground is too small, too thin or lies too far apart to be a brain.
     """
     volumes = {modality: case.volume(modality) for modality in case.available}
     own_brain = brain_mask(volumes)
+    volumes = {modality: volume for modality, volume in volumes.items() if modality not in leave_out}
     if own_brain.sum() < MINIMUM_BRAIN:
         raise CaseError(f"case {case.case_id}: the brain must have at least {MINIMUM_BRAIN} voxels above 0, "
                         f"got {int(own_brain.sum())}; check the images")  # fmt: skip

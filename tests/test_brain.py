@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy.ndimage import binary_dilation, shift
+from scipy.ndimage import binary_dilation, binary_erosion, shift
 
-from modfill.brain import brain_mask, foreground
+from modfill.brain import brain_mask, foreground, partial_coverage
 from modfill.case import case_from_arrays, find_cases, read_case
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
@@ -120,3 +120,41 @@ def test_real_brains_are_not_taken_for_heads() -> None:
         assert len(read.available) == 4
         for modality in read.available:
             np.testing.assert_array_equal(foreground(read.volume(modality)), read.volume(modality) != 0)
+
+
+def half(volume: Volume) -> Volume:
+    """Only the upper half of the slices."""
+    volume = volume.copy()
+    volume[:, :, :10] = 0
+    return volume
+
+
+def test_a_source_that_covers_half_the_brain_is_left_out_with_a_word(
+    completer: ModalityCompleter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer is that without it, over the whole brain; a source like that once counted as tissue of 0."""
+    volumes = {m: volume.astype(np.float32) for m, volume in brain_volumes().items()}
+    whole = {"t1n": volumes["t1n"]}
+    completed = [
+        completer.complete(case_from_arrays(arrays, np.eye(4)), targets=["t2f"])
+        for arrays in (whole, whole | {"t2w": half(volumes["t2w"])})
+    ]
+    alone, beside = (np.asanyarray(done.images["t2f"].dataobj) for done in completed)
+    np.testing.assert_array_equal(alone, beside)
+    assert completed[1].provenance["t2f"]["SourcesLeftOut"] == ["t2w"]
+    assert "SourcesLeftOut" not in completed[0].provenance["t2f"]
+    assert "t2w covers only 50% of the brain; left out" in caplog.text
+    description = completed[1].images["t2f"].header["descrip"].item().decode()
+    assert description.endswith("t2f from t1n")
+
+
+def test_thin_rims_and_cavities_are_no_lack_of_coverage() -> None:
+    volumes = {m: volume.astype(np.float32) for m, volume in brain_volumes().items() if m in ("t1n", "t2f")}
+    volumes["t2f"][10:14, 12:16, 8:12] = 0
+    volumes["t2f"][~binary_erosion(volumes["t1n"] != 0)] = 0
+    assert partial_coverage(volumes) == {}
+
+
+def test_where_no_source_covers_the_brain_none_is_left_out() -> None:
+    volume = brain_volumes()["t1n"].astype(np.float32)
+    assert partial_coverage({"t1n": half(volume), "t2w": half(volume[:, :, ::-1])[:, :, ::-1]}) == {}
