@@ -68,11 +68,11 @@ def partial_coverage(volumes: Mapping[str, NDArray[np.floating]]) -> dict[str, f
     """
     covered = {modality: _filled(foreground(volume)) for modality, volume in volumes.items()}
     brain = np.logical_or.reduce(list(covered.values()))
-    size = max(np.count_nonzero(brain), 1)
+    size = max(int(brain.sum()), 1)
     partial = {}
     for modality, mask in covered.items():
         beyond = brain & ~mask
-        share = np.count_nonzero(beyond) / size
+        share = int(beyond.sum()) / size
         if share > _UNCOVERED and binary_erosion(beyond, iterations=_RIM).any():
             partial[modality] = 1 - share
     return partial if len(partial) < len(volumes) else {}
@@ -90,12 +90,12 @@ def ring_darkness(volume: NDArray[np.floating], shown: NDArray[np.bool_], sizes:
         The least, over shells up to 25 mm deep, of a shell's median over the lesser of the brightest shell within
         15 mm outside of it and the brightest within 15 mm inside; 1 where no shell lies between brighter ones.
     """
-    steps = [max(1, round(_STEP / size)) for size in sizes]
+    steps = [max(1, round(_STEP / float(size))) for size in sizes]
     places = tuple(slice(None, None, step) for step in steps)
-    thin, inside, sampling = volume[places], _filled(shown[places]), sizes * steps
+    thin, inside, sampling = volume[places], _filled(shown[places]), sizes * np.array(steps)
     if inside.all():
         return 1.0
-    width = max(_STEP, float(min(sampling)))
+    width = max(_STEP, float(np.min(sampling)))
     depths = np.ceil(distance_transform_edt(inside, sampling)[inside] / width).astype(int)
     values = thin[inside]
     shells = [values[depths == depth] for depth in range(1, depths.max() + 1)]

@@ -162,8 +162,8 @@ def check_grids(case_id: str, images: dict[str, nib.Nifti1Image], labels: dict[s
             without, coded = (first, modality) if has_codes(image) else (modality, first)
             raise CaseError(
                 f"case {case_id}: all images must say where their voxels lie, got {labels[without]} without "
-                f"orientation codes (qform_code = sform_code = 0) beside {labels[coded]} with them; convert it anew, or "
-                "use --assume-aligned if their voxels correspond"
+                f"orientation codes (qform_code = sform_code = 0) beside {labels[coded]} with them; convert it anew, "
+                "or use --assume-aligned if their voxels correspond"
             )
         apart = f" (affines differ by up to {np.abs(image.affine - reference.affine).max():.3g})" if same_shape else ""
         raise CaseError(

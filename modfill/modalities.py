@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 __all__ = [
     "ALIASES",
@@ -110,7 +109,7 @@ def modality_of(name: str) -> str | None:
     return next((modality for modality, aliases in ALIASES.items() if uniform in aliases), None)
 
 
-def nearest_source(target: str, available: Sequence[str]) -> str:
+def nearest_source(target: str, available: tuple[str, ...]) -> str:
     """The available modality most like `target`, whose intensities and data type a synthetic image takes.
 
     Args:
