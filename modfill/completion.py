@@ -25,7 +25,7 @@ from modfill.preprocess import IntensityScale, Prepared, prepare
 from modfill.provenance import Settings, marked
 from modfill.sampling import generator
 
-_LOGGER = logging.getLogger("modfill")
+_LOG = logging.getLogger("modfill")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ def prepare_case(case: Case, preset: Preset) -> Prepared:
     require_usable(case)
     partial = partial_coverage({modality: case.volume(modality) for modality in case.available})
     for modality, share in partial.items():
-        _LOGGER.warning("case %s: %s covers only %.0f%% of the brain; left out", case.case_id, modality, 100 * share)
+        _LOG.warning("case %s: %s covers only %.0f%% of the brain; left out", case.case_id, modality, 100 * share)
     return prepare(case, preset.multiple, preset.normalisation, leave_out=partial)
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from modfill.errors import CaseError
+from modfill.errors import CaseError, printable
 from modfill.layouts import bids, decathlon, folders, nnunet, table
 from modfill.layouts.accounting import UNEXPLAINED, unexplained_problem
 from modfill.layouts.dataset_json import described, is_foreign
@@ -70,6 +70,9 @@ def find_cohort(path: Path | str, ignore_unexplained: bool = False) -> Cohort:
     else:
         cohort = bids.find(path) if bids.is_bids(path) else folders.find(path)
     cohort = _without_own_output(cohort)
+    stray = sorted(name for name, kind in cohort.left_alone.items() if kind == UNEXPLAINED)
+    if stray:
+        _LOG.warning("%s: %s belong to no case and are left alone", path, " and ".join(map(printable, stray)))
     explained = [_mind_unexplained(case, ignore_unexplained) for case in cohort.cases]
     cases = [_refuse_odd_id(case) for case in _refuse_shared_ids(explained)]
     cases.sort(key=lambda case: case.case_id)

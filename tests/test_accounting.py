@@ -108,13 +108,14 @@ def test_ordinary_files_beside_a_case_raise_no_alarm(tmp_path: Path) -> None:
     assert case.problem is None and set(case.others) == {*names, "logs"}
 
 
-def test_case_folders_win_over_a_stray_image(tmp_path: Path) -> None:
+def test_case_folders_win_over_a_stray_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "sri24_T1.nii.gz")
     for name in ("case1", "case2", "case3"):
         touch(tmp_path / name, f"{name}_t1.nii.gz", f"{name}_flair.nii.gz")
     cohort = find_cohort(tmp_path)
     assert [case.case_id for case in cohort.cases] == ["case1", "case2", "case3"]
     assert cohort.left_alone == {"sri24_T1.nii.gz": "unexplained"}
+    assert "sri24_T1.nii.gz belong to no case" in caplog.text
 
 
 def test_no_folder_with_images_vanishes(tmp_path: Path) -> None:
