@@ -136,12 +136,12 @@ def test_a_failure_stops_nothing_whatever_it_is(
 ) -> None:
     from modfill import completer as module
 
-    def read(files: CaseFiles, allow_synthetic: bool) -> object:
+    def read(files: CaseFiles, *options: bool) -> object:
         if files.case_id == "p001":
             raise CaseError("case p001: must be better, got worse")
         if files.case_id == "p002":
             raise MemoryError("no room\nat all")
-        return original(files, allow_synthetic)
+        return original(files, *options)
 
     original = module.read_case
     monkeypatch.setattr(module, "read_case", read)
