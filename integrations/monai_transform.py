@@ -20,7 +20,7 @@ from modfill.integrations.availability import (
 
 from modfill.cache import Synthetic, complete_arrays
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, NEAREST, modality_of, nifti_stem
+from modfill.modalities import MODALITIES, NEAREST, modalities_of, modality_of, nifti_stem
 from modfill.provenance import Settings
 
 try:
@@ -215,9 +215,9 @@ class RandModalityDropoutd(RandomizableTransform, MapTransform):
 def _modalities_of(keys: Sequence[Hashable], modalities: Sequence[str]) -> tuple[str, ...]:
     """The modalities of keys or channels. Raises ModfillError unless each key is another modality, and, where all keys
     are names of modalities, the one that it names."""
-    unknown = [modality for modality in modalities if modality not in MODALITIES]
-    if unknown or len(set(modalities)) < max(len(modalities), 2):
-        got = unknown[0] if unknown else ", ".join(modalities) or "none"
+    modalities = modalities_of(modalities, "modalities: each")
+    if len(set(modalities)) < max(len(modalities), 2):
+        got = ", ".join(modalities) or "none"
         raise ModfillError(f"modalities must be two or more different ones of {', '.join(MODALITIES)}, got '{got}'")
     if len(keys) not in (1, len(modalities)) or len(set(keys)) < len(keys):
         raise ModfillError(

@@ -19,7 +19,7 @@ from modfill.integrations.availability import (
 
 from modfill.cache import complete_arrays
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, NEAREST
+from modfill.modalities import MODALITIES, NEAREST, by_modality
 from modfill.provenance import Settings
 
 try:
@@ -177,10 +177,8 @@ class ModalityDropout(tio.Transform):
 
 def _all_names(names: Mapping[str, str] | None) -> dict[str, str]:
     """The image name of every modality."""
-    unknown = [modality for modality in names or {} if modality not in MODALITIES]
-    if unknown:
-        raise ModfillError(f"names must map modalities ({', '.join(MODALITIES)}), got '{unknown[0]}'")
-    complete = {modality: (names or {}).get(modality, modality) for modality in MODALITIES}
+    given = by_modality(names or {}, "names: a modality")
+    complete = {modality: given.get(modality, modality) for modality in MODALITIES}
     if len(set(complete.values())) < len(complete):
         raise ModfillError(f"names must be another for each modality, got {', '.join(complete.values())}")
     return complete

@@ -22,7 +22,7 @@ from modfill.case import case_from_arrays
 from modfill.checks import check_grids, check_shape, content_problem
 from modfill.errors import CaseError, ModfillError, WeightsError
 from modfill.memory import give_back_freed_memory
-from modfill.modalities import MODALITIES
+from modfill.modalities import MODALITIES, by_modality, modalities_of
 from modfill.provenance import Settings
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def complete_arrays(
     settings: Settings | None = None,
     *,
     case_id: str | None = None,
-    targets: Sequence[str] | None = None,
+    targets: str | Sequence[str] | None = None,
     weights: str | Path | None = None,
     device: str = "cpu",
     cache: str | Path | None = None,
@@ -121,7 +121,7 @@ def complete_arrays(
     completions a process holds the model and little else.
 
     Args:
-        arrays: acquired (X, Y, Z) by modality, 0 outside the brain.
+        arrays: acquired (X, Y, Z) by modality, or a name of it such as "flair", 0 outside the brain.
         affine: 4x4, voxel indices to mm; or one by modality, which must then agree.
         settings: mode, steps, samples and seed, no uncertainty; None takes the defaults.
         case_id: part of the seed and of messages; None takes a name made of the arrays' hash.
@@ -141,8 +141,11 @@ def complete_arrays(
     settings = settings or Settings()
     if settings.uncertainty:
         raise CaseError("uncertainty must be left out for arrays, which take no map; complete files instead")
-    targets = [m for m in MODALITIES if m not in arrays] if targets is None else sorted(targets, key=_rank)
     label = case_id or "without a name"
+    arrays = by_modality(arrays, f"case {label}: modality")
+    affine = by_modality(affine, f"case {label}: an affine's modality") if isinstance(affine, Mapping) else affine
+    wanted = [m for m in MODALITIES if m not in arrays] if targets is None else modalities_of(targets, "a target")
+    targets = sorted(dict.fromkeys(wanted), key=MODALITIES.index)
     for modality, array in arrays.items():
         check_shape(f"case {label}: {modality}", array.shape)
     affine = _common_affine(label, arrays, affine) if isinstance(affine, Mapping) else affine
@@ -264,11 +267,6 @@ def _hash(parts: Iterable[bytes | memoryview]) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
-
-
-def _rank(modality: str) -> int:
-    """Place in `MODALITIES`; unknown ones come last and are refused later."""
-    return MODALITIES.index(modality) if modality in MODALITIES else len(MODALITIES)
 
 
 def _common_affine(

@@ -11,7 +11,7 @@ from pathlib import Path
 from modfill import __version__
 from modfill.errors import ModfillError
 from modfill.interrupts import Terminated, terminable
-from modfill.modalities import MODALITIES, NAMES
+from modfill.modalities import MODALITIES, NAMES, modalities_of
 from modfill.naming import NAMINGS
 
 PRESET_NAMES = ("tiny", "small", "released", "paper")
@@ -62,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     complete = commands.add_parser("complete", help="complete a case folder, or every case of a cohort folder")
     complete.add_argument("cohort", type=Path, metavar="CASE_OR_COHORT")
     complete.add_argument("--out", type=Path, required=True, metavar="DIR")
-    complete.add_argument("--targets", nargs="+", choices=MODALITIES, help="only these, where they are missing")
+    complete.add_argument("--targets", nargs="+", type=_modality, metavar="MODALITY",
+                          help=f"only these, where they are missing: {', '.join(MODALITIES)}, or names such as flair")  # fmt: skip
     complete.add_argument("--weights", type=Path, metavar="FILE", help="default: the weights that modfill ships")
     complete.add_argument("--mode", choices=("mean", "sample"), default="mean",
                           help="mean: least error (default); sample: one plausible image")  # fmt: skip
@@ -123,6 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--weights", type=Path, metavar="FILE")
     info.set_defaults(run=_info)
     return parser
+
+
+def _modality(name: str) -> str:
+    """The modality that a word of the command line names."""
+    try:
+        return modalities_of(name)[0]
+    except ModfillError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _complete(options: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from modfill.completion import Synthesis, complete_case, prepare_case
 from modfill.errors import CaseError, WeightsError, within_memory
 from modfill.finding import Cohort, find_cohort
 from modfill.linking import describe, link_acquired
+from modfill.modalities import modalities_of
 from modfill.naming import OutputFolder, output_folder, output_path, uncertainty_path
 from modfill.precision import device_named, half_is_fast
 from modfill.preprocess import Prepared
@@ -106,7 +107,7 @@ class ModalityCompleter:
         self,
         case: str | Path | Case,
         out: str | Path | OutputFolder | None = None,
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         steps: int | None = None,
         samples: int = 1,
         mode: str = "mean",
@@ -120,7 +121,7 @@ class ModalityCompleter:
             case: a case folder, or what `inspect` returned.
             out: folder that receives `<case_id>/<case_id>-<modality>.nii.gz` and its sidecar, or an `OutputFolder` that
                 names them otherwise; None writes nothing.
-            targets: missing modalities; None takes all.
+            targets: missing modalities, or names of theirs such as "flair"; None takes all.
             steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
             samples: samples that the mean averages where diffusion makes it: with `steps`, or by a network that allows
                 no other way. By weights without a refiner, their spread is the uncertainty too.
@@ -134,6 +135,7 @@ class ModalityCompleter:
             ModfillError: memory does not suffice.
         """
         settings = self._possible(Settings(mode, steps, samples, seed, uncertainty))
+        targets = self._known(targets)
         case = case if isinstance(case, Case) else self.inspect(case)
         out = Path(out) if isinstance(out, str) else out
         work = self._begin(case, out, targets, settings, overwrite)
@@ -145,7 +147,7 @@ class ModalityCompleter:
         self,
         cohort: str | Path | Sequence[CaseFiles],
         out: str | Path | OutputFolder,
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         settings: Settings | None = None,
         overwrite: bool = False,
         link: bool = False,
@@ -176,7 +178,7 @@ class ModalityCompleter:
         """
         whole = find_cohort(cohort) if isinstance(cohort, str | Path) else Cohort("folders", list(cohort))
         place = out if isinstance(out, OutputFolder) else output_folder(Path(out), naming, whole)
-        chosen = self._possible(settings or Settings())
+        chosen, targets = self._possible(settings or Settings()), self._known(targets)
         if place is not out:
             describe(place, whole)
 
@@ -236,10 +238,18 @@ class ModalityCompleter:
             with within_memory(f"case {work.case.case_id}"):
                 yield from complete_case(work.case, work.prepared, self.model, work.notes, settings)
 
+    def _known(self, targets: str | Sequence[str] | None) -> tuple[str, ...] | None:
+        """The modalities that targets name. Raises CaseError for a name that is none of the weights'."""
+        wanted = None if targets is None else modalities_of(targets, "a target")
+        for target in wanted or ():
+            if target not in (known := self.model.preset.modalities):
+                raise CaseError(f"a target must be one of the weights' {', '.join(known)}, got '{target}'; leave it out")
+        return wanted
+
     def _targets(self, case: Case, targets: Sequence[str] | None) -> tuple[str, ...]:
         """The modalities to synthesise, each once. Raises CaseError for one that is not missing or not known."""
         known = self.model.preset.modalities
-        wanted = (targets,) if isinstance(targets, str) else case.missing if targets is None else targets
+        wanted = case.missing if targets is None else targets
         for target in wanted:
             if target not in case.missing or target not in known:
                 choice = ", ".join(m for m in case.missing if m in known) or "none is"
@@ -254,7 +264,7 @@ class ModalityCompleter:
         affine: npt.ArrayLike,
         case_id: str = "case",
         *,
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         steps: int | None = None,
         samples: int = 1,
         mode: str = "mean",
@@ -263,7 +273,7 @@ class ModalityCompleter:
         """Arrays in, arrays out, nothing on disk. Provenance and uncertainty are left out; `complete` gives them.
 
         Args:
-            arrays: (X, Y, Z) by modality, 0 outside the brain.
+            arrays: (X, Y, Z) by modality, or a name of it such as "flair", 0 outside the brain.
             affine: 4x4, voxel indices to mm.
             case_id: part of the seed.
             targets, steps, samples, mode, seed: as in `complete`.

@@ -258,5 +258,5 @@ def test_grids_must_agree(sources: dict, tiny_weights: Path) -> None:
 
 def test_targets_must_be_missing(sources: dict, tiny_weights: Path) -> None:
     for target in ("t1n", "t9"):
-        with pytest.raises(CaseError, match=f"a target must be missing .*, got '{target}'"):
+        with pytest.raises(CaseError, match=f"a target must be .*, got '{target}'"):
             complete_arrays(sources, AFFINE, targets=[target], weights=tiny_weights)

@@ -294,11 +294,9 @@ def test_a_damaged_output_is_one_line(
         completer.complete(case_folder, tmp_path / "out", ["t1c"])
 
 
-@pytest.mark.parametrize(("target", "reason"), [("t1n", "must be missing (t1c, t2w), got 't1n'"), ("pd", "got 'pd'")])
-def test_a_target_must_be_missing(completer: ModalityCompleter, case_folder: Path, target: str, reason: str) -> None:
-    with pytest.raises(CaseError) as caught:
-        completer.complete(case_folder, targets=[target])
-    assert str(caught.value).startswith("case p1: ") and reason in str(caught.value)
+def test_a_target_must_be_missing(completer: ModalityCompleter, case_folder: Path) -> None:
+    with pytest.raises(CaseError, match=r"case p1: a target must be missing \(t1c, t2w\), got 't1n'"):
+        completer.complete(case_folder, targets=["t1n"])
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from modfill.checks import check_shape, times
 from modfill.errors import CaseError, ModfillError
 from modfill.finding import CaseFiles
 from modfill.layouts.dataset_json import ChannelFiles
-from modfill.modalities import MODALITIES
+from modfill.modalities import MODALITIES, by_modality
 from modfill.naming import output_path
 from modfill.nifti import read_header
 
@@ -108,6 +108,7 @@ class ChannelFiller:
         Raises:
             CaseError: the case cannot be completed, or a modality is none of the channels'.
         """
+        arrays = by_modality(arrays, f"case {case_id}: an array's modality")
         for name in arrays:
             if name not in self.modalities:
                 raise CaseError(
