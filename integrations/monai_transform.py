@@ -72,12 +72,12 @@ class CompleteModalitiesd(MapTransform):
         steps: int | None = None,
         samples: int = 1,
         seed: int = 0,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
     ):
         super().__init__(keys, allow_missing_keys=True)
         self.modalities = _modalities_of(self.keys, modalities)
         self.settings = Settings(mode, steps, samples, seed)
-        self.weights, self.cache, self.device = weights, cache, device
+        self.weights, self.cache, self.device = weights, cache, str(device)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Complete one dictionary; the given one and its images stay as they are."""

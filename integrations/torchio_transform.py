@@ -71,7 +71,7 @@ class CompleteModalities(tio.Transform):
         steps: int | None = None,
         samples: int = 1,
         seed: int = 0,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -79,11 +79,12 @@ class CompleteModalities(tio.Transform):
             raise ModfillError(
                 f"CompleteModalities: p must be 1, got {self.probability}: incomplete subjects cannot be collated"
             )
-        Settings(mode, steps, samples, seed)  # refuses what cannot be used
+        checked = Settings(mode, steps, samples, seed)  # refuses what cannot be used
         self.weights = None if weights is None else str(weights)
         self.names = _all_names(names)
         self.cache = None if cache is None else str(cache)
-        self.mode, self.steps, self.samples, self.seed, self.device = mode, steps, samples, seed, device
+        self.mode, self.steps, self.samples, self.seed = checked.mode, checked.steps, checked.samples, checked.seed
+        self.device = str(device)
         self.args_names = ["weights", "names", "cache", "mode", "steps", "samples", "seed", "device"]
         _check_choice(self.include, self.exclude, self.names)
 

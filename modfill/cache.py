@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -26,6 +27,8 @@ from modfill.modalities import MODALITIES, by_modality, modalities_of
 from modfill.provenance import Settings
 
 if TYPE_CHECKING:
+    import torch
+
     from modfill.completer import ModalityCompleter
 
 __all__ = ["CompletionCache", "Synthetic", "complete_arrays", "shared_completer"]
@@ -112,7 +115,7 @@ def complete_arrays(
     case_id: str | None = None,
     targets: str | Sequence[str] | None = None,
     weights: str | Path | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     cache: str | Path | None = None,
 ) -> dict[str, Synthetic]:
     """Synthesise what a dictionary of arrays lacks, or read it from the cache; what the transforms call.
@@ -178,7 +181,7 @@ def _synthesise(
     targets: Sequence[str],
     settings: Settings,
     weights: str | Path | None,
-    device: str,
+    device: str | torch.device,
 ) -> dict[str, Synthetic]:
     """What `complete_arrays` does not find in the cache; nothing else of it is in use afterwards."""
     case = case_from_arrays(arrays, affine, case_id)
@@ -192,9 +195,20 @@ def _synthesise(
 
 _completers: dict[tuple[str, str], ModalityCompleter] = {}
 _loaded_by = 0  # the process that filled `_completers`
+_loading = threading.Lock()
 
 
-def shared_completer(weights: str | Path | None = None, device: str = "cpu") -> ModalityCompleter:
+def _renew_lock() -> None:
+    """A thread that holds the lock does not come along into a forked process, and would never release it there."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def shared_completer(weights: str | Path | None = None, device: str | torch.device = "cpu") -> ModalityCompleter:
     """This process's completer for these weights and this device, loaded when first asked for and kept.
 
     Args:
@@ -207,12 +221,13 @@ def shared_completer(weights: str | Path | None = None, device: str = "cpu") -> 
     """
     from modfill.completer import ModalityCompleter
 
-    _mind_a_fork()
     path = _weights_path(weights)
-    key = (_weights_hash(path), device)
-    if key not in _completers:
-        _completers[key] = ModalityCompleter(path, device)
-    return _completers[key]
+    with _loading:
+        _mind_a_fork()
+        key = (_weights_hash(path), str(device))
+        if key not in _completers:
+            _completers[key] = ModalityCompleter(path, device)
+        return _completers[key]
 
 
 def _mind_a_fork() -> None:

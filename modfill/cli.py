@@ -148,10 +148,10 @@ def _complete(options: argparse.Namespace) -> int:
     shard, rank = Part.parse(options.shard), Part.of_rank()
     label = f"shard {options.shard}" if shard.count > 1 else ""
     label = f"{label} rank {rank.number}/{rank.count}".strip() if rank.count > 1 else label
+    settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
     cohort = find_cohort(options.cohort, options.ignore_unexplained)
     found, out = rank.of(shard.of(cohort.cases)), output_folder(options.out, options.naming, cohort)
     completer = ModalityCompleter(options.weights, options.device)
-    settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
     results = completer.complete_cohort(found, out, options.targets, settings, options.overwrite, options.link,
                                         options.jobs, options.allow_synthetic)  # fmt: skip
     describe(out, cohort)  # all of it, whatever this part is; once nothing can be refused any more

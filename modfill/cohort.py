@@ -23,6 +23,7 @@ from modfill.errors import CaseError, ModfillError
 from modfill.layouts.files import LONGEST_NAME, CaseFiles
 from modfill.locking import FileLock, take
 from modfill.naming import OutputFolder
+from modfill.options import whole_number
 
 if TYPE_CHECKING:
     from modfill.completer import Completed
@@ -124,8 +125,7 @@ def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jo
         ModfillError: the folder cannot be made, another table lies in it, or `jobs` is less than 1; at once, not when
             the first result is asked for.
     """
-    if jobs < 1:
-        raise ModfillError(f"jobs must be at least 1, got {jobs}")
+    jobs = whole_number("jobs", jobs, 1)
     require_own_table(out.path)
     try:
         out.path.mkdir(parents=True, exist_ok=True)

@@ -10,12 +10,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from modfill.case import Case, CaseFiles, case_from_arrays, find_cases, read_case
 from modfill.checkpoint import SHIPPED, load
 from modfill.cohort import CaseResult, Stages, run_cohort
-from modfill.completion import Synthesis, complete_case, prepare_case
-from modfill.errors import CaseError, WeightsError, within_memory
+from modfill.completion import Synthesis, complete_case, prepare_case, samples_needed
+from modfill.errors import CaseError, ModfillError, WeightsError, within_memory
 from modfill.finding import Cohort, find_cohort
 from modfill.linking import describe, link_acquired
 from modfill.modalities import modalities_of
@@ -70,14 +71,14 @@ class ModalityCompleter:
 
     Args:
         weights: a file that `modfill train` wrote; None takes the shipped ones.
-        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ..., or a `torch.device`.
 
     Raises:
         WeightsError: the weights cannot be loaded.
         ModfillError: the device does not exist here, or memory does not suffice.
     """
 
-    def __init__(self, weights: str | Path | None = None, device: str = "auto"):
+    def __init__(self, weights: str | Path | None = None, device: str | torch.device = "auto"):
         path = SHIPPED if weights is None else Path(weights)
         self.device = device_named(device)
         with within_memory(str(path)):
@@ -137,7 +138,7 @@ class ModalityCompleter:
         settings = self._possible(Settings(mode, steps, samples, seed, uncertainty))
         targets = self._known(targets)
         case = case if isinstance(case, Case) else self.inspect(case)
-        out = Path(out) if isinstance(out, str) else out
+        out = out if out is None or isinstance(out, OutputFolder) else Path(out)
         work = self._begin(case, out, targets, settings, overwrite)
         for synthesis in self._synthesise(work, settings):
             _take(work.done, synthesis, out)
@@ -145,7 +146,7 @@ class ModalityCompleter:
 
     def complete_cohort(
         self,
-        cohort: str | Path | Sequence[CaseFiles],
+        cohort: str | Path | Cohort | Sequence[CaseFiles],
         out: str | Path | OutputFolder,
         targets: str | Sequence[str] | None = None,
         settings: Settings | None = None,
@@ -162,7 +163,8 @@ class ModalityCompleter:
         once. Files do not depend on who does them, nor on `jobs`. `cohort.csv` in the folder lists every case.
 
         Args:
-            cohort: a folder or table as for `find_cases`, or some of what it found.
+            cohort: a folder or table as for `find_cases`, what `find_cohort` gave, or some of its cases; for cases,
+                `naming` cannot be "nnunet" or "auto", which take more from a cohort than its cases.
             out: a folder, or an `OutputFolder` that names outputs in its own way.
             targets: modalities to synthesise where they are missing; None takes all.
             settings: mode, steps, samples, seed and uncertainty; None takes the defaults.
@@ -176,11 +178,9 @@ class ModalityCompleter:
             CaseError: no case is found, or a setting cannot be used.
             ModfillError: the folder cannot be written, `naming` does not suit the cohort, or `jobs` is less than 1.
         """
-        whole = find_cohort(cohort) if isinstance(cohort, str | Path) else Cohort("folders", list(cohort))
+        whole = _whole(cohort, None if isinstance(out, OutputFolder) else naming)
         place = out if isinstance(out, OutputFolder) else output_folder(Path(out), naming, whole)
         chosen, targets = self._possible(settings or Settings()), self._known(targets)
-        if place is not out:
-            describe(place, whole)
 
         def read(files: CaseFiles) -> Work:
             case = read_case(files, allow_synthetic)
@@ -202,13 +202,21 @@ class ModalityCompleter:
                 _read_back(done, synthesis.modality)
             return done
 
-        return run_cohort(whole.cases, place, Stages(read, compute, write), jobs)
+        results = run_cohort(whole.cases, place, Stages(read, compute, write), jobs)
+        if place is not out:
+            describe(place, whole)  # once nothing can be refused any more
+        return results
 
     def _possible(self, settings: Settings) -> Settings:
         """The same settings. Raises CaseError for those of which the weights know nothing."""
         if settings.uncertainty and self.model.refiner is None and settings.samples < 2:
             raise CaseError("uncertainty must have two samples or more by weights without a refiner, got "
                             f"{settings.samples}; add --samples 8")  # fmt: skip
+        if settings.samples > 1 and samples_needed(self.model, settings) == 1:
+            # those that count otherwise: by what the weights do in one step, and without a refiner the spread
+            ways = "in mode mean with steps" if self.model.single_step_mean else "in mode mean"
+            ways += " or for uncertainty" if self.model.refiner is None else ""
+            raise CaseError(f"samples must be 1 here, got {settings.samples}; by these weights more count {ways} only")
         return settings
 
     def _begin(
@@ -286,6 +294,20 @@ class ModalityCompleter:
         """
         done = self.complete(case_from_arrays(arrays, affine, case_id), None, targets, steps, samples, mode, seed)
         return {modality: np.asarray(image.dataobj) for modality, image in done.images.items()}
+
+
+def _whole(cohort: str | Path | Cohort | Sequence[CaseFiles], naming: str | None) -> Cohort:
+    """The cohort that was given or found. Raises ModfillError for cases alone if the naming needs more than them."""
+    if isinstance(cohort, Cohort):
+        return cohort
+    if isinstance(cohort, str | Path):
+        return find_cohort(cohort)
+    if naming in ("nnunet", "auto"):
+        raise ModfillError(
+            f"naming '{naming}' must have the whole cohort, which tells the channels' order, got a list of cases; "
+            "give the folder, what find_cohort gave, or an OutputFolder"
+        )
+    return Cohort("folders", list(cohort))
 
 
 def _take(done: Completed, synthesis: Synthesis, out: Path | OutputFolder | None) -> None:

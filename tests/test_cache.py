@@ -106,7 +106,7 @@ def test_an_entry_depends_on_inputs_weights_and_settings(
         (sources, AFFINE * 1.001, {}),
         (sources, AFFINE, {"settings": Settings(seed=1)}),
         (sources, AFFINE, {"settings": Settings(steps=2)}),
-        (sources, AFFINE, {"settings": Settings(samples=2)}),
+        (sources, AFFINE, {"settings": Settings(steps=2, samples=2)}),
         (sources, AFFINE, {"settings": Settings(mode="sample")}),
         (sources, AFFINE, {"case_id": "another"}),
         (sources, AFFINE, {"weights": other_weights}),
