@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from modfill import __version__
 from modfill.errors import ModfillError
-from modfill.interrupts import Terminated, terminable
+from modfill.interrupts import Terminated, end_now_if_busy, terminable
 from modfill.modalities import MODALITIES, NAMES, modalities_of
 from modfill.naming import NAMINGS
 
@@ -51,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, Terminated) as signal:
         word, status = ("terminated", 143) if isinstance(signal, Terminated) else ("interrupted", 130)
         print(f"modfill: {word}; what is finished stays, run the same command to go on", file=sys.stderr)
+        if arguments is None:  # this process is the command, not a program that calls it
+            end_now_if_busy(status)
         return status
 
 
@@ -155,7 +158,8 @@ def _complete(options: argparse.Namespace) -> int:
     results = completer.complete_cohort(found, out, options.targets, settings, options.overwrite, options.link,
                                         options.jobs, options.allow_synthetic)  # fmt: skip
     describe(out, cohort)  # all of it, whatever this part is; once nothing can be refused any more
-    failed = follow(results, len(found), options.jobs, label)
+    with contextlib.closing(results):  # also when a signal comes between two results
+        failed = follow(results, len(found), options.jobs, label)
     wait_for_the_others()
     return 1 if failed else 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ class ModalityCompleter:
         jobs: int = 1,
         allow_synthetic: bool = False,
         naming: str = "brats2023",
-    ) -> Iterator[CaseResult]:
+    ) -> Generator[CaseResult, None, None]:
         """Synthesise what the cases of a cohort lack; yields each case's result when it is done.
 
         While one case is computed, the next is read and the one before is written. A case that fails does not stop the
