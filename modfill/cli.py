@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
             return options.run(options)
     except ModfillError as error:
         print(f"modfill: {error}", file=sys.stderr)
+        if arguments is None:  # this process is the command, not a program that calls it
+            end_now_if_busy(1)
         return 1
     except BrokenPipeError:  # whoever read the output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (flushed at exit, and the pipe is gone)
@@ -52,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, Terminated) as signal:
         word, status = ("terminated", 143) if isinstance(signal, Terminated) else ("interrupted", 130)
         print(f"modfill: {word}; what is finished stays, run the same command to go on", file=sys.stderr)
-        if arguments is None:  # this process is the command, not a program that calls it
+        if arguments is None:
             end_now_if_busy(status)
         return status
 
@@ -145,7 +147,7 @@ def _complete(options: argparse.Namespace) -> int:
     from modfill.naming import output_folder
     from modfill.progress import follow
     from modfill.provenance import Settings
-    from modfill.ranks import Part, wait_for_the_others
+    from modfill.ranks import Meeting, Part
 
     keep_freed_memory()
     shard, rank = Part.parse(options.shard), Part.of_rank()
@@ -155,12 +157,13 @@ def _complete(options: argparse.Namespace) -> int:
     cohort = find_cohort(options.cohort, options.ignore_unexplained)
     found, out = rank.of(shard.of(cohort.cases)), output_folder(options.out, options.naming, cohort)
     completer = ModalityCompleter(options.weights, options.device)
+    meeting = Meeting(rank)
     results = completer.complete_cohort(found, out, options.targets, settings, options.overwrite, options.link,
                                         options.jobs, options.allow_synthetic)  # fmt: skip
     describe(out, cohort)  # all of it, whatever this part is; once nothing can be refused any more
     with contextlib.closing(results):  # also when a signal comes between two results
         failed = follow(results, len(found), options.jobs, label)
-    wait_for_the_others()
+    meeting.wait()
     return 1 if failed else 0
 
 

@@ -112,7 +112,9 @@ class _Passage:
         return CaseResult(self.files.case_id, self.value, self.error, sum(spent.values()), spent.get("compute", 0.0))
 
 
-def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int) -> Generator[CaseResult, None, None]:
+def run_cohort(
+    found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int
+) -> Generator[CaseResult, None, None]:
     """Take every case through the stages; yields each result when its case is done.
 
     A case that another process is doing is left until that one is done or dead. At most `jobs` + 2 cases are in memory.
@@ -136,7 +138,9 @@ def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jo
     return _results(found, out, stages, jobs)
 
 
-def _results(found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int) -> Generator[CaseResult, None, None]:
+def _results(
+    found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int
+) -> Generator[CaseResult, None, None]:
     run = _Run(out, stages, deque(found))
     threads = torch.get_num_threads()
     share = max(1, threads // jobs)

@@ -251,7 +251,9 @@ class ModalityCompleter:
         wanted = None if targets is None else modalities_of(targets, "a target")
         for target in wanted or ():
             if target not in (known := self.model.preset.modalities):
-                raise CaseError(f"a target must be one of the weights' {', '.join(known)}, got '{target}'; leave it out")
+                raise CaseError(
+                    f"a target must be one of the weights' {', '.join(known)}, got '{target}'; leave it out"
+                )
         return wanted
 
     def _targets(self, case: Case, targets: Sequence[str] | None) -> tuple[str, ...]:
