@@ -20,7 +20,8 @@ from modfill.integrations.availability import (
 
 from modfill.cache import Synthetic, complete_arrays
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, NEAREST, modalities_of, modality_of, nifti_stem
+from modfill.modalities import MODALITIES, NEAREST, modality_of, nifti_stem
+from modfill.named import modalities_of
 from modfill.provenance import Settings
 
 try:

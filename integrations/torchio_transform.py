@@ -19,7 +19,8 @@ from modfill.integrations.availability import (
 
 from modfill.cache import complete_arrays
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, NEAREST, by_modality
+from modfill.modalities import MODALITIES, NEAREST
+from modfill.named import by_modality
 from modfill.provenance import Settings
 
 try:

@@ -23,7 +23,8 @@ from modfill.case import case_from_arrays
 from modfill.checks import check_grids, check_shape, content_problem
 from modfill.errors import CaseError, ModfillError, WeightsError
 from modfill.memory import give_back_freed_memory
-from modfill.modalities import MODALITIES, by_modality, modalities_of
+from modfill.modalities import MODALITIES
+from modfill.named import by_modality, modalities_of
 from modfill.provenance import Settings
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from modfill.checks import (
 from modfill.errors import CaseError, within_memory
 from modfill.finding import CaseFiles, find_cases
 from modfill.marks import SYNTHETIC_MARK, has_mark, matches_sidecar, read_sidecar, sidecar_path
-from modfill.modalities import MODALITIES, by_modality
+from modfill.modalities import MODALITIES
+from modfill.named import by_modality
 from modfill.nifti import Unusable, read_header, read_image
 
 __all__ = [

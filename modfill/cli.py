@@ -12,7 +12,8 @@ from pathlib import Path
 from modfill import __version__
 from modfill.errors import ModfillError
 from modfill.interrupts import Terminated, end_now_if_busy, terminable
-from modfill.modalities import MODALITIES, NAMES, modalities_of
+from modfill.modalities import MODALITIES, NAMES
+from modfill.named import modalities_of
 from modfill.naming import NAMINGS
 
 PRESET_NAMES = ("tiny", "small", "released", "paper")
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     complete.add_argument("cohort", type=Path, metavar="CASE_OR_COHORT")
     complete.add_argument("--out", type=Path, required=True, metavar="DIR")
     complete.add_argument("--targets", nargs="+", type=_modality, metavar="MODALITY",
-                          help=f"only these, where they are missing: {', '.join(MODALITIES)}, or names such as flair")  # fmt: skip
+                          help=f"only these, where they are missing: {', '.join(MODALITIES)}, flair, ...")  # fmt: skip
     complete.add_argument("--weights", type=Path, metavar="FILE", help="default: the weights that modfill ships")
     complete.add_argument("--mode", choices=("mean", "sample"), default="mean",
                           help="mean: least error (default); sample: one plausible image")  # fmt: skip

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,38 +14,18 @@ import torch
 from modfill.case import Case, CaseFiles, case_from_arrays, find_cases, read_case
 from modfill.checkpoint import SHIPPED, load
 from modfill.cohort import CaseResult, Stages, run_cohort
+from modfill.completed import Completed, read_back, take, take_finished
 from modfill.completion import Synthesis, complete_case, prepare_case, samples_needed
 from modfill.errors import CaseError, ModfillError, WeightsError, within_memory
 from modfill.finding import Cohort, find_cohort
 from modfill.linking import describe, link_acquired
-from modfill.modalities import modalities_of
-from modfill.naming import OutputFolder, output_folder, output_path, uncertainty_path
+from modfill.named import modalities_of
+from modfill.naming import OutputFolder, output_folder, output_path
 from modfill.precision import device_named, half_is_fast
 from modfill.preprocess import Prepared
-from modfill.provenance import Settings, finished, make_way, remove_leftovers, sidecar, write
+from modfill.provenance import Settings, make_way, remove_leftovers, sidecar
 
 __all__ = ["Completed", "ModalityCompleter"]
-
-
-@dataclass(eq=False)
-class Completed:
-    """What a completion gave, by synthesised modality; all empty when nothing was missing.
-
-    Attributes:
-        case_id: name of the case.
-        images: synthetic images on the case's grid.
-        paths: where they were written; empty without an output folder.
-        provenance: their sidecars.
-        uncertainty: voxelwise standard deviation to be expected, in the image's intensities, where it was asked for.
-        skipped: modalities that were finished before and were not done again.
-    """
-
-    case_id: str
-    images: dict[str, nib.Nifti1Image] = field(default_factory=dict)
-    paths: dict[str, Path] = field(default_factory=dict)
-    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
-    uncertainty: dict[str, nib.Nifti1Image] = field(default_factory=dict)
-    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +120,7 @@ class ModalityCompleter:
         out = out if out is None or isinstance(out, OutputFolder) else Path(out)
         work = self._begin(case, out, targets, settings, overwrite)
         for synthesis in self._synthesise(work, settings):
-            _take(work.done, synthesis, out)
+            take(work.done, synthesis, out)
         return work.done
 
     def complete_cohort(
@@ -198,8 +177,8 @@ class ModalityCompleter:
         def write(computed: tuple[Completed, list[Synthesis]]) -> Completed:
             done, syntheses = computed
             for synthesis in syntheses:
-                _take(done, synthesis, place)
-                _read_back(done, synthesis.modality)
+                take(done, synthesis, place)
+                read_back(done, synthesis.modality)
             return done
 
         results = run_cohort(whole.cases, place, Stages(read, compute, write), jobs)
@@ -236,7 +215,7 @@ class ModalityCompleter:
         for target in self._targets(case, targets):
             path = None if out is None else output_path(out, case.case_id, target)
             note = sidecar(case, target, settings, self.weights, precision, path)
-            if path is None or overwrite or not _take_finished(done, target, path, note):
+            if path is None or overwrite or not take_finished(done, target, path, note):
                 notes[target] = note
         with within_memory(f"case {case.case_id}"):
             return Work(case, done, notes, prepare_case(case, self.model.preset) if notes else None)
@@ -294,6 +273,8 @@ class ModalityCompleter:
         Raises:
             CaseError: as `complete`.
         """
+        self._possible(Settings(mode, steps, samples, seed))
+        targets = self._known(targets)
         done = self.complete(case_from_arrays(arrays, affine, case_id), None, targets, steps, samples, mode, seed)
         return {modality: np.asarray(image.dataobj) for modality, image in done.images.items()}
 
@@ -310,37 +291,3 @@ def _whole(cohort: str | Path | Cohort | Sequence[CaseFiles], naming: str | None
             "give the folder, what find_cohort gave, or an OutputFolder"
         )
     return Cohort("folders", list(cohort))
-
-
-def _take(done: Completed, synthesis: Synthesis, out: Path | OutputFolder | None) -> None:
-    """Take over what has just been synthesised, and write it."""
-    modality = synthesis.modality
-    done.images[modality], done.provenance[modality] = synthesis.image, synthesis.provenance
-    if synthesis.uncertainty is not None:
-        done.uncertainty[modality] = synthesis.uncertainty
-    if out is not None:
-        path = output_path(out, done.case_id, modality)
-        images = {path: synthesis.image}
-        if synthesis.uncertainty is not None:
-            images[uncertainty_path(path)] = synthesis.uncertainty
-        write(images, synthesis.provenance, path)
-        done.paths[modality] = path
-
-
-def _take_finished(done: Completed, modality: str, path: Path, note: dict[str, Any]) -> bool:
-    """Take over an output that an earlier run finished; returns whether there is one."""
-    former = finished(path, note)
-    if former is None:
-        return False
-    done.paths[modality], done.provenance[modality] = path, former
-    _read_back(done, modality)
-    done.skipped += (modality,)
-    return True
-
-
-def _read_back(done: Completed, modality: str) -> None:
-    """Let what lies on disk stand for what is in memory."""
-    path = done.paths[modality]
-    done.images[modality] = nib.Nifti1Image.from_filename(path)
-    if uncertainty_path(path).exists():
-        done.uncertainty[modality] = nib.Nifti1Image.from_filename(uncertainty_path(path))

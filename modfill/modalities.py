@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
-
-from modfill.errors import CaseError
+from collections.abc import Sequence
 
 __all__ = [
     "ALIASES",
@@ -14,20 +11,16 @@ __all__ = [
     "NAMES",
     "NEAREST",
     "SEGMENTATION_WORDS",
-    "by_modality",
     "is_contrast_word",
     "is_native_word",
     "is_other_sequence",
     "is_segmentation",
-    "modalities_of",
     "modality_of",
     "nearest_source",
     "nifti_stem",
     "possible_splits",
     "split_name",
 ]
-
-_T = TypeVar("_T")
 
 MODALITIES = ("t1n", "t1c", "t2w", "t2f")
 """The BraTS set, in the order used everywhere."""
@@ -115,48 +108,6 @@ def modality_of(name: str) -> str | None:
     if uniform in _UNNAMED_T1:
         return None
     return next((modality for modality, aliases in ALIASES.items() if uniform in aliases), None)
-
-
-def modalities_of(names: str | Iterable[str], what: str = "a modality") -> tuple[str, ...]:
-    """The modalities that a user named, in their order.
-
-    Args:
-        names: Names that ``modality_of`` knows, e.g. ``flair`` or ``T1ce``; a string is one name.
-        what: What they are for, with which the message begins.
-
-    Raises:
-        CaseError: If a name is no modality's.
-    """
-    given = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
-    found = []
-    for name in given:
-        modality = modality_of(name) if isinstance(name, str) else None
-        if modality is None:
-            raise CaseError(
-                f"{what} must be one of {', '.join(MODALITIES)}, or a name of theirs such as T1ce or flair, got {name!r}; "
-                "correct or leave it out"
-            )
-        found.append(modality)
-    return tuple(found)
-
-
-def by_modality(items: Mapping[str, _T], what: str = "a modality") -> dict[str, _T]:
-    """The same items under the modalities that their keys name.
-
-    Args:
-        items: By a name that ``modality_of`` knows.
-        what: What the keys are, with which a message begins.
-
-    Raises:
-        CaseError: If a key is no modality's, or two are the same one's.
-    """
-    found: dict[str, _T] = {}
-    names: dict[str, str] = {}
-    for name, modality in zip(items, modalities_of(items, what), strict=True):
-        if modality in found:
-            raise CaseError(f"{what} must be named once, got {names[modality]!r} and {name!r}; leave one out")
-        found[modality], names[modality] = items[name], name
-    return found
 
 
 def nearest_source(target: str, available: Sequence[str]) -> str:

@@ -233,7 +233,7 @@ def test_a_device_that_is_not_here(
 @pytest.mark.parametrize(
     "arguments",
     [(), ("complete",), ("complete", "in"), ("complete", "in", "--out", "o", "--mode", "best"), ("abolish",),
-     ("complete", "in", "--out", "o", "--targets", "t1ce"), ("complete", "in", "--out", "o", "--steps", "few"),
+     ("complete", "in", "--out", "o", "--targets", "adc"), ("complete", "in", "--out", "o", "--steps", "few"),
      ("train", "--preset", "huge", "--data", "d", "--out", "o"), ("train", "--data", "d")],
 )  # fmt: skip
 def test_wrong_usage_is_status_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from modfill.cli import main
 from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError
 from modfill.layouts.dataset_json import channel_modalities
-from modfill.modalities import by_modality, modalities_of
+from modfill.named import by_modality, modalities_of
 from tests.case_files import brain_volumes, oblique_affine, write_case
 
 pytestmark = pytest.mark.usefixtures("in_float32")

@@ -120,8 +120,8 @@ def test_one_rank_needs_no_address_and_more_do(options: list[object], tmp_path: 
     job = _rank(options, {"RANK": "0", "WORLD_SIZE": "2"})
     _, error = job.communicate(timeout=60)
     assert job.returncode == 1 and not (tmp_path / "out").exists()
-    assert error == ("modfill: MASTER_ADDR and MASTER_PORT must be set for 2 ranks, got none; start them with torchrun, "
-                     "or use --shard\n")  # fmt: skip
+    assert error == ("modfill: MASTER_ADDR and MASTER_PORT must be set for 2 ranks, got none; start them with "
+                     "torchrun, or use --shard\n")  # fmt: skip
     job = _rank(options, {"RANK": "0", "WORLD_SIZE": "1"})
     _, error = job.communicate(timeout=60)
     assert (job.returncode, error) == (0, "") and len(list((tmp_path / "out").rglob("*.nii.gz"))) == 2
@@ -140,8 +140,8 @@ def test_an_absent_rank_is_given_up(options: list[object], address: dict[str, st
     other = 2 if rank == "0" else 1
     lines = error.splitlines()
     assert job.returncode == 1 and lines[0] == f"modfill: waiting for rank {other} of 2"
-    assert lines[-1] == (f"modfill: all 2 ranks must take part, got no sign of rank {other} for 3 s; start all of them, "
-                         "or use --shard")  # fmt: skip
+    assert lines[-1] == (f"modfill: all 2 ranks must take part, got no sign of rank {other} for 3 s; start all of "
+                         "them, or use --shard")  # fmt: skip
 
 
 @pytest.mark.parametrize(("rank", "number", "status"), [("0", signal.SIGINT, 130), ("1", signal.SIGTERM, 143)])

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from modfill import cache, completer as completion, precision
+from modfill import cache, precision
+from modfill import completer as completion
 from modfill.completer import ModalityCompleter
 from modfill.config import PRESETS
 from modfill.errors import ModfillError

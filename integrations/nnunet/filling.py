@@ -18,7 +18,8 @@ from modfill.checks import check_shape, times
 from modfill.errors import CaseError, ModfillError
 from modfill.finding import CaseFiles
 from modfill.layouts.dataset_json import ChannelFiles
-from modfill.modalities import MODALITIES, by_modality
+from modfill.modalities import MODALITIES
+from modfill.named import by_modality
 from modfill.naming import output_path
 from modfill.nifti import read_header
 

@@ -26,7 +26,7 @@ from modfill.layouts.dataset_json import (
     require_nifti,
     unnumbered,
 )
-from modfill.modalities import by_modality, modalities_of
+from modfill.named import by_modality, modalities_of
 
 require_nnunet()
 
