@@ -21,6 +21,7 @@ from modfill.integrations.availability import (
 from modfill.cache import Synthetic, complete_arrays
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES, NEAREST, modality_of, nifti_stem
+from modfill.named import modalities_of
 from modfill.provenance import Settings
 
 try:
@@ -72,12 +73,12 @@ class CompleteModalitiesd(MapTransform):
         steps: int | None = None,
         samples: int = 1,
         seed: int = 0,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
     ):
         super().__init__(keys, allow_missing_keys=True)
         self.modalities = _modalities_of(self.keys, modalities)
         self.settings = Settings(mode, steps, samples, seed)
-        self.weights, self.cache, self.device = weights, cache, device
+        self.weights, self.cache, self.device = weights, cache, str(device)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Complete one dictionary; the given one and its images stay as they are."""
@@ -215,9 +216,9 @@ class RandModalityDropoutd(RandomizableTransform, MapTransform):
 def _modalities_of(keys: Sequence[Hashable], modalities: Sequence[str]) -> tuple[str, ...]:
     """The modalities of keys or channels. Raises ModfillError unless each key is another modality, and, where all keys
     are names of modalities, the one that it names."""
-    unknown = [modality for modality in modalities if modality not in MODALITIES]
-    if unknown or len(set(modalities)) < max(len(modalities), 2):
-        got = unknown[0] if unknown else ", ".join(modalities) or "none"
+    modalities = modalities_of(modalities, "modalities: each")
+    if len(set(modalities)) < max(len(modalities), 2):
+        got = ", ".join(modalities) or "none"
         raise ModfillError(f"modalities must be two or more different ones of {', '.join(MODALITIES)}, got '{got}'")
     if len(keys) not in (1, len(modalities)) or len(set(keys)) < len(keys):
         raise ModfillError(

@@ -20,6 +20,7 @@ from modfill.integrations.availability import (
 from modfill.cache import complete_arrays
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES, NEAREST
+from modfill.named import by_modality
 from modfill.provenance import Settings
 
 try:
@@ -71,7 +72,7 @@ class CompleteModalities(tio.Transform):
         steps: int | None = None,
         samples: int = 1,
         seed: int = 0,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -79,11 +80,12 @@ class CompleteModalities(tio.Transform):
             raise ModfillError(
                 f"CompleteModalities: p must be 1, got {self.probability}: incomplete subjects cannot be collated"
             )
-        Settings(mode, steps, samples, seed)  # refuses what cannot be used
+        checked = Settings(mode, steps, samples, seed)  # refuses what cannot be used
         self.weights = None if weights is None else str(weights)
         self.names = _all_names(names)
         self.cache = None if cache is None else str(cache)
-        self.mode, self.steps, self.samples, self.seed, self.device = mode, steps, samples, seed, device
+        self.mode, self.steps, self.samples, self.seed = checked.mode, checked.steps, checked.samples, checked.seed
+        self.device = str(device)
         self.args_names = ["weights", "names", "cache", "mode", "steps", "samples", "seed", "device"]
         _check_choice(self.include, self.exclude, self.names)
 
@@ -177,10 +179,8 @@ class ModalityDropout(tio.Transform):
 
 def _all_names(names: Mapping[str, str] | None) -> dict[str, str]:
     """The image name of every modality."""
-    unknown = [modality for modality in names or {} if modality not in MODALITIES]
-    if unknown:
-        raise ModfillError(f"names must map modalities ({', '.join(MODALITIES)}), got '{unknown[0]}'")
-    complete = {modality: (names or {}).get(modality, modality) for modality in MODALITIES}
+    given = by_modality(names or {}, "names: a modality")
+    complete = {modality: given.get(modality, modality) for modality in MODALITIES}
     if len(set(complete.values())) < len(complete):
         raise ModfillError(f"names must be another for each modality, got {', '.join(complete.values())}")
     return complete

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -23,9 +24,12 @@ from modfill.checks import check_grids, check_shape, content_problem
 from modfill.errors import CaseError, ModfillError, WeightsError
 from modfill.memory import give_back_freed_memory
 from modfill.modalities import MODALITIES
+from modfill.named import by_modality, modalities_of
 from modfill.provenance import Settings
 
 if TYPE_CHECKING:
+    import torch
+
     from modfill.completer import ModalityCompleter
 
 __all__ = ["CompletionCache", "Synthetic", "complete_arrays", "shared_completer"]
@@ -110,9 +114,9 @@ def complete_arrays(
     settings: Settings | None = None,
     *,
     case_id: str | None = None,
-    targets: Sequence[str] | None = None,
+    targets: str | Sequence[str] | None = None,
     weights: str | Path | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     cache: str | Path | None = None,
 ) -> dict[str, Synthetic]:
     """Synthesise what a dictionary of arrays lacks, or read it from the cache; what the transforms call.
@@ -121,7 +125,7 @@ def complete_arrays(
     completions a process holds the model and little else.
 
     Args:
-        arrays: acquired (X, Y, Z) by modality, 0 outside the brain.
+        arrays: acquired (X, Y, Z) by modality, or a name of it such as "flair", 0 outside the brain.
         affine: 4x4, voxel indices to mm; or one by modality, which must then agree.
         settings: mode, steps, samples and seed, no uncertainty; None takes the defaults.
         case_id: part of the seed and of messages; None takes a name made of the arrays' hash.
@@ -141,8 +145,11 @@ def complete_arrays(
     settings = settings or Settings()
     if settings.uncertainty:
         raise CaseError("uncertainty must be left out for arrays, which take no map; complete files instead")
-    targets = [m for m in MODALITIES if m not in arrays] if targets is None else sorted(targets, key=_rank)
     label = case_id or "without a name"
+    arrays = by_modality(arrays, f"case {label}: modality")
+    affine = by_modality(affine, f"case {label}: an affine's modality") if isinstance(affine, Mapping) else affine
+    wanted = [m for m in MODALITIES if m not in arrays] if targets is None else modalities_of(targets, "a target")
+    targets = sorted(dict.fromkeys(wanted), key=MODALITIES.index)
     for modality, array in arrays.items():
         check_shape(f"case {label}: {modality}", array.shape)
     affine = _common_affine(label, arrays, affine) if isinstance(affine, Mapping) else affine
@@ -175,7 +182,7 @@ def _synthesise(
     targets: Sequence[str],
     settings: Settings,
     weights: str | Path | None,
-    device: str,
+    device: str | torch.device,
 ) -> dict[str, Synthetic]:
     """What `complete_arrays` does not find in the cache; nothing else of it is in use afterwards."""
     case = case_from_arrays(arrays, affine, case_id)
@@ -189,9 +196,20 @@ def _synthesise(
 
 _completers: dict[tuple[str, str], ModalityCompleter] = {}
 _loaded_by = 0  # the process that filled `_completers`
+_loading = threading.Lock()
 
 
-def shared_completer(weights: str | Path | None = None, device: str = "cpu") -> ModalityCompleter:
+def _renew_lock() -> None:
+    """A thread that holds the lock does not come along into a forked process, and would never release it there."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def shared_completer(weights: str | Path | None = None, device: str | torch.device = "cpu") -> ModalityCompleter:
     """This process's completer for these weights and this device, loaded when first asked for and kept.
 
     Args:
@@ -204,12 +222,13 @@ def shared_completer(weights: str | Path | None = None, device: str = "cpu") -> 
     """
     from modfill.completer import ModalityCompleter
 
-    _mind_a_fork()
     path = _weights_path(weights)
-    key = (_weights_hash(path), device)
-    if key not in _completers:
-        _completers[key] = ModalityCompleter(path, device)
-    return _completers[key]
+    with _loading:
+        _mind_a_fork()
+        key = (_weights_hash(path), str(device))
+        if key not in _completers:
+            _completers[key] = ModalityCompleter(path, device)
+        return _completers[key]
 
 
 def _mind_a_fork() -> None:
@@ -264,11 +283,6 @@ def _hash(parts: Iterable[bytes | memoryview]) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
-
-
-def _rank(modality: str) -> int:
-    """Place in `MODALITIES`; unknown ones come last and are refused later."""
-    return MODALITIES.index(modality) if modality in MODALITIES else len(MODALITIES)
 
 
 def _common_affine(

@@ -28,6 +28,7 @@ from modfill.finding import CaseFiles, find_cases
 from modfill.layouts.dataset_json import ChannelCase
 from modfill.marks import SYNTHETIC_MARK, has_mark, matches_sidecar, read_sidecar, sidecar_path
 from modfill.modalities import MODALITIES
+from modfill.named import by_modality
 from modfill.nifti import Unusable, placed_like, read_header, read_image
 
 __all__ = [
@@ -209,7 +210,7 @@ def case_from_arrays(
     """Make a case of arrays on one grid, with the checks of ``read_case``.
 
     Args:
-        arrays: 3D array by modality, any real type, 0 outside the brain; copied.
+        arrays: 3D array by modality, or a name of it such as ``flair``, any real type, 0 outside the brain; copied.
         affine: 4x4, from voxel indices to mm, as in nibabel.
         case_id: Name of the case.
 
@@ -220,9 +221,7 @@ def case_from_arrays(
         CaseError: As ``read_case``; also if a key is no modality.
     """
     affine = np.asarray(affine, dtype=np.float64)
-    unknown = [name for name in arrays if name not in MODALITIES]
-    if unknown:
-        raise CaseError(f"case {case_id}: modality must be one of {', '.join(MODALITIES)}, got {unknown[0]!r}")
+    arrays = by_modality(arrays, f"case {case_id}: modality")
     images: dict[str, nib.Nifti1Image] = {}
     for modality in (modality for modality in MODALITIES if modality in arrays):
         array = np.asarray(arrays[modality])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 
 from modfill import __version__
 from modfill.errors import ModfillError
-from modfill.interrupts import Terminated, terminable
+from modfill.interrupts import Terminated, end_now_if_busy, terminable
 from modfill.modalities import MODALITIES, NAMES
+from modfill.named import modalities_of
 from modfill.naming import NAMINGS
 
 PRESET_NAMES = ("tiny", "small", "released", "paper")
@@ -41,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
             return options.run(options)
     except ModfillError as error:
         print(f"modfill: {error}", file=sys.stderr)
+        if arguments is None:  # this process is the command, not a program that calls it
+            end_now_if_busy(1)
         return 1
     except BrokenPipeError:  # whoever read the output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (flushed at exit, and the pipe is gone)
@@ -51,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, Terminated) as signal:
         word, status = ("terminated", 143) if isinstance(signal, Terminated) else ("interrupted", 130)
         print(f"modfill: {word}; what is finished stays, run the same command to go on", file=sys.stderr)
+        if arguments is None:
+            end_now_if_busy(status)
         return status
 
 
@@ -62,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     complete = commands.add_parser("complete", help="complete a case folder, or every case of a cohort folder")
     complete.add_argument("cohort", type=Path, metavar="CASE_OR_COHORT")
     complete.add_argument("--out", type=Path, required=True, metavar="DIR")
-    complete.add_argument("--targets", nargs="+", choices=MODALITIES, help="only these, where they are missing")
+    complete.add_argument("--targets", nargs="+", type=_modality, metavar="MODALITY",
+                          help=f"only these, where they are missing: {', '.join(MODALITIES)}, flair, ...")  # fmt: skip
     complete.add_argument("--weights", type=Path, metavar="FILE", help="default: the weights that modfill ships")
     complete.add_argument("--mode", choices=("mean", "sample"), default="mean",
                           help="mean: least error (default); sample: one plausible image")  # fmt: skip
@@ -127,6 +134,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _modality(name: str) -> str:
+    """The modality that a word of the command line names."""
+    try:
+        return modalities_of(name)[0]
+    except ModfillError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _complete(options: argparse.Namespace) -> int:
     from modfill.completer import ModalityCompleter
     from modfill.finding import find_cohort
@@ -135,22 +150,24 @@ def _complete(options: argparse.Namespace) -> int:
     from modfill.naming import output_folder
     from modfill.progress import follow
     from modfill.provenance import Settings
-    from modfill.ranks import Part, wait_for_the_others
+    from modfill.ranks import Meeting, Part
 
     keep_freed_memory()
     shard, rank = Part.parse(options.shard), Part.of_rank()
     label = f"shard {options.shard}" if shard.count > 1 else ""
     label = f"{label} rank {rank.number}/{rank.count}".strip() if rank.count > 1 else label
+    settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
     cohort = find_cohort(options.cohort, options.ignore_unexplained)
     found, out = rank.of(shard.of(cohort.cases)), output_folder(options.out, options.naming, cohort)
     completer = ModalityCompleter(options.weights, options.device)
-    settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
+    meeting = Meeting(rank)
     results = completer.complete_cohort(found, out, options.targets, settings, options.overwrite, options.link,
                                         options.jobs, options.allow_synthetic,
                                         assume_aligned=options.assume_aligned)  # fmt: skip
     describe(out, cohort)  # all of it, whatever this part is; once nothing can be refused any more
-    failed = follow(results, len(found), options.jobs, label)
-    wait_for_the_others()
+    with contextlib.closing(results):  # also when a signal comes between two results
+        failed = follow(results, len(found), options.jobs, label)
+    meeting.wait()
     return 1 if failed else 0
 
 

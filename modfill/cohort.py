@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,11 @@ import torch
 
 from modfill.cohort_table import require_own_table, row_of, update_table
 from modfill.errors import CaseError, ModfillError
+from modfill.interrupts import in_a_hurry
 from modfill.layouts.files import LONGEST_NAME, CaseFiles
 from modfill.locking import FileLock, take
 from modfill.naming import OutputFolder
+from modfill.options import whole_number
 
 if TYPE_CHECKING:
     from modfill.completer import Completed
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["CaseResult", "Stages", "run_cohort"]
 
 _PAUSE = 0.2  # seconds between two looks for a case that no other process is doing
+_LAST_WORDS = 1.0  # seconds for files that are being written when the user wants an end
 _AHEAD = 2  # cases besides those being computed: one is read, one is written
 
 
@@ -109,7 +112,9 @@ class _Passage:
         return CaseResult(self.files.case_id, self.value, self.error, sum(spent.values()), spent.get("compute", 0.0))
 
 
-def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int) -> Iterator[CaseResult]:
+def run_cohort(
+    found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int
+) -> Generator[CaseResult, None, None]:
     """Take every case through the stages; yields each result when its case is done.
 
     A case that another process is doing is left until that one is done or dead. At most `jobs` + 2 cases are in memory.
@@ -124,8 +129,7 @@ def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jo
         ModfillError: the folder cannot be made, another table lies in it, or `jobs` is less than 1; at once, not when
             the first result is asked for.
     """
-    if jobs < 1:
-        raise ModfillError(f"jobs must be at least 1, got {jobs}")
+    jobs = whole_number("jobs", jobs, 1)
     require_own_table(out.path)
     try:
         out.path.mkdir(parents=True, exist_ok=True)
@@ -134,7 +138,9 @@ def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jo
     return _results(found, out, stages, jobs)
 
 
-def _results(found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int) -> Iterator[CaseResult]:
+def _results(
+    found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int
+) -> Generator[CaseResult, None, None]:
     run = _Run(out, stages, deque(found))
     threads = torch.get_num_threads()
     share = max(1, threads // jobs)
@@ -152,11 +158,8 @@ def _results(found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs
         while under_way:
             yield under_way.popleft().result()
     finally:
-        run.stopped.set()
-        for pool in pools:
-            pool.shutdown(cancel_futures=True)
-        for lock in run.held:
-            lock.release()
+        # a case that is being computed would take its minutes; nobody wants it any more
+        run.stop(pools, wait=not in_a_hurry())
         torch.set_num_threads(threads)
 
 
@@ -168,6 +171,9 @@ class _Run:
         waiting: cases that have not been started; only the reading thread touches them.
         held: the locks of the cases under way.
         stopped: set when nobody wants further results.
+        abandoned: set when what is under way is not wanted either.
+        holding: held by whoever changes `held`.
+        writing: held by the thread that writes files.
     """
 
     out: OutputFolder
@@ -175,6 +181,41 @@ class _Run:
     waiting: deque[CaseFiles]
     held: set[FileLock] = field(default_factory=set)
     stopped: threading.Event = field(default_factory=threading.Event)
+    abandoned: threading.Event = field(default_factory=threading.Event)
+    holding: threading.Lock = field(default_factory=threading.Lock)
+    writing: threading.Lock = field(default_factory=threading.Lock)
+
+    def stop(self, pools: Sequence[ThreadPoolExecutor], wait: bool) -> None:
+        """End all stages and release the locks.
+
+        Args:
+            pools: the stages' threads.
+            wait: for the stages under way too, not only for files that are being written.
+        """
+        self.stopped.set()
+        if not wait:
+            self.abandoned.set()
+        for pool in pools:
+            pool.shutdown(wait, cancel_futures=True)
+        if self.writing.acquire(timeout=_LAST_WORDS):  # after that nothing is written any more
+            self.writing.release()
+        for lock in list(self.held):
+            self._release(lock)
+
+    def _hold(self, lock: FileLock) -> None:
+        """Remember a lock. Raises InterruptedError if nobody would release it any more."""
+        with self.holding:
+            if self.stopped.is_set():
+                lock.release()
+                raise InterruptedError
+            self.held.add(lock)
+
+    def _release(self, lock: FileLock | None) -> None:
+        """Release a lock once, whoever comes first."""
+        with self.holding:
+            if lock in self.held:
+                self.held.remove(lock)
+                lock.release()
 
     def start(
         self, reading: ThreadPoolExecutor, computing: ThreadPoolExecutor, writing: ThreadPoolExecutor
@@ -197,17 +238,18 @@ class _Run:
 
     def _write(self, passage: _Passage) -> CaseResult:
         try:
-            passage.go("write", self.stages.write)
-            result = passage.result()
-            try:
-                update_table(self.out.path, row_of(result, self.out))
-            except (ModfillError, OSError) as error:
-                result = replace(result, completed=None, error=result.error or error)
+            with self.writing:
+                if self.abandoned.is_set():
+                    raise InterruptedError
+                passage.go("write", self.stages.write)
+                result = passage.result()
+                try:
+                    update_table(self.out.path, row_of(result, self.out))
+                except (ModfillError, OSError) as error:
+                    result = replace(result, completed=None, error=result.error or error)
             return result
         finally:
-            if passage.lock is not None:
-                self.held.discard(passage.lock)
-                passage.lock.release()
+            self._release(passage.lock)
 
     def _next(self) -> _Passage:
         """The next case that no other process is doing; waits for one if need be."""
@@ -221,7 +263,7 @@ class _Run:
                 except CaseError as error:
                     return _Passage(files, None, error=error)
                 if lock is not None:
-                    self.held.add(lock)
+                    self._hold(lock)
                     return _Passage(files, lock, files)
                 self.waiting.append(files)
             self.stopped.wait(_PAUSE)

@@ -2,50 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from modfill.case import Case, CaseFiles, case_from_arrays, find_cases, read_case
 from modfill.checkpoint import SHIPPED, load
 from modfill.cohort import CaseResult, Stages, run_cohort
-from modfill.completion import Synthesis, complete_case, prepare_case
-from modfill.errors import CaseError, WeightsError, within_memory
+from modfill.completed import Completed, read_back, take, take_finished
+from modfill.completion import Synthesis, complete_case, prepare_case, samples_needed
+from modfill.errors import CaseError, ModfillError, WeightsError, within_memory
 from modfill.finding import Cohort, find_cohort
 from modfill.layouts.dataset_json import ChannelCase
 from modfill.linking import describe, link_acquired, odd_segmentations
-from modfill.naming import OutputFolder, output_folder, output_path, uncertainty_path
+from modfill.named import modalities_of
+from modfill.naming import OutputFolder, output_folder, output_path
 from modfill.precision import device_named, half_is_fast
 from modfill.preprocess import Prepared
-from modfill.provenance import Settings, finished, make_way, remove_leftovers, sidecar, write
+from modfill.provenance import Settings, make_way, remove_leftovers, sidecar
 
 __all__ = ["Completed", "ModalityCompleter"]
-
-
-@dataclass(eq=False)
-class Completed:
-    """What a completion gave, by synthesised modality; all empty when nothing was missing.
-
-    Attributes:
-        case_id: name of the case.
-        images: synthetic images on the case's grid.
-        paths: where they were written; empty without an output folder.
-        provenance: their sidecars.
-        uncertainty: voxelwise standard deviation to be expected, in the image's intensities, where it was asked for.
-        skipped: modalities that were finished before and were not done again.
-    """
-
-    case_id: str
-    images: dict[str, nib.Nifti1Image] = field(default_factory=dict)
-    paths: dict[str, Path] = field(default_factory=dict)
-    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
-    uncertainty: dict[str, nib.Nifti1Image] = field(default_factory=dict)
-    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +51,14 @@ class ModalityCompleter:
 
     Args:
         weights: a file that `modfill train` wrote; None takes the shipped ones.
-        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ..., or a `torch.device`.
 
     Raises:
         WeightsError: the weights cannot be loaded.
         ModfillError: the device does not exist here, or memory does not suffice.
     """
 
-    def __init__(self, weights: str | Path | None = None, device: str = "auto"):
+    def __init__(self, weights: str | Path | None = None, device: str | torch.device = "auto"):
         path = SHIPPED if weights is None else Path(weights)
         self.device = device_named(device)
         with within_memory(str(path)):
@@ -108,7 +89,7 @@ class ModalityCompleter:
         self,
         case: str | Path | Case,
         out: str | Path | OutputFolder | None = None,
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         steps: int | None = None,
         samples: int = 1,
         mode: str = "mean",
@@ -122,7 +103,7 @@ class ModalityCompleter:
             case: a case folder, or what `inspect` returned.
             out: folder that receives `<case_id>/<case_id>-<modality>.nii.gz` and its sidecar, or an `OutputFolder` that
                 names them otherwise; None writes nothing.
-            targets: missing modalities; None takes all.
+            targets: missing modalities, or names of theirs such as "flair"; None takes all.
             steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
             samples: samples that the mean averages where diffusion makes it: with `steps`, or by a network that allows
                 no other way. By weights without a refiner, their spread is the uncertainty too.
@@ -136,18 +117,19 @@ class ModalityCompleter:
             ModfillError: memory does not suffice.
         """
         settings = self._possible(Settings(mode, steps, samples, seed, uncertainty))
+        targets = self._known(targets)
         case = case if isinstance(case, Case) else self.inspect(case)
-        out = Path(out) if isinstance(out, str) else out
+        out = out if out is None or isinstance(out, OutputFolder) else Path(out)
         work = self._begin(case, out, targets, settings, overwrite)
         for synthesis in self._synthesise(work, settings):
-            _take(work.done, synthesis, out)
+            take(work.done, synthesis, out)
         return work.done
 
     def complete_cohort(
         self,
-        cohort: str | Path | Sequence[CaseFiles],
+        cohort: str | Path | Cohort | Sequence[CaseFiles],
         out: str | Path | OutputFolder,
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         settings: Settings | None = None,
         overwrite: bool = False,
         link: bool = False,
@@ -155,7 +137,7 @@ class ModalityCompleter:
         allow_synthetic: bool = False,
         naming: str = "brats2023",
         assume_aligned: bool = False,
-    ) -> Iterator[CaseResult]:
+    ) -> Generator[CaseResult, None, None]:
         """Synthesise what the cases of a cohort lack; yields each case's result when it is done.
 
         While one case is computed, the next is read and the one before is written. A case that fails does not stop the
@@ -163,7 +145,8 @@ class ModalityCompleter:
         once. Files do not depend on who does them, nor on `jobs`. `cohort.csv` in the folder lists every case.
 
         Args:
-            cohort: a folder or table as for `find_cases`, or some of what it found.
+            cohort: a folder or table as for `find_cases`, what `find_cohort` gave, or some of its cases; for cases,
+                `naming` cannot be "nnunet" or "auto", which take more from a cohort than its cases.
             out: a folder, or an `OutputFolder` that names outputs in its own way.
             targets: modalities to synthesise where they are missing; None takes all.
             settings: mode, steps, samples, seed and uncertainty; None takes the defaults.
@@ -178,11 +161,9 @@ class ModalityCompleter:
             CaseError: no case is found, or a setting cannot be used.
             ModfillError: the folder cannot be written, `naming` does not suit the cohort, or `jobs` is less than 1.
         """
-        whole = find_cohort(cohort) if isinstance(cohort, str | Path) else Cohort("folders", list(cohort))
+        whole = _whole(cohort, None if isinstance(out, OutputFolder) else naming)
         place = out if isinstance(out, OutputFolder) else output_folder(Path(out), naming, whole)
-        chosen = self._possible(settings or Settings())
-        if place is not out:
-            describe(place, whole)
+        chosen, targets = self._possible(settings or Settings()), self._known(targets)
 
         def read(files: CaseFiles) -> Work:
             case = read_case(files, allow_synthetic, assume_aligned)
@@ -201,17 +182,25 @@ class ModalityCompleter:
         def write(computed: tuple[Completed, list[Synthesis]]) -> Completed:
             done, syntheses = computed
             for synthesis in syntheses:
-                _take(done, synthesis, place)
-                _read_back(done, synthesis.modality)
+                take(done, synthesis, place)
+                read_back(done, synthesis.modality)
             return done
 
-        return run_cohort(whole.cases, place, Stages(read, compute, write), jobs)
+        results = run_cohort(whole.cases, place, Stages(read, compute, write), jobs)
+        if place is not out:
+            describe(place, whole)  # once nothing can be refused any more
+        return results
 
     def _possible(self, settings: Settings) -> Settings:
         """The same settings. Raises CaseError for those of which the weights know nothing."""
         if settings.uncertainty and self.model.refiner is None and settings.samples < 2:
             raise CaseError("uncertainty must have two samples or more by weights without a refiner, got "
                             f"{settings.samples}; add --samples 8")  # fmt: skip
+        if settings.samples > 1 and samples_needed(self.model, settings) == 1:
+            # those that count otherwise: by what the weights do in one step, and without a refiner the spread
+            ways = "in mode mean with steps" if self.model.single_step_mean else "in mode mean"
+            ways += " or for uncertainty" if self.model.refiner is None else ""
+            raise CaseError(f"samples must be 1 here, got {settings.samples}; by these weights more count {ways} only")
         return settings
 
     def _begin(
@@ -231,7 +220,7 @@ class ModalityCompleter:
         for target in self._targets(case, targets):
             path = None if out is None else output_path(out, case.case_id, target)
             note = sidecar(case, target, settings, self.weights, precision, path)
-            if path is None or overwrite or not _take_finished(done, target, path, note):
+            if path is None or overwrite or not take_finished(done, target, path, note):
                 notes[target] = note
         with within_memory(f"case {case.case_id}"):
             return Work(case, done, notes, prepare_case(case, self.model.preset) if notes else None)
@@ -241,10 +230,20 @@ class ModalityCompleter:
             with within_memory(f"case {work.case.case_id}"):
                 yield from complete_case(work.case, work.prepared, self.model, work.notes, settings)
 
+    def _known(self, targets: str | Sequence[str] | None) -> tuple[str, ...] | None:
+        """The modalities that targets name. Raises CaseError for a name that is none of the weights'."""
+        wanted = None if targets is None else modalities_of(targets, "a target")
+        for target in wanted or ():
+            if target not in (known := self.model.preset.modalities):
+                raise CaseError(
+                    f"a target must be one of the weights' {', '.join(known)}, got '{target}'; leave it out"
+                )
+        return wanted
+
     def _targets(self, case: Case, targets: Sequence[str] | None) -> tuple[str, ...]:
         """The modalities to synthesise, each once. Raises CaseError for one that is not missing or not known."""
         known = self.model.preset.modalities
-        wanted = (targets,) if isinstance(targets, str) else case.missing if targets is None else targets
+        wanted = case.missing if targets is None else targets
         for target in wanted:
             if target not in case.missing or target not in known:
                 choice = ", ".join(m for m in case.missing if m in known) or "none is"
@@ -259,7 +258,7 @@ class ModalityCompleter:
         affine: npt.ArrayLike,
         case_id: str = "case",
         *,
-        targets: Sequence[str] | None = None,
+        targets: str | Sequence[str] | None = None,
         steps: int | None = None,
         samples: int = 1,
         mode: str = "mean",
@@ -268,7 +267,7 @@ class ModalityCompleter:
         """Arrays in, arrays out, nothing on disk. Provenance and uncertainty are left out; `complete` gives them.
 
         Args:
-            arrays: (X, Y, Z) by modality, 0 outside the brain.
+            arrays: (X, Y, Z) by modality, or a name of it such as "flair", 0 outside the brain.
             affine: 4x4, voxel indices to mm.
             case_id: part of the seed.
             targets, steps, samples, mode, seed: as in `complete`.
@@ -279,39 +278,21 @@ class ModalityCompleter:
         Raises:
             CaseError: as `complete`.
         """
+        self._possible(Settings(mode, steps, samples, seed))
+        targets = self._known(targets)
         done = self.complete(case_from_arrays(arrays, affine, case_id), None, targets, steps, samples, mode, seed)
         return {modality: np.asarray(image.dataobj) for modality, image in done.images.items()}
 
 
-def _take(done: Completed, synthesis: Synthesis, out: Path | OutputFolder | None) -> None:
-    """Take over what has just been synthesised, and write it."""
-    modality = synthesis.modality
-    done.images[modality], done.provenance[modality] = synthesis.image, synthesis.provenance
-    if synthesis.uncertainty is not None:
-        done.uncertainty[modality] = synthesis.uncertainty
-    if out is not None:
-        path = output_path(out, done.case_id, modality)
-        images = {path: synthesis.image}
-        if synthesis.uncertainty is not None:
-            images[uncertainty_path(path)] = synthesis.uncertainty
-        write(images, synthesis.provenance, path)
-        done.paths[modality] = path
-
-
-def _take_finished(done: Completed, modality: str, path: Path, note: dict[str, Any]) -> bool:
-    """Take over an output that an earlier run finished; returns whether there is one."""
-    former = finished(path, note)
-    if former is None:
-        return False
-    done.paths[modality], done.provenance[modality] = path, former
-    _read_back(done, modality)
-    done.skipped += (modality,)
-    return True
-
-
-def _read_back(done: Completed, modality: str) -> None:
-    """Let what lies on disk stand for what is in memory."""
-    path = done.paths[modality]
-    done.images[modality] = nib.Nifti1Image.from_filename(path)
-    if uncertainty_path(path).exists():
-        done.uncertainty[modality] = nib.Nifti1Image.from_filename(uncertainty_path(path))
+def _whole(cohort: str | Path | Cohort | Sequence[CaseFiles], naming: str | None) -> Cohort:
+    """The cohort that was given or found. Raises ModfillError for cases alone if the naming needs more than them."""
+    if isinstance(cohort, Cohort):
+        return cohort
+    if isinstance(cohort, str | Path):
+        return find_cohort(cohort)
+    if naming in ("nnunet", "auto"):
+        raise ModfillError(
+            f"naming '{naming}' must have the whole cohort, which tells the channels' order, got a list of cases; "
+            "give the folder, what find_cohort gave, or an OutputFolder"
+        )
+    return Cohort("folders", list(cohort))

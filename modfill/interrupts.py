@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
-__all__ = ["Terminated", "terminable"]
+__all__ = ["WAITING", "Terminated", "end_now_if_busy", "in_a_hurry", "terminable"]
+
+WAITING = "waiting for other processes"
+"""Name of a daemon thread in which torch waits, and which must not see Python's end."""
+
+_asked_to_end = threading.Event()
 
 
 class Terminated(BaseException):
@@ -17,19 +26,51 @@ class Terminated(BaseException):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Raise `Terminated` in the main thread when SIGTERM arrives in the context.
+    """Raise `Terminated` in the main thread when SIGTERM arrives in the context, KeyboardInterrupt for SIGINT.
 
-    Processes forked from this one end at once, as they would without.
+    Processes forked from this one end at once by SIGTERM, as they would without.
     """
+    _asked_to_end.clear()
     own = os.getpid()
+    interrupt = signal.getsignal(signal.SIGINT)
 
-    def stop(number: int, frame: Any) -> None:
+    def terminate(number: int, frame: FrameType | None) -> None:
         if os.getpid() != own:
             os._exit(128 + number)
+        _asked_to_end.set()
         raise Terminated
 
-    former = signal.signal(signal.SIGTERM, stop)
+    def note_interrupt(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == own:
+            _asked_to_end.set()
+        signal.default_int_handler(number, frame)
+
+    handlers: dict[int, Any] = {signal.SIGTERM: terminate}
+    if interrupt is signal.default_int_handler:  # not where Ctrl-C is ignored, e.g. under nohup
+        handlers[signal.SIGINT] = note_interrupt
+    former = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def in_a_hurry() -> bool:
+    """Whether the user wants an end now: a signal came, or its exception is on its way through the caller."""
+    return _asked_to_end.is_set() or isinstance(sys.exc_info()[1], KeyboardInterrupt | Terminated)
+
+
+def end_now_if_busy(status: int) -> None:
+    """End the process if threads still compute, which Python would wait for; what they do is no longer wanted.
+
+    Args:
+        status: exit status.
+    """
+    others = (thread for thread in threading.enumerate() if thread is not threading.main_thread())
+    if not any(thread.name == WAITING or not thread.daemon for thread in others):
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)

@@ -20,7 +20,17 @@ def half_is_fast(device: torch.device) -> bool:
     """Whether bfloat16 pays on this device; a CPU without instructions for it takes many times as long."""
     if device.type == "cpu":
         return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return device.type == "cuda"
+    return device.type == "cuda" and _gpu_has_bfloat16()
+
+
+def _gpu_has_bfloat16() -> bool:
+    """Whether the GPU multiplies bfloat16 itself; torch would do it in float32 where it does not."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    except TypeError:  # before torch 2.4 it knew no emulation
+        return bool(torch.cuda.is_bf16_supported())
 
 
 def fast_precision(device: torch.device) -> torch.autocast:
@@ -28,8 +38,9 @@ def fast_precision(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=half_is_fast(device))
 
 
-def device_named(name: str) -> torch.device:
+def device_named(name: str | torch.device) -> torch.device:
     """The device called auto, cpu, cuda, cuda:1, ... Raises ModfillError if it does not exist here."""
+    name = str(name)
     if name == "auto":
         return best_device()
     try:

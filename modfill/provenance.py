@@ -23,6 +23,7 @@ from modfill.marks import SYNTHETIC_MARK, has_mark, matches_sidecar, read_sideca
 from modfill.modalities import NAMES
 from modfill.naming import OutputFolder, output_path, uncertainty_path
 from modfill.nifti import read_header, read_image
+from modfill.options import truth, whole_number
 
 NO_AGENT = "No contrast agent was given: enhancement is inferred from the other modalities and may be wrong or absent."
 
@@ -36,8 +37,11 @@ class Settings:
         steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
         samples: samples that the mean averages where diffusion makes it: with `steps`, or by a network that allows no
             other way. Without a refiner, their spread is the uncertainty too.
-        seed: of the noise.
+        seed: of the noise, from 0 to 2**63 - 1.
         uncertainty: give the map of the standard deviation to be expected, too.
+
+    Raises:
+        CaseError: one is of another type or out of its range.
     """
 
     mode: str = "mean"
@@ -47,12 +51,17 @@ class Settings:
     uncertainty: bool = False
 
     def __post_init__(self) -> None:
-        if self.mode not in ("mean", "sample"):
-            raise CaseError(f"mode must be 'mean' or 'sample', got '{self.mode}'")
-        if self.steps is not None and not 1 <= self.steps <= 1000:
-            raise CaseError(f"steps must be from 1 to 1000, got {self.steps}")
-        if self.samples < 1:
-            raise CaseError(f"samples must be at least 1, got {self.samples}")
+        if not isinstance(self.mode, str) or self.mode not in ("mean", "sample"):
+            raise CaseError(f"mode must be 'mean' or 'sample', got {self.mode!r}; give one of them")
+        checked = {
+            "mode": str(self.mode),
+            "steps": None if self.steps is None else whole_number("steps", self.steps, 1, 1000),
+            "samples": whole_number("samples", self.samples, 1),
+            "seed": whole_number("seed", self.seed, 0, 2**63 - 1),
+            "uncertainty": truth("uncertainty", self.uncertainty),
+        }
+        for name, value in checked.items():  # Python's own types: sidecars and caches tell them
+            object.__setattr__(self, name, value)
 
 
 def sidecar(

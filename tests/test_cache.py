@@ -106,7 +106,7 @@ def test_an_entry_depends_on_inputs_weights_and_settings(
         (sources, AFFINE * 1.001, {}),
         (sources, AFFINE, {"settings": Settings(seed=1)}),
         (sources, AFFINE, {"settings": Settings(steps=2)}),
-        (sources, AFFINE, {"settings": Settings(samples=2)}),
+        (sources, AFFINE, {"settings": Settings(steps=2, samples=2)}),
         (sources, AFFINE, {"settings": Settings(mode="sample")}),
         (sources, AFFINE, {"case_id": "another"}),
         (sources, AFFINE, {"weights": other_weights}),
@@ -258,5 +258,5 @@ def test_grids_must_agree(sources: dict, tiny_weights: Path) -> None:
 
 def test_targets_must_be_missing(sources: dict, tiny_weights: Path) -> None:
     for target in ("t1n", "t9"):
-        with pytest.raises(CaseError, match=f"a target must be missing .*, got '{target}'"):
+        with pytest.raises(CaseError, match=f"a target must be .*, got '{target}'"):
             complete_arrays(sources, AFFINE, targets=[target], weights=tiny_weights)

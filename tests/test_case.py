@@ -306,7 +306,7 @@ def test_float_arrays_are_copied_too() -> None:
 @pytest.mark.parametrize(
     ("changes", "affine", "message"),
     [
-        ({"t1ce": np.ones((4, 4, 4))}, np.eye(4), "modality must be one of t1n, t1c, t2w, t2f, got 't1ce'"),
+        ({"adc": np.ones((4, 4, 4))}, np.eye(4), "modality must be one of t1n, t1c, t2w, t2f, or a name of theirs"),
         ({"t2w": np.ones((4, 4))}, np.eye(4), "t2w must be 3D"),
         ({"t2w": brain_volumes((24, 28, 22))["t2w"]}, np.eye(4), "on one grid"),
         ({"t2w": brain_volumes()["t2w"] - 5}, np.eye(4), "t2w must be skull-stripped"),

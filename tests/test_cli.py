@@ -62,11 +62,11 @@ def test_a_case_is_completed(run: Run, case_folder: Path, tmp_path: Path) -> Non
 
 
 def test_options_reach_the_sidecar(run: Run, case_folder: Path, tmp_path: Path) -> None:
-    options = ("--targets", "t2w", "--mode", "sample", "--steps", 2, "--samples", 2, "--seed", 7, "--uncertainty")
+    options = ("--targets", "t2w", "--mode", "mean", "--steps", 2, "--samples", 2, "--seed", 7, "--uncertainty")
     assert run("complete", case_folder, "--out", tmp_path / "out", *options)[0] == 0
     assert files_in(tmp_path / "out") == [f"p1/p1-t2w{end}" for end in ("-uncertainty.nii.gz", ".json", ".nii.gz")]
     note = (tmp_path / "out" / "p1" / "p1-t2w.json").read_text()
-    for line in ('"Mode": "sample"', '"Steps": 2', '"Samples": 2', '"Seed": 7', '"Uncertainty": true'):
+    for line in ('"Mode": "mean"', '"Steps": 2', '"Samples": 2', '"Seed": 7', '"Uncertainty": true'):
         assert line in note
 
 
@@ -233,7 +233,7 @@ def test_a_device_that_is_not_here(
 @pytest.mark.parametrize(
     "arguments",
     [(), ("complete",), ("complete", "in"), ("complete", "in", "--out", "o", "--mode", "best"), ("abolish",),
-     ("complete", "in", "--out", "o", "--targets", "t1ce"), ("complete", "in", "--out", "o", "--steps", "few"),
+     ("complete", "in", "--out", "o", "--targets", "adc"), ("complete", "in", "--out", "o", "--steps", "few"),
      ("train", "--preset", "huge", "--data", "d", "--out", "o"), ("train", "--data", "d")],
 )  # fmt: skip
 def test_wrong_usage_is_status_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:

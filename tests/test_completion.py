@@ -143,7 +143,7 @@ def test_a_reoriented_case_gives_the_reoriented_answer(completer: ModalityComple
 def test_sidecar_tells_where_it_comes_from(
     completer: ModalityCompleter, tiny_weights: Path, case_folder: Path, tmp_path: Path, target: str
 ) -> None:
-    done = completer.complete(case_folder, tmp_path, mode="sample", steps=3, samples=2, seed=5)
+    done = completer.complete(case_folder, tmp_path, mode="mean", steps=3, samples=2, seed=5)
     note = json.loads((tmp_path / "p1" / f"p1-{target}.json").read_text())
     assert note == done.provenance[target]
     assert note["Synthetic"] is True and note["Modality"] == target
@@ -152,7 +152,7 @@ def test_sidecar_tells_where_it_comes_from(
         assert source["SHA256"] == hashlib.sha256((case_folder / source["File"]).read_bytes()).hexdigest()
     assert note["Weights"]["SHA256"] == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
     assert note["Weights"]["Preset"] == "tiny" and note["GeneratedBy"][0]["Name"] == "modfill"
-    assert (note["Mode"], note["Steps"], note["Samples"], note["Seed"]) == ("sample", 3, 2, 5)
+    assert (note["Mode"], note["Steps"], note["Samples"], note["Seed"]) == ("mean", 3, 2, 5)
     assert ("ContrastAgent" in note) == (target == "t1c")
     assert str(tmp_path) not in json.dumps(note)
 
@@ -294,11 +294,9 @@ def test_a_damaged_output_is_one_line(
         completer.complete(case_folder, tmp_path / "out", ["t1c"])
 
 
-@pytest.mark.parametrize(("target", "reason"), [("t1n", "must be missing (t1c, t2w), got 't1n'"), ("pd", "got 'pd'")])
-def test_a_target_must_be_missing(completer: ModalityCompleter, case_folder: Path, target: str, reason: str) -> None:
-    with pytest.raises(CaseError) as caught:
-        completer.complete(case_folder, targets=[target])
-    assert str(caught.value).startswith("case p1: ") and reason in str(caught.value)
+def test_a_target_must_be_missing(completer: ModalityCompleter, case_folder: Path) -> None:
+    with pytest.raises(CaseError, match=r"case p1: a target must be missing \(t1c, t2w\), got 't1n'"):
+        completer.complete(case_folder, targets=["t1n"])
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def test_decollates(complete: CompleteModalitiesd) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"modalities": ("t1n", "t1c", "t2w", "adc")}, "modalities must be two or more different .*, got 'adc'"),
+        ({"modalities": ("t1n", "t1c", "t2w", "adc")}, "modalities: each must be one of .*, got 'adc'"),
         ({"keys": ("t1c", "t1n", "t2f", "t2w")}, "those that the keys t1c, t1n, t2f, t2w name, got t1n, t1c, t2w, t2f"),
         ({"keys": ("flair", "t1"), "modalities": ("t1n", "t2f")}, "those that the keys flair, t1 name, got t1n, t2f"),
         ({"modalities": ("t1n", "t1n")}, "modalities must be two or more different .*, got 't1n, t1n'"),

@@ -217,7 +217,7 @@ def test_files_and_arrays_give_the_same_segmentation(world: Path, tiny_weights: 
 
 def test_wrong_arrays_are_refused(world: Path, tiny_weights: Path) -> None:
     made = predictor(world, tiny_weights)
-    with pytest.raises(ModfillError, match="case y: an array's modality must be one of t1n, t1c, t2w, t2f, got 'pd'"):
+    with pytest.raises(ModfillError, match="case y: an array's modality must be one of t1n, .*, got 'pd'"):
         made.predict_arrays({"pd": np.ones((4, 4, 4))}, np.eye(4), "y")
     with pytest.raises(ModfillError, match="case y: .*3D"):
         made.predict_arrays({"t1n": np.ones((4, 4))}, np.eye(4), "y")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -88,3 +92,67 @@ def test_half_of_torchrun_s_variables_are_refused(
             monkeypatch.setenv(name, value)
     with pytest.raises(ModfillError, match="RANK and WORLD_SIZE must be as torchrun sets them"):
         Part.of_rank()
+
+
+def _rank(options: Sequence[object], variables: dict[str, str]) -> subprocess.Popen[str]:
+    """`modfill complete` as a rank that somebody else than torchrun started."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | variables
+    return subprocess.Popen([sys.executable, "-m", "modfill", "complete", *map(str, options)], cwd=ROOT,
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+
+@pytest.fixture
+def options(tiny_weights: Path, tmp_path: Path) -> list[object]:
+    for seed in range(2):
+        write_case(tmp_path / "in", f"p{seed}", ("t1n", "t2w", "t2f"), shape=(20, 24, 16), seed=seed)
+    return [tmp_path / "in", "--out", tmp_path / "out", "--weights", tiny_weights, "--device", "cpu"]
+
+
+@pytest.fixture
+def address() -> dict[str, str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+
+
+def test_one_rank_needs_no_address_and_more_do(options: list[object], tmp_path: Path) -> None:
+    job = _rank(options, {"RANK": "0", "WORLD_SIZE": "2"})
+    _, error = job.communicate(timeout=60)
+    assert job.returncode == 1 and not (tmp_path / "out").exists()
+    assert error == ("modfill: MASTER_ADDR and MASTER_PORT must be set for 2 ranks, got none; start them with "
+                     "torchrun, or use --shard\n")  # fmt: skip
+    job = _rank(options, {"RANK": "0", "WORLD_SIZE": "1"})
+    _, error = job.communicate(timeout=60)
+    assert (job.returncode, error) == (0, "") and len(list((tmp_path / "out").rglob("*.nii.gz"))) == 2
+
+
+def test_ranks_meet_without_torchrun(options: list[object], address: dict[str, str], tmp_path: Path) -> None:
+    jobs = [_rank(options, {"RANK": str(rank), **address}) for rank in (0, 1)]
+    assert [(job.communicate(timeout=120), job.returncode)[1] for job in jobs] == [0, 0]
+    assert len(list((tmp_path / "out").rglob("*.nii.gz"))) == 2
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_an_absent_rank_is_given_up(options: list[object], address: dict[str, str], rank: str) -> None:
+    job = _rank(options, {"RANK": rank, **address, "MODFILL_RANK_TIMEOUT": "3"})
+    _, error = job.communicate(timeout=60)
+    other = 2 if rank == "0" else 1
+    lines = error.splitlines()
+    assert job.returncode == 1 and lines[0] == f"modfill: waiting for rank {other} of 2"
+    assert lines[-1] == (f"modfill: all 2 ranks must take part, got no sign of rank {other} for 3 s; start all of "
+                         "them, or use --shard")  # fmt: skip
+
+
+@pytest.mark.parametrize(("rank", "number", "status"), [("0", signal.SIGINT, 130), ("1", signal.SIGTERM, 143)])
+def test_signals_end_the_wait(
+    options: list[object], address: dict[str, str], rank: str, number: int, status: int
+) -> None:
+    job = _rank(options, {"RANK": rank, **address})
+    assert job.stderr is not None and job.stderr.readline().startswith("modfill: waiting for rank")
+    began = time.monotonic()
+    job.send_signal(number)
+    job.communicate(timeout=50)
+    seconds = time.monotonic() - began
+    print(f"{seconds:.2f} s")
+    assert job.returncode == status and seconds < 2

@@ -21,6 +21,7 @@ from modfill.checks import check_shape, times
 from modfill.errors import CaseError, ModfillError
 from modfill.layouts.dataset_json import ChannelCase, ChannelFiles, missing_foreign
 from modfill.modalities import MODALITIES
+from modfill.named import by_modality
 from modfill.naming import output_path
 from modfill.nifti import empty_image, read_header, read_image
 
@@ -118,6 +119,7 @@ class ChannelFiller:
         Raises:
             CaseError: the case cannot be completed, or a modality is none of the channels'.
         """
+        arrays = by_modality(arrays, f"case {case_id}: an array's modality")
         for name in arrays:
             if name not in self.modalities:
                 raise CaseError(

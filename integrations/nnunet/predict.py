@@ -26,6 +26,7 @@ from modfill.layouts.dataset_json import (
     require_nifti,
     unnumbered,
 )
+from modfill.named import by_modality, modalities_of
 
 require_nnunet()
 
@@ -47,9 +48,9 @@ class ModalityCompletionPredictor(nnUNetPredictor):
         **options: nnUNetPredictor's.
     """
 
-    def __init__(self, channels: Sequence[str] | None = None, weights: Path | str | None = None, **options: Any):
+    def __init__(self, channels: str | Sequence[str] | None = None, weights: Path | str | None = None, **options: Any):
         super().__init__(**options)
-        self.channels = channels
+        self.channels = None if channels is None else modalities_of(channels, "a channel")
         self.weights = None if weights is None else Path(weights)
 
     def predict_arrays(
@@ -69,6 +70,7 @@ class ModalityCompletionPredictor(nnUNetPredictor):
         Raises:
             CaseError: the case cannot be completed, or the model reorients what it reads.
         """
+        arrays = by_modality(arrays, f"case {case_id}: an array's modality")
         reader = self.plans_manager.image_reader_writer_class.__name__
         if reader not in _PLAIN_READERS:
             raise CaseError(
@@ -109,8 +111,8 @@ class ModalityCompletionPredictor(nnUNetPredictor):
     def _filler(self) -> ChannelFiller:
         where = self.plans_manager.dataset_name
         require_nifti(self.dataset_json, where)
-        device = "auto" if self.device.type == "cuda" else "cpu"
-        return ChannelFiller(channel_modalities(self.dataset_json, where, self.channels), self.weights, device)
+        modalities = channel_modalities(self.dataset_json, where, self.channels)
+        return ChannelFiller(modalities, self.weights, str(self.device))
 
     def _manage_input_and_output_lists(
         self,

@@ -155,6 +155,7 @@ def channel_modalities(
             too few: the order is never guessed.
     """
     names = channel_names(dataset, where)
+    explicit = (explicit,) if isinstance(explicit, str) else explicit
     if explicit is not None and len(explicit) != len(names):
         got = f"{len(explicit)} ({', '.join(explicit)})"
         raise ModfillError(f"{where}: --channels must name {len(names)} channels ({', '.join(names)}), got {got}")

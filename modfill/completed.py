@@ -1,0 +1,70 @@
+"""What a completion gave, in memory and on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+
+from modfill.completion import Synthesis
+from modfill.naming import OutputFolder, output_path, uncertainty_path
+from modfill.provenance import finished, write
+
+__all__ = ["Completed", "read_back", "take", "take_finished"]
+
+
+@dataclass(eq=False)
+class Completed:
+    """What a completion gave, by synthesised modality; all empty when nothing was missing.
+
+    Attributes:
+        case_id: name of the case.
+        images: synthetic images on the case's grid.
+        paths: where they were written; empty without an output folder.
+        provenance: their sidecars.
+        uncertainty: voxelwise standard deviation to be expected, in the image's intensities, where it was asked for.
+        skipped: modalities that were finished before and were not done again.
+    """
+
+    case_id: str
+    images: dict[str, nib.Nifti1Image] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+    provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
+    uncertainty: dict[str, nib.Nifti1Image] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+
+
+def take(done: Completed, synthesis: Synthesis, out: Path | OutputFolder | None) -> None:
+    """Take over what has just been synthesised, and write it."""
+    modality = synthesis.modality
+    done.images[modality], done.provenance[modality] = synthesis.image, synthesis.provenance
+    if synthesis.uncertainty is not None:
+        done.uncertainty[modality] = synthesis.uncertainty
+    if out is not None:
+        path = output_path(out, done.case_id, modality)
+        images = {path: synthesis.image}
+        if synthesis.uncertainty is not None:
+            images[uncertainty_path(path)] = synthesis.uncertainty
+        write(images, synthesis.provenance, path)
+        done.paths[modality] = path
+
+
+def take_finished(done: Completed, modality: str, path: Path, note: dict[str, Any]) -> bool:
+    """Take over an output that an earlier run finished; returns whether there is one."""
+    former = finished(path, note)
+    if former is None:
+        return False
+    done.paths[modality], done.provenance[modality] = path, former
+    read_back(done, modality)
+    done.skipped += (modality,)
+    return True
+
+
+def read_back(done: Completed, modality: str) -> None:
+    """Let what lies on disk stand for what is in memory."""
+    path = done.paths[modality]
+    done.images[modality] = nib.Nifti1Image.from_filename(path)
+    if uncertainty_path(path).exists():
+        done.uncertainty[modality] = nib.Nifti1Image.from_filename(uncertainty_path(path))

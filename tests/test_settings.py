@@ -1,0 +1,142 @@
+"""What users choose: types and ranges are checked before any work, and what is refused leaves nothing behind."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from modfill import cache, precision
+from modfill import completer as completion
+from modfill.completer import ModalityCompleter
+from modfill.config import PRESETS
+from modfill.errors import ModfillError
+from modfill.finding import find_cases, find_cohort
+from modfill.model.aldm import ALDM
+from modfill.naming import OutputFolder
+from modfill.provenance import Settings
+from tests.case_files import write_case
+
+pytestmark = pytest.mark.usefixtures("in_float32")
+WRONG: list[dict[str, Any]] = [
+    *({"mode": value} for value in ("best", None, 3, np.ones(2))),
+    *({"steps": value} for value in (0, 1001, 2.0, "2", True, np.float32(2))),
+    *({"samples": value} for value in (0, -1, 1.0, None, True, "3")),
+    *({"seed": value} for value in (-1, 2**63, 1.5, True, None, "0", np.uint64(2**63))),
+    *({"uncertainty": value} for value in (1, None, "yes", np.int64(1))),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_a_setting_of_another_type_or_range_is_refused(completer: ModalityCompleter, wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ModfillError, match=rf"^{name} must be .*, got .*; give"):
+        Settings(**wrong)
+    with pytest.raises(ModfillError, match=rf"^{name} must be"):
+        completer.complete("not read", **wrong)
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, np.uint8])
+def test_numpy_s_numbers_count_as_python_s(kind: type) -> None:
+    settings = Settings("mean", kind(3), kind(2), kind(7), np.bool_(True))  # type: ignore[arg-type]
+    assert [type(value) for value in astuple(settings)] == [str, int, int, int, bool]
+    assert settings == Settings("mean", 3, 2, 7, True)
+    assert Settings(seed=2**63 - 1).seed == 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"jobs": 0}, "jobs must be at least 1, got 0"),
+        ({"jobs": 1.0}, "jobs must be a whole number"),
+        ({"jobs": True}, "jobs must be a whole number"),
+        ({"targets": ["pd"]}, "a target must be"),
+        ({"naming": "brats"}, "naming must be"),
+        ({"settings": Settings(samples=3)}, "samples must be 1 here, got 3"),
+        ({"settings": Settings("sample", 2, 3)}, "samples must be 1 here, got 3"),
+    ],
+)
+@pytest.mark.parametrize("naming", ["bids", "nnunet"])
+def test_a_refused_cohort_leaves_nothing_behind(
+    completer: ModalityCompleter, tmp_path: Path, options: dict[str, Any], reason: str, naming: str
+) -> None:
+    write_case(tmp_path / "in", "p1", ("t1n", "t2w"))
+    with pytest.raises(ModfillError, match=reason):
+        completer.complete_cohort(tmp_path / "in", tmp_path / "out", **{"naming": naming, **options})
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_count_where_the_spread_or_the_mean_depends_on_them(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = ModalityCompleter(tiny_weights, "cpu")
+    own._possible(Settings(steps=2, samples=3))
+    plain = ALDM(replace(PRESETS["tiny"], refiner=None, unet=None))
+    monkeypatch.setattr(own, "model", plain)
+    own._possible(Settings("sample", 2, 3, uncertainty=True))
+    with pytest.raises(ModfillError, match="samples must be 1 here, got 3; .* or for uncertainty only"):
+        own._possible(Settings("sample", 2, 3))
+
+
+def test_paths_and_devices_come_in_any_type(tiny_weights: Path, tmp_path: Path) -> None:
+    folder = write_case(tmp_path / "in", "p1", ("t1n", "t2w", "t2f"))
+    for number, (kind, device) in enumerate(((str, "cpu"), (Path, torch.device("cpu")))):
+        own = ModalityCompleter(kind(tiny_weights), device)
+        done = own.complete(kind(folder), kind(tmp_path / f"out{number}"))
+        assert done.paths["t1c"].is_file()
+        assert cache.shared_completer(kind(tiny_weights), device) is cache.shared_completer(tiny_weights, "cpu")
+    with pytest.raises(ModfillError, match="device must be auto, cpu or a GPU"):
+        ModalityCompleter(tiny_weights, 7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("naming", ["nnunet", "auto"])
+def test_cases_alone_do_not_tell_the_order_of_channels(
+    completer: ModalityCompleter, tmp_path: Path, naming: str
+) -> None:
+    write_case(tmp_path / "in", "p1", ("t1n", "t2w", "t2f"))
+    found, out = find_cases(tmp_path / "in"), tmp_path / "out"
+    with pytest.raises(ModfillError, match=f"naming '{naming}' must have the whole cohort, .*; give the folder"):
+        completer.complete_cohort(found, out, naming=naming)
+    assert not out.exists()
+    for cohort, place in ((find_cohort(tmp_path / "in"), out), (found, OutputFolder(tmp_path / "own", "nnunet"))):
+        assert [result.error for result in completer.complete_cohort(cohort, place, naming=naming)] == [None]
+
+
+def test_threads_that_ask_at_the_same_time_load_one_model(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads, original = [], completion.load
+    gate = threading.Barrier(4)
+
+    def counted(path: Path) -> Any:
+        loads.append(path)
+        return original(path)
+
+    def ask(_: int) -> ModalityCompleter:
+        gate.wait()
+        return cache.shared_completer(tiny_weights, "cpu")
+
+    monkeypatch.setattr(completion, "load", counted)
+    monkeypatch.setattr(cache, "_completers", {})
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(map(id, pool.map(ask, range(4))))) == 1
+    assert len(loads) == 1
+
+
+def test_bfloat16_is_for_processors_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for has in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, has=has: (
+            including_emulation or has))  # fmt: skip
+        assert precision._gpu_has_bfloat16() is has
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # as older versions of torch have it
+    assert precision._gpu_has_bfloat16()
+    monkeypatch.undo()
+    assert not precision.half_is_fast(torch.device("mps"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not precision.half_is_fast(cuda)
