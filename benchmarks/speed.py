@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import peers
 from benchmarks.cases import reduced
 from benchmarks.peers import timed
-from modfill import completer, completion
+from modfill import completed, completion
 from modfill.case import Case, find_cases, read_case
 from modfill.completer import ModalityCompleter
 from modfill.modalities import MODALITIES
@@ -58,7 +58,7 @@ def watched(model: ALDM, spent: dict[str, float]) -> Iterator[None]:
         ("read", Case, "volume"), ("preprocess", completion, "prepare"), ("encode", model, "encode"),
         ("translate", model.translator, "fuse"), ("denoise", model.denoiser, "forward"), ("decode", model, "decode"),
         ("refine", model.refiner, "look"), ("refine", model, "refine"), ("restore", completion, "restore_image"),
-        ("write", completer, "write"),
+        ("write", completed, "write"),
     )  # fmt: skip
     if model.unet is not None:
         places += (("refine", model.unet, "look"),)

@@ -172,7 +172,7 @@ class _Run:
         held: the locks of the cases under way.
         stopped: set when nobody wants further results.
         abandoned: set when what is under way is not wanted either.
-        holding: held by whoever changes `held`.
+        holding: held by whoever takes or releases a case's lock.
         writing: held by the thread that writes files.
     """
 
@@ -199,16 +199,10 @@ class _Run:
             pool.shutdown(wait, cancel_futures=True)
         if self.writing.acquire(timeout=_LAST_WORDS):  # after that nothing is written any more
             self.writing.release()
-        for lock in list(self.held):
+        with self.holding:  # after that no lock is taken any more
+            locks = list(self.held)
+        for lock in locks:
             self._release(lock)
-
-    def _hold(self, lock: FileLock) -> None:
-        """Remember a lock. Raises InterruptedError if nobody would release it any more."""
-        with self.holding:
-            if self.stopped.is_set():
-                lock.release()
-                raise InterruptedError
-            self.held.add(lock)
 
     def _release(self, lock: FileLock | None) -> None:
         """Release a lock once, whoever comes first."""
@@ -259,15 +253,25 @@ class _Run:
                 if files.problem:  # nothing will be written, and the id may be no name
                     return _Passage(files, None, files)
                 try:
-                    lock = self._lock(files)
+                    lock = self._hold(files)
                 except CaseError as error:
                     return _Passage(files, None, error=error)
                 if lock is not None:
-                    self._hold(lock)
                     return _Passage(files, lock, files)
                 self.waiting.append(files)
             self.stopped.wait(_PAUSE)
         raise InterruptedError
+
+    def _hold(self, files: CaseFiles) -> FileLock | None:
+        """Take a case's lock, or return None if another process holds it. Raises InterruptedError if nobody would
+        release it any more."""
+        with self.holding:
+            if self.stopped.is_set():
+                raise InterruptedError
+            lock = self._lock(files)
+            if lock is not None:
+                self.held.add(lock)
+            return lock
 
     def _lock(self, files: CaseFiles) -> FileLock | None:
         name = os.fsencode(f".lock-{files.case_id}")

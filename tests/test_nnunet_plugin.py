@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -365,3 +366,15 @@ def test_a_broken_torchvision_does_not_hide_trainers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_channels_are_filled_on_the_predictor_s_own_device() -> None:
+    dataset = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0}, "file_ending": ".nii.gz"}
+    made = ModalityCompletionPredictor("flair", device=torch.device("cpu"))
+    assert made.channels == ("t2f",)
+    made = ModalityCompletionPredictor(("T1", "flair"), device=torch.device("cpu"))
+    made.dataset_json = dataset
+    made.plans_manager = SimpleNamespace(dataset_name="Dataset501")
+    for device in ("cpu", "cuda:1"):
+        made.device = torch.device(device)
+        assert made._filler().device == device and made._filler().modalities == ("t1n", "t2f")
