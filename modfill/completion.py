@@ -99,6 +99,8 @@ def complete_case(
                 case, target, scale, deviation.cpu().numpy(), prepared, preset.normalisation
             )
         found: dict[str, Any] = {"UnitRange": [scale.low, scale.high]}
+        if device.type == "cpu":
+            found["Threads"] = torch.get_num_threads()  # another number may change the last bit
         if left_out:
             found["SourcesLeftOut"] = left_out
         if prediction.confidence is not None:

@@ -68,11 +68,10 @@ def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def one_thread_in_float32() -> Iterator[None]:
-    """In float32 the last bit depends on the number of threads; workers and jobs have fewer than the whole."""
+def one_thread() -> Iterator[None]:
+    """The number of threads may change the last bit, in bfloat16 too; workers and jobs have fewer than the whole."""
     before = torch.get_num_threads()
-    if not precision.half_is_fast(torch.device("cpu")):
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 

@@ -30,7 +30,7 @@ from modfill.errors import CaseError, ModfillError
 from tests.case_files import MODALITIES, brain_volumes, oblique_affine, write_case
 from tests.loading import PRESENT
 
-pytestmark = pytest.mark.usefixtures("one_thread_in_float32")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def item(present: Sequence[str] = ("t1n", "t2f"), seed: int = 0, **more: Any) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def batches(data: Any, workers: int = 0, start: str | None = None) -> dict[str, 
     }
 
 
-@pytest.mark.usefixtures("one_thread_in_float32")  # as workers have
+@pytest.mark.usefixtures("one_thread")  # as workers have
 @pytest.mark.parametrize(("workers", "start"), [(1, "fork"), (2, "fork"), (2, "spawn")])
 def test_workers_give_the_same_batches(
     tiny_weights: Path, files: list, tmp_path: Path, workers: int, start: str

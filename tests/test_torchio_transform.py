@@ -189,7 +189,7 @@ def test_batches_collate_and_carry_the_mask(complete: Any) -> None:
     assert given["mask"].tolist() == [[m in present for m in MODALITIES] for present in PRESENT]
 
 
-@pytest.mark.usefixtures("one_thread_in_float32")  # as workers have
+@pytest.mark.usefixtures("one_thread")  # as workers have
 @pytest.mark.parametrize(("workers", "start"), [(1, "fork"), (2, "fork"), (2, "spawn")])
 def test_workers_give_the_same_values(complete: Any, workers: int, start: str) -> None:
     assert same(batches(dataset(complete), 0), batches(dataset(complete), workers, start))
