@@ -341,7 +341,7 @@ def test_a_shard_must_exist(text: str) -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_hardly_change_an_image(completer: ModalityCompleter, threads: int) -> None:
-    """Libraries choose how to add by the number of threads: the last bit may differ, in bfloat16 more than in float32."""
+    """Libraries choose how to add by the number of threads: the last bit may differ, above all in bfloat16."""
     arrays = {"t1n": brain_volumes((40, 48, 36))["t1n"].astype(np.float32) / 7}
     before, made = torch.get_num_threads(), []
     for number in (2, threads):
