@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 from modfill.errors import CaseError
@@ -36,19 +36,21 @@ def modalities_of(names: str | Iterable[str], what: str = "a modality") -> tuple
     return tuple(found)
 
 
-def by_modality(items: Mapping[str, _T], what: str = "a modality") -> dict[str, _T]:
+def by_modality(items: Mapping[str, _T], what: str = "a modality", others: Collection[str] = ()) -> dict[str, _T]:
     """The same items under the modalities that their keys name.
 
     Args:
         items: By a name that ``modality_of`` knows.
         what: What the keys are, with which a message begins.
+        others: Names that are no modality's and stay as they are, e.g. of other channels of a dataset.
 
     Raises:
         CaseError: If a key is no modality's, or two are the same one's.
     """
     found: dict[str, _T] = {}
     names: dict[str, str] = {}
-    for name, modality in zip(items, modalities_of(items, what), strict=True):
+    for name in items:
+        modality = name if name in others else modalities_of([name], what)[0]
         if modality in found:
             raise CaseError(f"{what} must be named once, got {names[modality]!r} and {name!r}; leave one out")
         found[modality], names[modality] = items[name], name

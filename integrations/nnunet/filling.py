@@ -119,7 +119,7 @@ class ChannelFiller:
         Raises:
             CaseError: the case cannot be completed, or a modality is none of the channels'.
         """
-        arrays = by_modality(arrays, f"case {case_id}: an array's modality")
+        arrays = by_modality(arrays, f"case {case_id}: an array's modality", self.modalities)
         for name in arrays:
             if name not in self.modalities:
                 raise CaseError(

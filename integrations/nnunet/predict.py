@@ -70,7 +70,6 @@ class ModalityCompletionPredictor(nnUNetPredictor):
         Raises:
             CaseError: the case cannot be completed, or the model reorients what it reads.
         """
-        arrays = by_modality(arrays, f"case {case_id}: an array's modality")
         reader = self.plans_manager.image_reader_writer_class.__name__
         if reader not in _PLAIN_READERS:
             raise CaseError(
@@ -80,6 +79,7 @@ class ModalityCompletionPredictor(nnUNetPredictor):
         affine = np.asarray(affine, np.float64)
         check_affine(f"case {case_id}", affine)
         filler = self._filler()
+        arrays = by_modality(arrays, f"case {case_id}: an array's modality", filler.modalities)
         arrays = without_zeros(arrays, case_id)
         whole = filler.fill_arrays(arrays, affine, case_id)
         image = np.stack([whole[m].astype(np.float32).transpose(2, 1, 0) for m in filler.modalities])
