@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -185,3 +186,15 @@ def test_a_scan_lists_what_it_left_alone(tmp_path: Path) -> None:
     assert scan.cases[0].files == {"p1_t1.nii.gz": "t1n", "p1_seg.nii.gz": "segmentation"}
     text = as_text(scan)
     assert "atlas_T1.nii.gz: unexplained" in text and "case p1: p1_seg.nii.gz: segmentation" in text
+
+
+@pytest.mark.parametrize("name", ["a_0001.mha", "a_0001.nii", "a_0001.nrrd"])
+def test_a_channel_in_another_format_is_not_synthesised(tmp_path: Path, name: str) -> None:
+    images = touch(tmp_path / "imagesTr", "a_0000.nii.gz", "b_0000.nii.gz", name, "a_0000.json")
+    channels = {str(n): m for n, m in enumerate(("T1", "T1ce", "T2", "FLAIR"))}
+    description = {"channel_names": channels, "labels": {"background": 0}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    problems = {case.case_id: case.problem for case in find_cases(tmp_path)}
+    assert problems["b"] is None and name in str(problems["a"])
+    touch(images, "c_0000.mha")
+    assert "must end in .nii.gz" in str({case.case_id: case.problem for case in find_cases(tmp_path)}["c_0000.mha"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from modfill.errors import CaseError, ModfillError
+from modfill.layouts.accounting import UNEXPLAINED, account
 from modfill.layouts.dataset_json import (
     FILE_ENDING,
     IMAGE_FOLDERS,
@@ -21,7 +23,7 @@ from modfill.layouts.dataset_json import (
     read_dataset_json,
     unnumbered,
 )
-from modfill.layouts.files import CaseFiles, Cohort
+from modfill.layouts.files import CaseFiles, Cohort, visible
 from modfill.modalities import MODALITIES
 
 __all__ = ["find"]
@@ -84,8 +86,22 @@ def _cases_in(folder: Path, channels: tuple[str, ...], labels: Path | None = Non
     for path in others:
         name = path.name.removesuffix(FILE_ENDING)
         yield CaseFiles(name, {}, f"case {name}: {unnumbered(path)}")
+    foreign = _foreign_files(folder)
     for case_id, images in files.items():
-        yield _case(case_id, images, channels, labels and labels / f"{case_id}{FILE_ENDING}")
+        case = _case(case_id, images, channels, labels and labels / f"{case_id}{FILE_ENDING}")
+        own = [name for name in foreign if name.startswith(f"{case_id}_")]
+        yield replace(case, others={name: foreign.pop(name) for name in own})
+    for name in (name for name, kind in foreign.items() if kind == UNEXPLAINED):
+        yield CaseFiles(
+            name, {}, f"case {name}: {folder / name} must end in {FILE_ENDING}, got another format; convert it"
+        )
+
+
+def _foreign_files(folder: Path) -> dict[str, str]:
+    """Kind by name of the files in a folder that nnU-Net's ending leaves out; nnU-Net reads no folders below."""
+    if not folder.is_dir():
+        return {}
+    return account(entry for entry in visible(folder) if not entry.is_dir() and not entry.name.endswith(FILE_ENDING))
 
 
 def _case(case_id: str, images: list[Path], channels: tuple[str, ...], label: Path | None) -> CaseFiles:
