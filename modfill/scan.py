@@ -16,7 +16,7 @@ from tqdm import tqdm
 from modfill.case import image_labels, read_case
 from modfill.checks import check_grids, nothing_usable, times
 from modfill.contrast import suspected_swap
-from modfill.errors import CaseError
+from modfill.errors import CaseError, ModfillError, within_memory
 from modfill.finding import find_cohort
 from modfill.layouts.files import CaseFiles
 from modfill.marks import has_mark
@@ -141,8 +141,9 @@ def _scan(files: CaseFiles, deep: bool) -> ScannedCase:
     try:
         check_grids(files.case_id, images, image_labels(files))
         if deep or files.volume_index:
-            return _read(files, scanned, deep)
-    except CaseError as error:
+            with within_memory(f"case {files.case_id}"):
+                return _read(files, scanned, deep)
+    except ModfillError as error:  # also a case for which memory does not suffice
         return replace(scanned, problem=str(error))
     return replace(scanned, contents={modality: _sampled(files.paths[modality]) for modality in images})
 

@@ -117,6 +117,12 @@ def as_text(scan: Scan) -> str:
     """The counts and findings for a terminal."""
     parts = [printable(f"{len(scan.cases)} cases in {scan.path} ({_depth(scan)})")]
     parts += [f"{title}\n{table.to_string(index=False)}" for title, table in _summaries(scan).items()]
+    used = [
+        f"  {printable(case.case_id)}: {printable(', '.join(f'{name} ({kind})' for name, kind in case.files.items()))}"
+        for case in scan.cases
+        if case.files
+    ]
+    parts += ["Files by case\n" + "\n".join(used)] if used else []
     parts += [
         f"{title}\n" + "\n".join(f"  {printable(line)}" for line in lines) for title, lines in _findings(scan).items()
     ]

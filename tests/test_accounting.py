@@ -185,6 +185,7 @@ def test_a_scan_lists_what_it_left_alone(tmp_path: Path) -> None:
     assert scan.left_alone == {"atlas_T1.nii.gz": "unexplained"}
     assert scan.cases[0].files == {"p1_t1.nii.gz": "t1n", "p1_seg.nii.gz": "segmentation"}
     text = as_text(scan)
+    assert "p1: p1_t1.nii.gz (t1n), p1_seg.nii.gz (segmentation)" in text
     assert "atlas_T1.nii.gz: unexplained" in text and "case p1: p1_seg.nii.gz: segmentation" in text
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from modfill import contrast
-from modfill.case import case_from_arrays
+from modfill.case import Case, case_from_arrays
 from modfill.cli import main
 from modfill.completer import ModalityCompleter
 from modfill.contrast import ACCURACY, describe_pairs
@@ -186,3 +186,16 @@ def test_exchanged_files_are_suspected_in_real_cases(tmp_path: Path, capsys: pyt
     assert "intact t1n = " in out or "crossed t1n = intact t1n" in out
     assert main(["scan", str(tmp_path)]) == 0
     assert "exchanged (" not in capsys.readouterr().out  # without voxels nothing can be suspected
+
+
+def test_a_deep_scan_goes_on_after_a_case_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("p1", "p2"):
+        write_case(tmp_path, name, ("t1n", "t2w"))
+
+    def judge(case: Case) -> None:
+        if case.case_id == "p1":
+            raise MemoryError
+
+    monkeypatch.setattr("modfill.scan.suspected_swap", judge)
+    scan = scan_cohort(tmp_path, deep=True)
+    assert "out of memory" in str(one(scan, "p1").problem) and one(scan, "p2").problem is None
