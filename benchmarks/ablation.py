@@ -23,22 +23,22 @@ from torch import Tensor, nn
 from benchmarks.baselines.trained import training_case
 from benchmarks.cases import figures, in_unit_range
 from benchmarks.translation import tasks
-from modfill import checkpoint
-from modfill.case import Case, find_cases, read_case
-from modfill.memory import keep_freed_memory
+from modfill.cases.reading import Case, find_cases, read_case
 from modfill.modalities import MODALITIES
-from modfill.model.aldm import ALDM, Encoded
 from modfill.model.denoiser import Denoiser
+from modfill.model.device import best_device, fast_precision, half_is_fast
+from modfill.model.synthesiser import Encoded, Synthesiser
 from modfill.model.translator import Translator
-from modfill.precision import best_device, fast_precision, half_is_fast
-from modfill.preprocess import prepare
-from modfill.training.autoencoder_stage import AutoencoderStage
-from modfill.training.curves import Budget
+from modfill.preprocessing.prepare import prepare
+from modfill.process import keep_freed_memory
 from modfill.training.data import TrainingCase
 from modfill.training.latents import LatentBank
+from modfill.training.log import Budget
 from modfill.training.loop import Stage, train
 from modfill.training.shortcuts import fit_shortcut
-from modfill.training.translation_stages import DenoiserStage, TranslatorStage
+from modfill.training.stages.autoencoder import AutoencoderStage
+from modfill.training.stages.translation import DenoiserStage, TranslatorStage
+from modfill.weights import checkpoint
 
 CODES = 8192  # the paper's
 DEVICE = best_device()
@@ -87,14 +87,14 @@ class Laboratory:
         steps: of every training at most; None takes the preset's.
     """
 
-    weights: ALDM
+    weights: Synthesiser
     cases: Cases
     held_out: Cases
     run: Path
     minutes: float | None
     steps: int | None = None
 
-    def rows(self) -> Iterator[tuple[str, ALDM, str]]:
+    def rows(self) -> Iterator[tuple[str, Synthesiser, str]]:
         """Title, model, and the part that gives its answer."""
         model = self._with_autoencoder(None)
         model.translator = Nothing()  # type: ignore[assignment]
@@ -113,12 +113,12 @@ class Laboratory:
         yield "the same, sources averaged and not fused", averaged, "denoiser"
         yield "+ refiner and U-Net (the weights as they are)", self.weights, "refiner"
 
-    def _with_autoencoder(self, codes: int | None) -> ALDM:
+    def _with_autoencoder(self, codes: int | None) -> Synthesiser:
         """A copy of the weights without refiner and U-Net. With `codes`, its autoencoder is trained on with such a
         codebook in place of its own regularisation."""
         own = self.weights.preset
         autoencoder = replace(own.autoencoder, codes=codes or own.autoencoder.codes)
-        model = ALDM(replace(own, autoencoder=autoencoder, refiner=None, unet=None)).to(DEVICE)
+        model = Synthesiser(replace(own, autoencoder=autoencoder, refiner=None, unet=None)).to(DEVICE)
         shapes = {name: value.shape for name, value in model.state_dict().items()}
         kept = {name: v for name, v in self.weights.state_dict().items() if shapes.get(name) == v.shape}
         model.load_state_dict(kept, strict=False)
@@ -127,7 +127,7 @@ class Laboratory:
             model.latent_std.fill_(self._bank(model).std())
         return model
 
-    def _with_translator(self, model: ALDM, name: str) -> ALDM:
+    def _with_translator(self, model: Synthesiser, name: str) -> Synthesiser:
         """The model with a translator of its own, trained anew."""
         model.translator = Translator(
             model.preset.translator, model.preset.autoencoder.latent_channels, len(MODALITIES)
@@ -138,7 +138,7 @@ class Laboratory:
         self._train(TranslatorStage(model, model.translator, bank, self.held_out), name)
         return model
 
-    def _with_denoiser(self, model: ALDM, name: str, tokens: bool) -> ALDM:
+    def _with_denoiser(self, model: Synthesiser, name: str, tokens: bool) -> Synthesiser:
         """A copy of the model with a denoiser trained anew, with or without a token for each source."""
         model = deepcopy(model)
         config = replace(model.preset.denoiser, source_tokens=tokens)
@@ -146,7 +146,7 @@ class Laboratory:
         self._train(DenoiserStage(model, model.denoiser, self._bank(model), self.held_out), f"denoiser-{name}")
         return model
 
-    def _bank(self, model: ALDM) -> LatentBank:
+    def _bank(self, model: Synthesiser) -> LatentBank:
         bank = LatentBank(model, self.cases, self.run / "latents")
         bank.fill()
         return bank
@@ -162,7 +162,7 @@ class Laboratory:
 
 
 @torch.inference_mode()
-def measure(title: str, model: ALDM, part: str, case: Case) -> list[dict]:
+def measure(title: str, model: Synthesiser, part: str, case: Case) -> list[dict]:
     """A row per task with one or three sources."""
     model.eval()
     prepared, rows = prepare(case, model.preset.multiple, model.preset.normalisation), []
@@ -187,7 +187,7 @@ def measure(title: str, model: ALDM, part: str, case: Case) -> list[dict]:
     return rows
 
 
-def answer(model: ALDM, part: str, encoded: Encoded, target: int) -> Tensor:
+def answer(model: Synthesiser, part: str, encoded: Encoded, target: int) -> Tensor:
     """What one part of a model gives (X, Y, Z), all before it having done their work."""
     nothing = torch.zeros_like(encoded.latents[:1])
     if part == "refiner":

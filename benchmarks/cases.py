@@ -8,10 +8,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from modfill.case import Case
+from modfill.cases.reading import Case
 from modfill.metrics import brain_box, score, sharpness
 from modfill.modalities import MODALITIES
-from modfill.preprocess import IntensityScale, Prepared
+from modfill.preprocessing.prepare import IntensityScale, Prepared
 
 
 def reduced(case: Case, sources: tuple[str, ...]) -> Case:

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import figures, in_unit_range, reduced
-from modfill import checkpoint
-from modfill.case import Case, find_cases, read_case
+from modfill.cases.reading import Case, find_cases, read_case
 from modfill.completion import expected_brightness
 from modfill.modalities import MODALITIES
-from modfill.model.aldm import ALDM
-from modfill.precision import fast_precision
-from modfill.preprocess import prepare
+from modfill.model.device import fast_precision
+from modfill.model.synthesiser import Synthesiser
+from modfill.preprocessing.prepare import prepare
+from modfill.weights import checkpoint
 
 STEPS = (2, 5, 10, 50)
 SHOWN = ("psnr", "psnr_brain", "psnr_tumour", "ssim", "psnr_matched", "sharpness")
@@ -40,7 +40,7 @@ def tasks(cases: list[Case]) -> Iterator[tuple[Case, tuple[str, ...], str]]:
         yield case, tuple(m for m in MODALITIES if m != target), target
 
 
-def rungs(model: ALDM, volumes: dict[str, Tensor], target: int) -> Iterator[tuple[str, Tensor]]:
+def rungs(model: Synthesiser, volumes: dict[str, Tensor], target: int) -> Iterator[tuple[str, Tensor]]:
     """Name and volume (X, Y, Z), z-scored, of every rung."""
     assert model.refiner is not None and model.translator.shortcut is not None
     seen = model.see(volumes)
@@ -62,7 +62,7 @@ def rungs(model: ALDM, volumes: dict[str, Tensor], target: int) -> Iterator[tupl
 
 
 @torch.inference_mode()
-def climb(model: ALDM, cases: list[Case]) -> pd.DataFrame:
+def climb(model: Synthesiser, cases: list[Case]) -> pd.DataFrame:
     """A row per case, task and rung, with every figure of the protocol, and the sharpness."""
     rows = []
     for case, sources, target in tasks(cases):

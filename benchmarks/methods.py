@@ -12,11 +12,12 @@ from benchmarks.baselines.ours import Modfill
 from benchmarks.baselines.simple import CopyNearest, MeanAvailable
 from benchmarks.baselines.trained import STAGES, Trained
 from benchmarks.baselines.voxelwise import Voxelwise
-from modfill.case import find_cases, read_case
+from modfill.cases.reading import find_cases, read_case
+from modfill.settings import Mode
 
 UNTRAINED: dict[str, Callable[[], Method]] = {"copy": CopyNearest, "mean": MeanAvailable}
 FITTED: dict[str, Callable[[], Method]] = {"voxelwise": Voxelwise, "voxelwise-in-case": InCase}
-OURS = {"modfill": "mean", "modfill-sample": "sample"}
+OURS: dict[str, Mode] = {"modfill": "mean", "modfill-sample": "sample"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,9 +22,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor
 
 from benchmarks.cases import segmentation_path
-from modfill.case import Case
+from modfill.cases.reading import Case
 from modfill.modalities import MODALITIES
-from modfill.precision import best_device, fast_precision
+from modfill.model.device import best_device, fast_precision
 
 DATASET = "Dataset900_Tumour"
 LABELS = {"background": 0, "necrosis": 1, "oedema": 2, "enhancing": 3}

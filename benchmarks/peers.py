@@ -14,10 +14,10 @@ from torch import nn
 
 from benchmarks.baselines.unet import UNetStage
 from modfill.completer import ModalityCompleter
-from modfill.config import PRESETS
 from modfill.modalities import MODALITIES
-from modfill.model.aldm import ALDM
-from modfill.precision import fast_precision
+from modfill.model.config import PRESETS
+from modfill.model.device import fast_precision
+from modfill.model.synthesiser import Synthesiser
 
 PAPER = (192, 192, 144)  # voxels
 BRAIN = (68, 86, 66)  # half axes, voxels
@@ -49,7 +49,7 @@ def aldm_seconds(preset: str, share: float = 1.0) -> dict[str, float]:
         preset: "released" or "paper".
         share: of the volume's depth that the autoencoder is timed on (its cost is proportional to the voxels).
     """
-    model = ALDM(PRESETS[preset]).eval()
+    model = Synthesiser(PRESETS[preset]).eval()
     steps = PRESETS[preset].denoiser.sampling_steps
     piece = torch.randn(1, 1, PAPER[0], PAPER[1], int(PAPER[2] * share))
     factor, channels = PRESETS[preset].autoencoder.factor, PRESETS[preset].autoencoder.latent_channels

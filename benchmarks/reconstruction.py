@@ -16,15 +16,15 @@ import pandas as pd
 import torch
 
 from benchmarks.cases import figures, in_unit_range
-from modfill.case import Case, find_cases, read_case
-from modfill.checkpoint import SHIPPED, load
-from modfill.model.aldm import ALDM
-from modfill.precision import fast_precision
-from modfill.preprocess import prepare
+from modfill.cases.reading import Case, find_cases, read_case
+from modfill.model.device import fast_precision
+from modfill.model.synthesiser import Synthesiser
+from modfill.preprocessing.prepare import prepare
+from modfill.weights.checkpoint import SHIPPED, load
 
 
 @torch.inference_mode()
-def reconstruct(model: ALDM, case: Case) -> Iterator[dict]:
+def reconstruct(model: Synthesiser, case: Case) -> Iterator[dict]:
     """A row for each modality of a complete case."""
     prepared = prepare(case, model.preset.multiple, model.preset.normalisation)
     for modality, volume in prepared.volumes.items():

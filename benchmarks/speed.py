@@ -29,11 +29,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import peers
 from benchmarks.cases import reduced
 from benchmarks.peers import timed
-from modfill import completed, completion
-from modfill.case import Case, find_cases, read_case
+from modfill import completion
+from modfill.cases.reading import Case, find_cases, read_case
 from modfill.completer import ModalityCompleter
 from modfill.modalities import MODALITIES
-from modfill.model.aldm import ALDM
+from modfill.model.synthesiser import Synthesiser
+from modfill.outputs import completed
 
 
 def whole_command(case: Case, hidden: str) -> dict[str, float]:
@@ -51,7 +52,7 @@ def whole_command(case: Case, hidden: str) -> dict[str, float]:
 
 
 @contextmanager
-def watched(model: ALDM, spent: dict[str, float]) -> Iterator[None]:
+def watched(model: Synthesiser, spent: dict[str, float]) -> Iterator[None]:
     """Add up the seconds of each step of a completion under its name."""
     assert model.refiner is not None
     places: tuple[tuple[str, Any, str], ...] = (

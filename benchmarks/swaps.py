@@ -1,4 +1,4 @@
-"""Make the weights of `modfill.contrast` from training cases, and measure the rule on others.
+"""Make the weights of `modfill.reports.swaps` from training cases, and measure the rule on others.
 
 python -m benchmarks.swaps --train TRAIN --cases VAL TEST
 
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from modfill.case import Case, find_cases, read_case
-from modfill.contrast import MARGIN, WEIGHTS, describe_pairs, suspected_swap
+from modfill.cases.reading import Case, find_cases, read_case
 from modfill.modalities import MODALITIES
+from modfill.reports.swaps import MARGIN, WEIGHTS, describe_pairs, suspected_swap
 
 SHRINKAGE = 0.1  # of the correlations towards none: nine figures from 26 cases
 PAIRS = tuple(combinations(MODALITIES, 2))
@@ -26,7 +26,7 @@ Weights = dict[tuple[str, str], tuple[float, ...]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the weights that the training cases give, and what those of `modfill.contrast` are worth."""
+    """Print the weights that the training cases give, and what those of `modfill.reports.swaps` are worth."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", type=Path, metavar="DIR", help="print weights made from these cases")
     parser.add_argument("--cases", type=Path, nargs="+", required=True, metavar="DIR", help="measure on these")

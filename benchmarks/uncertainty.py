@@ -25,14 +25,14 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 
 from benchmarks.cases import brain_of, in_unit_range, reduced
-from modfill import checkpoint
-from modfill.case import Case, find_cases, read_case
+from modfill.cases.reading import Case, find_cases, read_case
 from modfill.completion import draw_noise, expected_brightness
 from modfill.metrics import match, psnr, unit_range
 from modfill.modalities import MODALITIES
-from modfill.model.aldm import ALDM
-from modfill.precision import fast_precision
-from modfill.preprocess import prepare
+from modfill.model.device import fast_precision
+from modfill.model.synthesiser import Synthesiser
+from modfill.preprocessing.prepare import prepare
+from modfill.weights import checkpoint
 
 VOXELS = 200_000  # enough for a rank correlation
 SCALES = (1, 2, 4, 8, 16)  # gaussian sigmas in voxels, between which a scale lies
@@ -46,7 +46,7 @@ def tasks() -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 @torch.inference_mode()
-def measure(model: ALDM, case: Case, sources: tuple[str, ...], target: str, samples: int) -> dict[str, Any]:
+def measure(model: Synthesiser, case: Case, sources: tuple[str, ...], target: str, samples: int) -> dict[str, Any]:
     """One row of the table."""
     part = prepare(reduced(case, sources), model.preset.multiple, model.preset.normalisation)
     index = MODALITIES.index(target)

@@ -22,7 +22,7 @@ from monai.transforms import (
     Orientationd,
 )
 
-from modfill.case import find_cases
+from modfill.cases.reading import find_cases
 from modfill.modalities import MODALITIES
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from modfill.case import synthetic_file
+from modfill.cases.reading import synthetic_file
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES
 

@@ -17,12 +17,12 @@ from modfill.integrations.availability import (
     count_range,
     of_synthetic_file,
 )
+from modfill.integrations.cache import Synthetic, complete_arrays
 
-from modfill.cache import Synthetic, complete_arrays
+from modfill.cases.filenames import nifti_stem
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, NEAREST, modality_of, nifti_stem
-from modfill.named import modalities_of
-from modfill.provenance import Settings
+from modfill.modalities import MODALITIES, NEAREST, modalities_of, modality_of
+from modfill.settings import Mode, Settings
 
 try:
     from monai.config import KeysCollection
@@ -69,7 +69,7 @@ class CompleteModalitiesd(MapTransform):
         modalities: Sequence[str] = MODALITIES,
         weights: str | Path | None = None,
         cache: str | Path | None = None,
-        mode: str = "mean",
+        mode: Mode = "mean",
         steps: int | None = None,
         samples: int = 1,
         seed: int = 0,

@@ -16,12 +16,11 @@ from modfill.integrations.availability import (
     count_range,
     of_synthetic_file,
 )
+from modfill.integrations.cache import complete_arrays
 
-from modfill.cache import complete_arrays
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, NEAREST
-from modfill.named import by_modality
-from modfill.provenance import Settings
+from modfill.modalities import MODALITIES, NEAREST, by_modality
+from modfill.settings import Mode, Settings
 
 try:
     import torchio as tio
@@ -68,7 +67,7 @@ class CompleteModalities(tio.Transform):
         weights: str | Path | None = None,
         names: Mapping[str, str] | None = None,
         cache: str | Path | None = None,
-        mode: str = "mean",
+        mode: Mode = "mean",
         steps: int | None = None,
         samples: int = 1,
         seed: int = 0,

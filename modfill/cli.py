@@ -11,10 +11,9 @@ from pathlib import Path
 
 from modfill import __version__
 from modfill.errors import ModfillError
-from modfill.interrupts import Terminated, end_now_if_busy, terminable
-from modfill.modalities import MODALITIES, NAMES
-from modfill.named import modalities_of
-from modfill.naming import NAMINGS
+from modfill.modalities import MODALITIES, NAMES, modalities_of
+from modfill.outputs.naming import NAMINGS
+from modfill.process import Terminated, end_now_if_busy, terminable
 
 PRESET_NAMES = ("tiny", "small", "released", "paper")
 STAGE_NAMES = ("autoencoder", "translator", "denoiser", "refiner", "unet")
@@ -143,14 +142,14 @@ def _modality(name: str) -> str:
 
 
 def _complete(options: argparse.Namespace) -> int:
+    from modfill.cases.finding import find_cohort
+    from modfill.cohort.parts import Meeting, Part
+    from modfill.cohort.progress import follow
     from modfill.completer import ModalityCompleter
-    from modfill.finding import find_cohort
-    from modfill.linking import describe
-    from modfill.memory import keep_freed_memory
-    from modfill.naming import output_folder
-    from modfill.progress import follow
-    from modfill.provenance import Settings
-    from modfill.ranks import Meeting, Part
+    from modfill.outputs.linking import describe
+    from modfill.outputs.naming import output_folder
+    from modfill.process import keep_freed_memory
+    from modfill.settings import Settings
 
     keep_freed_memory()
     shard, rank = Part.parse(options.shard), Part.of_rank()
@@ -172,15 +171,15 @@ def _complete(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from modfill.cohort_report import write_report
+    from modfill.reports.cohort_page import write_report
 
     print(write_report(options.completed, options.html))
     return 0
 
 
 def _scan(options: argparse.Namespace) -> int:
-    from modfill.scan import scan_cohort
-    from modfill.scan_report import as_text, save_csv, save_html
+    from modfill.reports.scan import scan_cohort
+    from modfill.reports.scan_page import as_text, save_csv, save_html
 
     scan = scan_cohort(options.cohort, options.deep)
     print(as_text(scan))
@@ -192,7 +191,7 @@ def _scan(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from modfill.demo import run_demo
+    from modfill.demo.run import run_demo
 
     run_demo(options.out)
     return 0
@@ -214,7 +213,7 @@ def _nnunet(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    from modfill.checkpoint import SHIPPED, load
+    from modfill.weights.checkpoint import SHIPPED, load
 
     path = options.weights or SHIPPED
     model, metadata = load(path)

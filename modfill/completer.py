@@ -11,20 +11,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from modfill.case import Case, CaseFiles, case_from_arrays, find_cases, read_case
-from modfill.checkpoint import SHIPPED, load
-from modfill.cohort import CaseResult, Stages, run_cohort
-from modfill.completed import Completed, read_back, take, take_finished
-from modfill.completion import Synthesis, complete_case, prepare_case, samples_needed
+from modfill.cases.finding import Cohort, find_cohort
+from modfill.cases.layouts.dataset_json import ChannelCase
+from modfill.cases.reading import Case, CaseFiles, case_from_arrays, find_cases, read_case
+from modfill.cohort.pipeline import Stages, run_cohort
+from modfill.completion import complete_case, prepare_case, samples_needed
 from modfill.errors import CaseError, ModfillError, WeightsError, within_memory
-from modfill.finding import Cohort, find_cohort
-from modfill.layouts.dataset_json import ChannelCase
-from modfill.linking import describe, link_acquired, odd_segmentations
-from modfill.named import modalities_of
-from modfill.naming import OutputFolder, output_folder, output_path
-from modfill.precision import device_named, half_is_fast
-from modfill.preprocess import Prepared
-from modfill.provenance import Settings, make_way, remove_leftovers, sidecar
+from modfill.modalities import modalities_of
+from modfill.model.device import device_named, half_is_fast
+from modfill.outputs.completed import read_back, take, take_finished
+from modfill.outputs.linking import describe, link_acquired, odd_segmentations
+from modfill.outputs.naming import OutputFolder, output_folder, output_path
+from modfill.outputs.sidecar import make_way, remove_leftovers, sidecar
+from modfill.preprocessing.prepare import Prepared
+from modfill.results import CaseResult, Completed, Synthesis
+from modfill.settings import Mode, Settings
+from modfill.weights.checkpoint import SHIPPED, load
 
 __all__ = ["Completed", "ModalityCompleter"]
 
@@ -92,7 +94,7 @@ class ModalityCompleter:
         targets: str | Sequence[str] | None = None,
         steps: int | None = None,
         samples: int = 1,
-        mode: str = "mean",
+        mode: Mode = "mean",
         seed: int = 0,
         overwrite: bool = False,
         uncertainty: bool = False,
@@ -261,7 +263,7 @@ class ModalityCompleter:
         targets: str | Sequence[str] | None = None,
         steps: int | None = None,
         samples: int = 1,
-        mode: str = "mean",
+        mode: Mode = "mean",
         seed: int = 0,
     ) -> dict[str, npt.NDArray]:
         """Arrays in, arrays out, nothing on disk. Provenance and uncertainty are left out; `complete` gives them.

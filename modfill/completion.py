@@ -5,43 +5,28 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
 
-from modfill.brain import partial_coverage
-from modfill.case import Case, require_usable
-from modfill.config import Preset
+from modfill.cases.brain import partial_coverage
+from modfill.cases.marks import voxel_hash
+from modfill.cases.nifti import PLACE
+from modfill.cases.reading import Case, require_usable
 from modfill.errors import CaseError
-from modfill.marks import voxel_hash
 from modfill.modalities import nearest_source
-from modfill.model.aldm import ALDM, Prediction
-from modfill.nifti import PLACE
-from modfill.precision import fast_precision
-from modfill.preprocess import IntensityScale, Prepared, prepare
-from modfill.provenance import Settings, marked
-from modfill.sampling import generator
+from modfill.model.config import Preset
+from modfill.model.device import fast_precision
+from modfill.model.sampling import generator
+from modfill.model.synthesiser import Prediction, Synthesiser
+from modfill.outputs.sidecar import marked
+from modfill.preprocessing.prepare import IntensityScale, Prepared, prepare
+from modfill.results import Synthesis
+from modfill.settings import Settings
 
 _LOG = logging.getLogger("modfill")
-
-
-@dataclass(frozen=True, eq=False)
-class Synthesis:
-    """One synthesised modality on the case's grid.
-
-    Attributes:
-        image: the synthetic image, marked in its header.
-        uncertainty: voxelwise standard deviation to be expected in the image's intensities; None unless asked for.
-        provenance: the sidecar.
-    """
-
-    modality: str
-    image: nib.Nifti1Image
-    uncertainty: nib.Nifti1Image | None
-    provenance: dict[str, Any]
 
 
 def prepare_case(case: Case, preset: Preset) -> Prepared:
@@ -61,7 +46,7 @@ def prepare_case(case: Case, preset: Preset) -> Prepared:
 
 @torch.inference_mode()
 def complete_case(
-    case: Case, prepared: Prepared, model: ALDM, notes: Mapping[str, dict[str, Any]], settings: Settings
+    case: Case, prepared: Prepared, model: Synthesiser, notes: Mapping[str, dict[str, Any]], settings: Settings
 ) -> Iterator[Synthesis]:
     """Synthesise the targets one after the other from all that is available.
 
@@ -115,7 +100,7 @@ def _finite(prediction: Prediction) -> bool:
     return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.confidence or 0)
 
 
-def samples_needed(model: ALDM, settings: Settings) -> int:
+def samples_needed(model: Synthesiser, settings: Settings) -> int:
     """Samples on which the answer depends: all that the mean averages, or whose spread is the uncertainty; else one."""
     averaged = settings.mode == "mean" and not (model.single_step_mean and settings.steps is None)
     spread = settings.uncertainty and model.refiner is None
@@ -127,7 +112,7 @@ def draw_noise(shape: Sequence[int], case_id: str, target: str, seed: int, sampl
     return torch.stack([torch.randn(*shape, generator=generator(seed, case_id, target, n)) for n in range(samples)])
 
 
-def expected_brightness(prepared: Prepared, model: ALDM, target: str) -> Sequence[float]:
+def expected_brightness(prepared: Prepared, model: Synthesiser, target: str) -> Sequence[float]:
     """Mean and standard deviation over the brain in unit range that a modality should have beside these sources."""
     modalities = model.preset.modalities
     figures = [prepared.scales[m].brightness(volume, prepared.brain) for m, volume in prepared.volumes.items()]

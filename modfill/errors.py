@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["CaseError", "ModfillError", "WeightsError", "printable", "within_memory"]
+__all__ = ["CaseError", "ModfillError", "SettingsError", "WeightsError", "printable", "within_memory"]
 
 
 class ModfillError(Exception):
@@ -32,6 +32,10 @@ class ModfillError(Exception):
 
 class CaseError(ModfillError):
     """A case that cannot be found, read or completed."""
+
+
+class SettingsError(ModfillError, ValueError):
+    """A setting or argument that is of another type, out of range, or does not suit the weights."""
 
 
 class WeightsError(ModfillError):

@@ -12,10 +12,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from modfill import checkpoint, precision
 from modfill.completer import ModalityCompleter
-from modfill.config import PRESETS, Preset
-from modfill.model.aldm import ALDM
+from modfill.model import device
+from modfill.model.config import PRESETS, Preset
+from modfill.model.synthesiser import Synthesiser
+from modfill.weights import checkpoint
 from tests.case_files import write_case
 
 settings.register_profile("few", max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -25,10 +26,10 @@ settings.load_profile("few")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
-def awake(preset: Preset, seed: int = 0) -> ALDM:
+def awake(preset: Preset, seed: int = 0) -> Synthesiser:
     """A model with random weights in which no layer is still at its zero initialisation, as after training."""
     torch.manual_seed(seed)
-    model = ALDM(preset)
+    model = Synthesiser(preset)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1 and not parameter.any():
@@ -42,13 +43,13 @@ def awake(preset: Preset, seed: int = 0) -> ALDM:
 
 
 @pytest.fixture(scope="session")
-def tiny_model() -> ALDM:
+def tiny_model() -> Synthesiser:
     """The tiny preset with random weights, in evaluation mode. Do not change it."""
     return awake(PRESETS["tiny"])
 
 
 @pytest.fixture(scope="session")
-def tiny_weights(tiny_model: ALDM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_weights(tiny_model: Synthesiser, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model's weights file."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     checkpoint.save(tiny_model, path, tiny_model.preset.stages)
@@ -64,7 +65,7 @@ def completer(tiny_weights: Path) -> ModalityCompleter:
 @pytest.fixture
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks run in float32, which takes a third of the time on volumes as tiny as the tests'."""
-    monkeypatch.setattr(precision, "half_is_fast", lambda device: False)
+    monkeypatch.setattr(device, "half_is_fast", lambda device: False)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from modfill.config import PRESETS, Preset
+from modfill.model.config import PRESETS, Preset
 from modfill.training import loop, run
 
 STEPS = 4

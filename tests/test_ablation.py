@@ -9,9 +9,9 @@ import torch
 
 from benchmarks import ablation
 from benchmarks.baselines.trained import training_case
-from modfill import checkpoint
-from modfill.case import find_cases, read_case
-from modfill.model.aldm import Encoded
+from modfill.cases.reading import find_cases, read_case
+from modfill.model.synthesiser import Encoded
+from modfill.weights import checkpoint
 from tests.case_files import write_case
 
 

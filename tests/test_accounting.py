@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from modfill.cases.finding import IGNORE_UNEXPLAINED, find_cases, find_cohort
 from modfill.errors import CaseError
-from modfill.finding import IGNORE_UNEXPLAINED, find_cases, find_cohort
-from modfill.scan import scan_cohort
-from modfill.scan_report import as_text
+from modfill.reports.scan import scan_cohort
+from modfill.reports.scan_page import as_text
 from tests.test_finding import touch
 
 T1_T2_FLAIR = ("t1n", "t2w", "t2f")

@@ -13,7 +13,7 @@ from benchmarks.baselines import trained
 from benchmarks.baselines.in_case import InCase
 from benchmarks.baselines.network import NetworkStage
 from benchmarks.baselines.trained import STAGES, Trained
-from modfill.case import Case, case_from_arrays
+from modfill.cases.reading import Case, case_from_arrays
 from modfill.errors import ModfillError
 from tests.case_files import brain_volumes
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from modfill.completer import ModalityCompleter
-from modfill.model.aldm import ALDM, Prediction
 from modfill.model.brightness import BOUND, Brightness
-from modfill.preprocess import IntensityScale
+from modfill.model.synthesiser import Prediction, Synthesiser
+from modfill.preprocessing.prepare import IntensityScale
 from tests.case_files import brain_volumes
 
 MEAN = torch.tensor([[0.6, 0.2, -0.5], [0.4, 0.15, 0.5], [0.3, 0.17, 1.0], [0.5, 0.17, 0.0]])
@@ -77,7 +77,7 @@ def test_a_synthetic_image_is_as_bright_as_is_said_of_it(
 ) -> None:
     """Where the networks say 0, the mean, everywhere. A source of another contrast has another answer."""
     flat = lambda model, encoded, *_: Prediction(torch.zeros(encoded.seen.brain.shape))  # noqa: E731
-    monkeypatch.setattr(ALDM, "predict", flat)
+    monkeypatch.setattr(Synthesiser, "predict", flat)
     source = brain_volumes()["t1n"].astype(np.float64) ** power
     scale, own = IntensityScale.of(source, source != 0), completer.model.brightness
     made = completer.complete_arrays({"t1n": source}, np.eye(4), targets=["t2w"])["t2w"]

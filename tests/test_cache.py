@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from modfill.integrations.cache import CompletionCache, Synthetic, complete_arrays, shared_completer
 
-from modfill import checkpoint
-from modfill.cache import CompletionCache, Synthetic, complete_arrays, shared_completer
 from modfill.completer import ModalityCompleter
-from modfill.config import PRESETS
 from modfill.errors import CaseError, ModfillError, WeightsError
-from modfill.provenance import Settings
+from modfill.model.config import PRESETS
+from modfill.settings import Settings
+from modfill.weights import checkpoint
 from tests.case_files import brain_volumes, oblique_affine
 from tests.conftest import awake
 
@@ -60,7 +60,7 @@ def equal(first: dict[str, Synthetic], second: dict[str, Synthetic]) -> bool:
 
 
 def test_module_does_not_import_torch() -> None:
-    code = "import sys, modfill.cache; sys.exit('torch' in sys.modules)"
+    code = "import sys, modfill.integrations.cache; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -201,7 +201,7 @@ import os, signal, sys
 import torch
 sys.path.insert(0, sys.argv[2])
 from tests.case_files import brain_volumes, oblique_affine
-from modfill.cache import complete_arrays, shared_completer
+from modfill.integrations.cache import complete_arrays, shared_completer
 
 torch.set_num_threads(2)
 volumes = brain_volumes((48, 56, 40))
@@ -227,7 +227,7 @@ def test_what_synthesis_freed_is_given_back(
 ) -> None:
     """A data loader's worker holds the model between two cases, not what the last case took."""
     calls: list[str] = []
-    monkeypatch.setattr("modfill.cache.give_back_freed_memory", lambda: calls.append("given back"))
+    monkeypatch.setattr("modfill.integrations.cache.give_back_freed_memory", lambda: calls.append("given back"))
     for _ in range(2):
         complete_arrays(sources, AFFINE, weights=tiny_weights, cache=tmp_path)
     assert calls == ["given back"]  # nothing was taken for what came from the cache

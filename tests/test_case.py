@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from modfill.case import SYNTHETIC_MARK, Case, case_from_arrays, find_cases, read_case, require_usable
+from modfill.cases.reading import SYNTHETIC_MARK, Case, case_from_arrays, find_cases, read_case, require_usable
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES
 from tests.case_files import brain_volumes, oblique_affine, save, write_case

@@ -14,14 +14,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from modfill import checkpoint
-from modfill.config import PRESETS, AutoencoderConfig
 from modfill.errors import WeightsError
-from modfill.model.aldm import ALDM
+from modfill.model.config import PRESETS, AutoencoderConfig
+from modfill.model.synthesiser import Synthesiser
+from modfill.weights import checkpoint
 from tests.conftest import awake
 
 
-def test_round_trip_in_half_precision(tiny_model: ALDM, tiny_weights: Path) -> None:
+def test_round_trip_in_half_precision(tiny_model: Synthesiser, tiny_weights: Path) -> None:
     model, metadata = checkpoint.load(tiny_weights)
     assert not model.training and model.preset == tiny_model.preset
     assert metadata["stages"] == "autoencoder,translator,denoiser,refiner,unet"
@@ -52,7 +52,7 @@ def test_preset_comes_from_the_file_not_from_the_table(tmp_path: Path) -> None:
     torch.testing.assert_close(codes, original.autoencoder.regulariser.codebook.weight, atol=1e-3, rtol=1e-3)
 
 
-def test_file_is_half_the_size_of_the_parameters(tiny_model: ALDM, tiny_weights: Path) -> None:
+def test_file_is_half_the_size_of_the_parameters(tiny_model: Synthesiser, tiny_weights: Path) -> None:
     values = sum(value.numel() for value in tiny_model.state_dict().values())
     assert 2 * values < tiny_weights.stat().st_size < 2 * values + 100_000
 
@@ -63,7 +63,7 @@ def test_saving_leaves_no_temporary_file_and_no_pickle(tiny_weights: Path) -> No
         assert list(file.metadata()) == ["modfill"]
 
 
-def test_the_same_model_gives_the_same_bytes(tiny_model: ALDM, tmp_path: Path) -> None:
+def test_the_same_model_gives_the_same_bytes(tiny_model: Synthesiser, tmp_path: Path) -> None:
     """The file's hash stands in every sidecar and decides whether a finished output is of this run."""
     for number in range(8):
         checkpoint.save(tiny_model, tmp_path / f"{number}.safetensors", tiny_model.preset.stages)

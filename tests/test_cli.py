@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from modfill import __version__, checkpoint
+from modfill import __version__
 from modfill.cli import main
-from modfill.config import PRESETS
-from modfill.model.aldm import ALDM
+from modfill.model.config import PRESETS
+from modfill.model.synthesiser import Synthesiser
+from modfill.weights import checkpoint
 from tests.case_files import brain_volumes, save, write_case
 
 Run = Callable[..., tuple[int, str, str]]
@@ -74,7 +75,7 @@ def test_uncertainty_without_a_refiner_needs_samples(
     case_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
-    model = ALDM(replace(PRESETS["tiny"], refiner=None, unet=None))
+    model = Synthesiser(replace(PRESETS["tiny"], refiner=None, unet=None))
     checkpoint.save(model, tmp_path / "w.safetensors", model.preset.stages)
     words = ("complete", case_folder, "--out", tmp_path / "out", "--targets", "t2w", "--steps", 1, "--uncertainty",
              "--weights", tmp_path / "w.safetensors")  # fmt: skip

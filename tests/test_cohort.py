@@ -14,17 +14,18 @@ import psutil
 import pytest
 import torch
 
-from modfill.cohort import Stages, run_cohort
-from modfill.cohort_table import TABLE, read_table
-from modfill.completer import Completed, ModalityCompleter
+from modfill.cases.files import CaseFiles
+from modfill.cases.finding import find_cases
+from modfill.cohort.locks import take
+from modfill.cohort.parts import Part
+from modfill.cohort.pipeline import Stages, run_cohort
+from modfill.cohort.table import TABLE, read_table
+from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, ModfillError
-from modfill.finding import find_cases
-from modfill.layouts.files import CaseFiles
-from modfill.locking import take
-from modfill.naming import OutputFolder
-from modfill.precision import half_is_fast
-from modfill.provenance import Settings
-from modfill.ranks import Part
+from modfill.model.device import half_is_fast
+from modfill.outputs.naming import OutputFolder
+from modfill.results import Completed
+from modfill.settings import Settings
 from tests.case_files import MODALITIES, brain_volumes, save, write_case
 from tests.cohort_process import start
 

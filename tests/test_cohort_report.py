@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modfill import cohort_report
 from modfill.cli import main
-from modfill.cohort import CaseResult
-from modfill.cohort_report import write_report
-from modfill.cohort_table import row_of
+from modfill.cohort.table import row_of
 from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError
-from modfill.naming import OutputFolder
-from modfill.provenance import Settings
-from modfill.strips import Frame, draw_strip
+from modfill.outputs.naming import OutputFolder
+from modfill.reports import cohort_page
+from modfill.reports.cohort_page import write_report
+from modfill.reports.strips import Frame, draw_strip
+from modfill.results import CaseResult
+from modfill.settings import Settings
 from tests.case_files import brain_volumes, oblique_affine, save, write_case
 
 ODD = 'a<b>&"c'
@@ -129,7 +129,7 @@ def test_acquired_images_that_are_not_what_they_were(folder: Path, spoil: str) -
         path.write_bytes(path.read_bytes()[:1000])
         sidecar = folder / "out" / "p2" / "p2-t2f.json"
         note = json.loads(sidecar.read_text())
-        note["Sources"][1]["SHA256"] = cohort_report.hashlib.sha256(path.read_bytes()).hexdigest()
+        note["Sources"][1]["SHA256"] = cohort_page.hashlib.sha256(path.read_bytes()).hexdigest()
         sidecar.write_text(json.dumps(note))
     page = write_report(folder / "out").read_text()
     reason = {"remove": "is not where it was", "change": "has changed since", "truncate": "cannot be read"}[spoil]
@@ -172,7 +172,7 @@ def test_no_image_is_read_beyond_the_bounds(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_the_page_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cohort_report, "MOST_BYTES", 1)
+    monkeypatch.setattr(cohort_page, "MOST_BYTES", 1)
     page = write_report(folder / "out").read_text()
     assert page.count("<article ") == 3 and page.count("Pictures are left out") == 2
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pytest
 from torch import Tensor
 
-from modfill.case import case_from_arrays
+from modfill.cases.reading import case_from_arrays
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
-from modfill.model.aldm import ALDM, Encoded
+from modfill.model.synthesiser import Encoded, Synthesiser
 from tests.case_files import brain_volumes, oblique_affine, save
 
 
@@ -127,13 +127,13 @@ def test_uncertainty_comes_with_the_image_where_it_is_asked_for(
 def test_no_sample_is_drawn_that_nothing_depends_on(
     completer: ModalityCompleter, case_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    estimate, drawn = ALDM.estimate, []
+    estimate, drawn = Synthesiser.estimate, []
 
-    def counted(model: ALDM, encoded: Encoded, target: int, noise: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    def counted(model: Synthesiser, encoded: Encoded, target: int, noise: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         drawn.append(len(noise))
         return estimate(model, encoded, target, noise, steps)
 
-    monkeypatch.setattr(ALDM, "estimate", counted)
+    monkeypatch.setattr(Synthesiser, "estimate", counted)
 
     def images(samples: int, steps: int | None, mode: str) -> tuple[list[int], np.ndarray]:
         drawn.clear()

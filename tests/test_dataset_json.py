@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from modfill.errors import ModfillError
-from modfill.layouts.dataset_json import (
+from modfill.cases.layouts.dataset_json import (
     cases_in,
     channel_files,
     channel_modalities,
     channel_number,
     read_dataset_json,
 )
+from modfill.errors import ModfillError
 from tests.nnunet_data import NAMES, description
 
 ALL = ("t1n", "t1c", "t2w", "t2f")

@@ -10,22 +10,22 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from modfill.case import SYNTHETIC_MARK
+from modfill.cases.reading import SYNTHETIC_MARK
 from modfill.errors import ModfillError
 
 pytest.importorskip("nilearn")
 pytest.importorskip("matplotlib")
 
-from modfill import checkpoint  # noqa: E402 (after the skips)
-from modfill.config import PRESETS  # noqa: E402
-from modfill.demo import CASE_ID, HIDDEN, run_demo  # noqa: E402
-from modfill.model.aldm import ALDM  # noqa: E402
+from modfill.demo.run import CASE_ID, HIDDEN, run_demo  # noqa: E402
+from modfill.model.config import PRESETS  # noqa: E402
+from modfill.model.synthesiser import Synthesiser  # noqa: E402
+from modfill.weights import checkpoint  # noqa: E402 (after the skips)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    checkpoint.save(ALDM(PRESETS["tiny"]), path, PRESETS["tiny"].stages)
+    checkpoint.save(Synthesiser(PRESETS["tiny"]), path, PRESETS["tiny"].stages)
     return path
 
 
@@ -88,7 +88,7 @@ def test_what_is_missing_is_found_before_anything_is_written(
 def test_output_that_cannot_be_written_is_one_line(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modfill.demo.make_case", lambda seed: {})
+    monkeypatch.setattr("modfill.demo.run.make_case", lambda seed: {})
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ModfillError, match="must be a folder that can be written"):
         run_demo(tmp_path / "file", weights)

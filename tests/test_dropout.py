@@ -19,7 +19,7 @@ from tests.test_monai_transform import batches, item, meta, stack
 
 tio = pytest.importorskip("torchio")
 
-from modfill.integrations.torchio_transform import (  # noqa: E402 (torchio may be absent)
+from modfill.integrations.torchio_transform import (  # noqa: E402 torchio may be absent
     CompleteModalities,
     RandomModalityDropout,
 )

@@ -17,12 +17,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from modfill import finding
+from modfill.cases import finding
+from modfill.cases.finding import Cohort, find_cohort
+from modfill.cases.marks import matches_sidecar, read_sidecar
 from modfill.cli import main
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, ModfillError, within_memory
-from modfill.finding import Cohort, find_cohort
-from modfill.marks import matches_sidecar, read_sidecar
 from tests.case_files import write_case
 from tests.test_cli import one_line
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from modfill.cases.finding import find_cases
 from modfill.errors import CaseError
-from modfill.finding import find_cases
 from modfill.modalities import MODALITIES
 from tests.case_files import STYLES
 

@@ -11,10 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from modfill import checkpoint
-from modfill.case import find_cases, read_case
+from modfill.cases.reading import find_cases, read_case
 from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError
+from modfill.weights import checkpoint
 from tests.fuzz import TARGET, damaged_weights, write_input
 
 MOST_SECONDS = 30.0  # for one input; the slowest of 10,000 took a tenth of it

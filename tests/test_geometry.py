@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from modfill.geometry import Geometry
+from modfill.preprocessing.geometry import Geometry
 from tests.case_files import brain_volumes, oblique_affine
 
 SHAPE = (9, 12, 7)

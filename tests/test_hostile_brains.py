@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from modfill.case import case_from_arrays
+from modfill.cases.reading import case_from_arrays
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
-from modfill.model.aldm import ALDM, Prediction
+from modfill.model.synthesiser import Prediction, Synthesiser
 from tests.case_files import brain_volumes
 
 Volume = npt.NDArray[np.float32]
@@ -77,7 +77,7 @@ def test_a_brain_of_which_nothing_is_left_at_1_mm_is_refused(completer: Modality
 
 
 @torch.inference_mode()
-def test_half_precision_is_right_for_thin_slabs(tiny_model: ALDM) -> None:
+def test_half_precision_is_right_for_thin_slabs(tiny_model: Synthesiser) -> None:
     """oneDNN's bfloat16 kernels for AMX leave memory as it was where the coarsest level is one voxel wide."""
     latent = torch.randn(1, 4, 60, 60, 4, generator=torch.Generator().manual_seed(0))
     step, context = torch.tensor([999]), tiny_model.denoiser.context(1, [0])
@@ -108,8 +108,8 @@ def _nan(volume: Tensor) -> Tensor:
 def test_what_is_not_finite_is_never_given_out(
     completer: ModalityCompleter, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Prediction], Prediction]
 ) -> None:
-    original = ALDM.predict
-    monkeypatch.setattr(ALDM, "predict", lambda *arguments: spoil(original(*arguments)))
+    original = Synthesiser.predict
+    monkeypatch.setattr(Synthesiser, "predict", lambda *arguments: spoil(original(*arguments)))
     case = case_from_arrays({"t1n": brain_volumes((14, 16, 12))["t1n"]}, np.eye(4))
     with pytest.raises(CaseError, match="a synthesised t1c must be finite"):
         completer.complete(case, targets=["t1c"], uncertainty=True, steps=1)

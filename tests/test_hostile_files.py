@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from modfill import preprocess
-from modfill.case import case_from_arrays, find_cases, read_case
+from modfill.cases.marks import read_sidecar
+from modfill.cases.reading import case_from_arrays, find_cases, read_case
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
-from modfill.marks import read_sidecar
+from modfill.preprocessing import prepare
 from tests.case_files import brain_volumes, oblique_affine, save
 from tests.fuzz import bomb
 
@@ -136,7 +136,7 @@ def test_voxels_far_apart_are_no_brain(completer: ModalityCompleter) -> None:
 
 
 def test_the_box_is_measured_before_it_is_filled(completer: ModalityCompleter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess, "MOST_VOXELS", 16**3 - 1)
+    monkeypatch.setattr(prepare, "MOST_VOXELS", 16**3 - 1)
     with pytest.raises(CaseError, match="must lie in a box"):
         completer.complete(case_from_arrays(volumes(), np.eye(4)), targets=["t1c"])
 

@@ -23,8 +23,8 @@ from torch import Tensor
 from modfill import completion
 from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError
-from modfill.model.aldm import ALDM, Encoded, Prediction
-from modfill.preprocess import MINIMUM_BRAIN
+from modfill.model.synthesiser import Encoded, Prediction, Synthesiser
+from modfill.preprocessing.prepare import MINIMUM_BRAIN
 from tests.case_files import brain_volumes
 from tests.test_completion import hashes, voxels
 
@@ -187,15 +187,15 @@ def test_reorienting_the_input_reorients_the_output(completer: ModalityCompleter
 
 def said_again(patch: pytest.MonkeyPatch) -> None:
     """In place of the networks' answer: the source itself."""
-    see = ALDM.see
+    see = Synthesiser.see
     seen: list[Tensor] = []
 
-    def remember(model: ALDM, volumes: dict[str, Tensor], *arguments: Tensor) -> Encoded:
+    def remember(model: Synthesiser, volumes: dict[str, Tensor], *arguments: Tensor) -> Encoded:
         seen[:] = volumes.values()
         return see(model, volumes, *arguments)
 
-    patch.setattr(ALDM, "see", remember)
-    patch.setattr(ALDM, "predict", lambda *arguments: Prediction(seen[0]))
+    patch.setattr(Synthesiser, "see", remember)
+    patch.setattr(Synthesiser, "predict", lambda *arguments: Prediction(seen[0]))
 
 
 @given(grid=grids(spacing=st.floats(0.96, 1.04)))

@@ -10,13 +10,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from modfill.case import read_case
-from modfill.config import PRESETS
+from modfill.cases.finding import CaseFiles, find_cases, find_cohort
+from modfill.cases.reading import read_case
 from modfill.errors import CaseError, ModfillError
-from modfill.finding import CaseFiles, find_cases, find_cohort
-from modfill.linking import describe
 from modfill.modalities import MODALITIES
-from modfill.naming import output_folder
+from modfill.model.config import PRESETS
+from modfill.outputs.linking import describe
+from modfill.outputs.naming import output_folder
 from modfill.training.data import load_cohort
 from tests.case_files import brain_volumes, save, write_case
 from tests.layout_files import AVAILABLE, CHANNEL_NAMES, CHANNELS, LAYOUTS, as_nnunet, case_name, small_cohort

@@ -11,10 +11,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from modfill.cases.finding import find_cohort
 from modfill.cli import main
-from modfill.finding import find_cohort
 from modfill.modalities import MODALITIES
-from modfill.scan import scan_cohort
+from modfill.reports.scan import scan_cohort
 from tests.case_files import save, write_case
 from tests.layout_files import LAYOUTS, case_name
 

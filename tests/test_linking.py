@@ -10,14 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from modfill.case import read_case
+from modfill.cases.finding import find_cases, find_cohort
+from modfill.cases.reading import read_case
 from modfill.cli import main
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, ModfillError
-from modfill.finding import find_cases, find_cohort
-from modfill.linking import describe, link, write_json
 from modfill.modalities import MODALITIES
-from modfill.naming import output_folder
+from modfill.outputs.linking import describe, link, write_json
+from modfill.outputs.naming import output_folder
 from tests.case_files import brain_volumes, save, write_case
 from tests.layout_files import AVAILABLE, LAYOUTS, as_bids, as_nnunet, case_name, small_cohort, write_label
 

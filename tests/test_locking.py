@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from modfill import locking
-from modfill.locking import locked, take
+from modfill.cohort import locks
+from modfill.cohort.locks import locked, take
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no flock on this system")
 
@@ -78,8 +78,8 @@ def test_the_lock_of_a_removed_file_is_none(tmp_path: Path, monkeypatch: pytest.
             removed.append(True)
         original(descriptor, how)
 
-    original = locking.fcntl.flock
-    monkeypatch.setattr(locking.fcntl, "flock", slow)
+    original = locks.fcntl.flock
+    monkeypatch.setattr(locks.fcntl, "flock", slow)
     lock = take(path)
     assert removed and lock is not None and os.path.samestat(os.fstat(lock.descriptor), os.stat(path))
     lock.release()
@@ -89,5 +89,5 @@ def test_a_file_system_without_locks_grants_them(tmp_path: Path, monkeypatch: py
     def none(descriptor: int, how: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(locking.fcntl, "flock", none)
+    monkeypatch.setattr(locks.fcntl, "flock", none)
     assert take(tmp_path / "lock") is not None

@@ -8,11 +8,11 @@ import sys
 import psutil
 import pytest
 
-from modfill.memory import give_back_freed_memory
+from modfill.process import give_back_freed_memory
 
 TAKE_AND_FREE = """
 import resource, threading, sys
-from modfill.memory import keep_freed_memory
+from modfill.process import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 import torch

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from modfill.modalities import ALIASES, MODALITIES, NAMES, NEAREST, SEGMENTATION_WORDS, is_segmentation, split_name
+from modfill.cases.filenames import SEGMENTATION_WORDS, is_segmentation, split_name
+from modfill.modalities import ALIASES, MODALITIES, NAMES, NEAREST
 
 NAMED = [
     ("Brats17_2013_2_1_t1.nii.gz", "Brats17_2013_2_1", "t1n"),

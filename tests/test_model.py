@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import modfill.model.aldm as aldm
 import modfill.model.refiner as refiner
-from modfill.config import PRESETS, Preset
+import modfill.model.synthesiser as aldm
 from modfill.modalities import MODALITIES
-from modfill.model.aldm import ALDM, Encoded, expected_error
+from modfill.model.config import PRESETS, Preset
 from modfill.model.denoiser import alphas_bar
 from modfill.model.layers import fold, unfold
+from modfill.model.synthesiser import Encoded, Synthesiser, expected_error
 from modfill.model.translator import Translator
 from tests.conftest import awake
 
@@ -39,7 +39,7 @@ def parameters(module: torch.nn.Module) -> int:
 @pytest.mark.parametrize("name", ["paper", "released"])
 def test_large_presets_construct(name: str) -> None:
     with torch.device("meta"):
-        model = ALDM(PRESETS[name])
+        model = Synthesiser(PRESETS[name])
     assert model.refiner is None
     assert model.autoencoder.factor == 4
     assert PRESETS[name].stages == ("autoencoder", "translator", "denoiser")
@@ -47,7 +47,7 @@ def test_large_presets_construct(name: str) -> None:
 
 def test_paper_has_the_paper_s_size() -> None:
     with torch.device("meta"):
-        model = ALDM(PRESETS["paper"])
+        model = Synthesiser(PRESETS["paper"])
     assert parameters(model.autoencoder) + parameters(model.translator) == pytest.approx(237e6, rel=0.06)
     assert tuple(model.autoencoder.regulariser.codebook.weight.shape) == (8192, 3)
     assert PRESETS["paper"].denoiser.channels == (128, 256, 512)
@@ -58,7 +58,7 @@ def test_paper_has_the_paper_s_size() -> None:
 def test_paper_runs_on_a_small_volume() -> None:
     """The full chain with the paper's sizes, 4x compression included (about 10 s and 2.5 GB)."""
     torch.manual_seed(0)
-    model = ALDM(PRESETS["paper"]).eval()
+    model = Synthesiser(PRESETS["paper"]).eval()
     encoded = model.see(volumes(("t1n",), (16, 16, 16)))
     assert encoded.latents.shape == (1, 3, 4, 4, 4)
     prediction = model.predict(encoded, 2, noise_for(encoded), 2, "mean")
@@ -88,7 +88,7 @@ def test_fold_keeps_neighbours_together() -> None:
 
 
 @torch.inference_mode()
-def test_a_crop_gives_the_latents_of_the_whole(tiny_model: ALDM) -> None:
+def test_a_crop_gives_the_latents_of_the_whole(tiny_model: Synthesiser) -> None:
     """Stages are trained on crops: with voxelwise normalisation only the receptive field at the cut may differ."""
     volume = torch.randn(1, 1, 96, 16, 16)
     whole, crop = (tiny_model.autoencoder.encode(v) for v in (volume, volume[:, :, :64]))
@@ -99,7 +99,7 @@ def test_a_crop_gives_the_latents_of_the_whole(tiny_model: ALDM) -> None:
 
 
 @torch.inference_mode()
-def test_encoding_one_by_one_equals_encoding_together(tiny_model: ALDM) -> None:
+def test_encoding_one_by_one_equals_encoding_together(tiny_model: Synthesiser) -> None:
     both = tiny_model.see(volumes(("t1n", "t2w")))
     for row, modality in enumerate(("t1n", "t2w")):
         torch.testing.assert_close(tiny_model.see(volumes((modality,))).latents[0], both.latents[row])
@@ -107,7 +107,7 @@ def test_encoding_one_by_one_equals_encoding_together(tiny_model: ALDM) -> None:
 
 
 @torch.inference_mode()
-def test_latents_are_scaled_and_decoded_unscaled(tiny_model: ALDM) -> None:
+def test_latents_are_scaled_and_decoded_unscaled(tiny_model: Synthesiser) -> None:
     model = awake(PRESETS["tiny"])
     volume = torch.randn(1, 1, *SHAPE)
     latent, decoded = model.encode(volume), model.decode(model.encode(volume))
@@ -117,7 +117,7 @@ def test_latents_are_scaled_and_decoded_unscaled(tiny_model: ALDM) -> None:
 
 
 @torch.inference_mode()
-def test_fusing_one_source_is_its_translation(tiny_model: ALDM) -> None:
+def test_fusing_one_source_is_its_translation(tiny_model: Synthesiser) -> None:
     latents = torch.randn(1, 4, 8, 4, 4)
     fused, translated = tiny_model.translator.fuse(latents, (0,), 2)
     torch.testing.assert_close(fused, translated)
@@ -128,7 +128,7 @@ def test_fusing_one_source_is_its_translation(tiny_model: ALDM) -> None:
 
 
 @torch.inference_mode()
-def test_fusion_lies_between_the_translations(tiny_model: ALDM) -> None:
+def test_fusion_lies_between_the_translations(tiny_model: Synthesiser) -> None:
     latents = torch.randn(3, 4, 8, 4, 4)
     translator = Translator(replace(PRESETS["tiny"].translator, shortcut=False), 4, 4)
     fused, translated = translator.fuse(latents, (0, 2, 3), 1)
@@ -139,11 +139,13 @@ def test_fusion_lies_between_the_translations(tiny_model: ALDM) -> None:
 
 
 @pytest.fixture
-def denoised(tiny_model: ALDM):
+def denoised(tiny_model: Synthesiser):
     """The denoiser on fixed inputs, as a function of target and sources (and of a change to the inputs)."""
     x, like = torch.randn(2, 1, 4, 8, 4, 4, generator=torch.Generator().manual_seed(1))
 
-    def run(target: int, sources: list[int], step: int = 500, model: ALDM = tiny_model, more: float = 0.0) -> Tensor:
+    def run(
+        target: int, sources: list[int], step: int = 500, model: Synthesiser = tiny_model, more: float = 0.0
+    ) -> Tensor:
         context = model.denoiser.context(target, sources)
         with torch.inference_mode():
             return model.denoiser(x, torch.tensor([step]), like + more, context)
@@ -174,7 +176,7 @@ def test_with_the_paper_s_single_token_sources_do_not_matter(denoised) -> None:
     assert changed(denoised(1, [0], model=model), denoised(2, [0], model=model))
 
 
-def test_noise_schedule_is_the_paper_s(tiny_model: ALDM) -> None:
+def test_noise_schedule_is_the_paper_s(tiny_model: Synthesiser) -> None:
     alphas = alphas_bar(PRESETS["paper"].denoiser)
     assert alphas.shape == (1000,) and (alphas.diff() < 0).all()
     assert float(alphas[0]) == pytest.approx(1 - 0.0015, abs=1e-6)
@@ -191,7 +193,7 @@ SUBSETS = [subset for size in (1, 2, 3) for subset in itertools.combinations(MOD
 
 @torch.inference_mode()
 @pytest.mark.parametrize("available", SUBSETS, ids="+".join)
-def test_any_subset_gives_all_that_is_missing(tiny_model: ALDM, available: tuple[str, ...]) -> None:
+def test_any_subset_gives_all_that_is_missing(tiny_model: Synthesiser, available: tuple[str, ...]) -> None:
     encoded = tiny_model.see(volumes(available, (16, 16, 32)))
     answers = [
         tiny_model.predict(encoded, target, noise_for(encoded), 1, "mean").volume
@@ -204,7 +206,7 @@ def test_any_subset_gives_all_that_is_missing(tiny_model: ALDM, available: tuple
 
 
 @torch.inference_mode()
-def test_all_four_can_be_seen(tiny_model: ALDM) -> None:
+def test_all_four_can_be_seen(tiny_model: Synthesiser) -> None:
     """The 15th subset: nothing is missing, and a modality is reconstructed in the presence of all."""
     encoded = tiny_model.see(volumes(MODALITIES))
     assert encoded.latents.shape == (4, 4, 8, 4, 4)
@@ -213,7 +215,9 @@ def test_all_four_can_be_seen(tiny_model: ALDM) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("slab", [16, 32])
-def test_slabs_give_the_volume_of_one_piece(tiny_model: ALDM, slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slabs_give_the_volume_of_one_piece(
+    tiny_model: Synthesiser, slab: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answers = []
     for thickness in (64, slab):
         monkeypatch.setattr(aldm, "SLAB", thickness)
@@ -224,7 +228,7 @@ def test_slabs_give_the_volume_of_one_piece(tiny_model: ALDM, slab: int, monkeyp
 
 
 @torch.inference_mode()
-def test_samples_have_a_spread_and_modes_differ(tiny_model: ALDM) -> None:
+def test_samples_have_a_spread_and_modes_differ(tiny_model: Synthesiser) -> None:
     encoded = tiny_model.see(volumes(("t1n",)))
     noise = noise_for(encoded, 3)
     mean, sample = (tiny_model.predict(encoded, 1, noise, 4, mode) for mode in ("mean", "sample"))
@@ -235,7 +239,7 @@ def test_samples_have_a_spread_and_modes_differ(tiny_model: ALDM) -> None:
 
 
 @torch.inference_mode()
-def test_deviation_is_the_refiner_s_where_and_the_image_s_variance_how_much(tiny_model: ALDM) -> None:
+def test_deviation_is_the_refiner_s_where_and_the_image_s_variance_how_much(tiny_model: Synthesiser) -> None:
     encoded = tiny_model.see(volumes(("t1n",)))
     assert encoded.seen is not None
     brain, noise = encoded.seen.brain, noise_for(encoded)

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from modfill.integrations.cache import complete_arrays
 
-from modfill.cache import complete_arrays
-from modfill.case import case_from_arrays
+from modfill.cases.layouts.dataset_json import channel_modalities
+from modfill.cases.reading import case_from_arrays
 from modfill.cli import main
 from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError
-from modfill.layouts.dataset_json import channel_modalities
-from modfill.named import by_modality, modalities_of
+from modfill.modalities import by_modality, modalities_of
 from tests.case_files import brain_volumes, oblique_affine, write_case
 
 pytestmark = pytest.mark.usefixtures("in_float32")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from modfill.cases.filenames import split_name
+from modfill.cases.files import CaseFiles, Cohort
+from modfill.cases.marks import sidecar_path
 from modfill.errors import ModfillError
-from modfill.layouts.files import CaseFiles, Cohort
-from modfill.marks import sidecar_path
-from modfill.modalities import MODALITIES, split_name
-from modfill.naming import NAMINGS, OutputFolder, output_folder, output_path, uncertainty_path
+from modfill.modalities import MODALITIES
+from modfill.outputs.naming import NAMINGS, OutputFolder, output_folder, output_path, uncertainty_path
 
 OUT = Path("out")
 EXPECTED = {

@@ -14,11 +14,11 @@ from modfill.integrations.nnunet.command import main
 from modfill.integrations.nnunet.filling import ChannelFiller, _holds_zeros, without_zeros
 from modfill.integrations.nnunet.prepare import prepare_dataset
 
-from modfill.case import read_case, require_usable
+from modfill.cases.finding import find_cases
+from modfill.cases.layouts.dataset_json import cases_in
+from modfill.cases.reading import read_case, require_usable
 from modfill.cli import main as complete
 from modfill.errors import CaseError, ModfillError
-from modfill.finding import find_cases
-from modfill.layouts.dataset_json import cases_in
 from tests.case_files import MODALITIES, brain_volumes, save, write_case
 from tests.nnunet_data import GAPS, SHAPE, SPACE, description, write_dataset, write_images
 

@@ -10,11 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from modfill.case import Case, find_cases, read_case
+from modfill.cases.nifti import PLACE
+from modfill.cases.reading import Case, find_cases, read_case
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
-from modfill.nifti import PLACE
-from modfill.scan import scan_cohort
+from modfill.reports.scan import scan_cohort
 from tests.case_files import brain_volumes, save, write_case
 
 SHAPE = (14, 16, 12)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from modfill.case import case_from_arrays, find_cases
+from modfill.cases.reading import case_from_arrays, find_cases
 from modfill.cli import main
-from modfill.cohort_table import read_table
+from modfill.cohort.table import read_table
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
-from modfill.naming import OutputFolder
+from modfill.outputs.naming import OutputFolder
 from tests.case_files import brain_volumes, oblique_affine, write_case
 
 SHAPE = (14, 16, 12)

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from modfill.demo.phantom import make_case, write_case
 from modfill.errors import ModfillError
-from modfill.phantom import make_case, write_case
 
 pytest.importorskip("nilearn")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modfill.brain import brain_mask
-from modfill.case import case_from_arrays
+from modfill.cases.brain import brain_mask
+from modfill.cases.reading import case_from_arrays
 from modfill.errors import CaseError
-from modfill.preprocess import BACKGROUND, IntensityScale, prepare
+from modfill.preprocessing.prepare import BACKGROUND, IntensityScale, prepare
 from tests.case_files import brain_volumes, oblique_affine
 
 KINDS = ("zscore", "range")

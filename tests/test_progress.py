@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from modfill import progress
-from modfill.progress import follow
+from modfill.cohort import progress
+from modfill.cohort.progress import follow
 
 
 def result(case_id: str, made: tuple[str, ...] = (), problem: str | None = None, skipped: tuple[str, ...] = ()) -> Any:

@@ -16,7 +16,7 @@ from tests.case_files import write_case
 SLOW = """
 import sys, time
 from modfill import cli
-from modfill.model.aldm import ALDM
+from modfill.model.synthesiser import ALDM
 predict, calls = ALDM.predict, []
 def slow(*arguments):
     calls.append(1)

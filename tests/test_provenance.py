@@ -14,16 +14,17 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import modfill
-from modfill.case import Case, read_case
+from modfill.cases.finding import CaseFiles
+from modfill.cases.reading import Case, read_case
 from modfill.cli import main
-from modfill.completer import Completed, ModalityCompleter
+from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
-from modfill.finding import CaseFiles
-from modfill.naming import uncertainty_path
+from modfill.outputs.naming import uncertainty_path
+from modfill.results import Completed
 from tests.case_files import brain_volumes, oblique_affine, save, write_case
 from tests.test_completion import voxels
 
-SCHEMA = json.loads((Path(modfill.__file__).parent / "sidecar.schema.json").read_text(encoding="utf8"))
+SCHEMA = json.loads((Path(modfill.__file__).parent / "outputs" / "sidecar.schema.json").read_text(encoding="utf8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 
 pytestmark = pytest.mark.usefixtures("in_float32")
@@ -103,7 +104,7 @@ def test_sidecars_follow_the_schema(
     completer.complete(case_folder, tmp_path, **settings)
     notes = [json.loads(path.read_text(encoding="utf8")) for path in tmp_path.rglob("*.json")]
     arrays = {m: brain_volumes()[m] for m in ("t1n", "t2w", "t2f")}
-    from_arrays = completer.complete(modfill.case.case_from_arrays(arrays, oblique_affine()), **settings)
+    from_arrays = completer.complete(modfill.cases.reading.case_from_arrays(arrays, oblique_affine()), **settings)
     notes += [json.loads(json.dumps(note)) for note in from_arrays.provenance.values()]
     assert len(notes) == 3
     for note in notes:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from modfill.model.aldm import ALDM
 from modfill.model.pyramid import FEATURES, PLACE, Pyramid, upsampled
+from modfill.model.synthesiser import Synthesiser
 from modfill.training.data import load_cohort
 from modfill.training.latents import LatentBank
 from modfill.training.points import PointBank, tasks
@@ -93,7 +93,7 @@ def test_there_is_a_task_for_every_subset_and_what_it_lacks() -> None:
 
 
 @torch.inference_mode()
-def test_points_are_what_the_refiner_reads_in_use(tiny_model: ALDM, tmp_path: Path) -> None:
+def test_points_are_what_the_refiner_reads_in_use(tiny_model: Synthesiser, tmp_path: Path) -> None:
     """Every voxel of a case, drawn and in use: the same answer."""
     write_case(tmp_path / "in", "p0", shape=(44, 36, 28))
     cases = load_cohort(tmp_path / "in", tmp_path / "cache", tiny_model.preset)

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from modfill.cohort_table import read_table
+from modfill.cohort.parts import Part
+from modfill.cohort.table import read_table
 from modfill.completer import ModalityCompleter
-from modfill.config import PRESETS
 from modfill.errors import ModfillError
-from modfill.ranks import Part
+from modfill.model.config import PRESETS
 from tests.case_files import write_case
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modfill import ModalityCompleter, checkpoint, completer
+from modfill import ModalityCompleter, completer
+from modfill.weights import checkpoint
 from tests.case_files import brain_volumes, oblique_affine, write_case
 
 README = Path(__file__).parents[1] / "README.md"

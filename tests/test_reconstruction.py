@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import reconstruction
 from modfill.modalities import MODALITIES
-from modfill.model.aldm import ALDM
+from modfill.model.synthesiser import Synthesiser
 from tests.case_files import write_case
 
 
@@ -27,8 +27,8 @@ def test_only_what_the_autoencoder_loses_is_lost(
         return pd.read_csv(tmp_path / "out" / "reconstruction.csv").set_index("modality")
 
     lost = measured()
-    monkeypatch.setattr(ALDM, "encode", lambda self, volumes: volumes)
-    monkeypatch.setattr(ALDM, "decode", lambda self, latent: latent)
+    monkeypatch.setattr(Synthesiser, "encode", lambda self, volumes: volumes)
+    monkeypatch.setattr(Synthesiser, "decode", lambda self, latent: latent)
     perfect = measured()
     assert tuple(lost.index) == tuple(perfect.index) == MODALITIES and (lost.case_id == "p1").all()
     assert (perfect.psnr > 100).all() and (perfect.ssim > 0.9999).all()

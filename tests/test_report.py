@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modfill.demo.picture import MARGIN, Row, draw_completion, require_matplotlib
+from modfill.demo.picture import _pictures as pictures
 from modfill.errors import ModfillError
-from modfill.report import MARGIN, Row, draw_completion, require_matplotlib
-from modfill.report import _pictures as pictures
 
 SCORES = {"psnr": 27.1, "psnr_matched": 30.2, "ssim": 0.94}
 EDGE = 20

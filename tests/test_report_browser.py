@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from modfill.cohort_report import write_report
 from modfill.completer import ModalityCompleter
-from modfill.provenance import Settings
+from modfill.reports.cohort_page import write_report
+from modfill.settings import Settings
 from tests.case_files import write_case
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

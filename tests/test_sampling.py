@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from modfill.config import DenoiserConfig
+from modfill.model.config import DenoiserConfig
 from modfill.model.denoiser import alphas_bar
-from modfill.sampling import ddim, generator
+from modfill.model.sampling import ddim, generator
 
 ALPHAS = alphas_bar(DenoiserConfig())
 CLEAN = torch.randn(2, 4, 3, 4, 5, generator=torch.Generator().manual_seed(3))

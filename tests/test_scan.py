@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from modfill import contrast
-from modfill.case import Case, case_from_arrays
+from modfill.cases.reading import Case, case_from_arrays
 from modfill.cli import main
 from modfill.completer import ModalityCompleter
-from modfill.contrast import ACCURACY, describe_pairs
 from modfill.modalities import MODALITIES
-from modfill.scan import Scan, ScannedCase, scan_cohort
-from modfill.scan_report import case_table
+from modfill.reports import swaps
+from modfill.reports.scan import Scan, ScannedCase, scan_cohort
+from modfill.reports.scan_page import case_table
+from modfill.reports.swaps import ACCURACY, describe_pairs
 from tests.case_files import brain_volumes, save, write_case
 from tests.layout_files import AVAILABLE, LAYOUTS, case_name, small_cohort
 
@@ -169,7 +169,7 @@ def test_figures_change_sign_when_two_images_are_exchanged() -> None:
     straight = case_from_arrays({m: volumes[m] for m in pair}, np.eye(4))
     crossed = case_from_arrays({"t1n": volumes["t2w"], "t2w": volumes["t1n"]}, np.eye(4))
     np.testing.assert_allclose(describe_pairs(straight)[pair], -describe_pairs(crossed)[pair], atol=1e-5)
-    assert describe_pairs(straight)[pair].shape == (len(contrast.WEIGHTS[pair]),)
+    assert describe_pairs(straight)[pair].shape == (len(swaps.WEIGHTS[pair]),)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="real cases not found; set MODFILL_DATA to their folder")
@@ -196,6 +196,6 @@ def test_a_deep_scan_goes_on_after_a_case_that_is_too_large(tmp_path: Path, monk
         if case.case_id == "p1":
             raise MemoryError
 
-    monkeypatch.setattr("modfill.scan.suspected_swap", judge)
+    monkeypatch.setattr("modfill.reports.scan.suspected_swap", judge)
     scan = scan_cohort(tmp_path, deep=True)
     assert "out of memory" in str(one(scan, "p1").problem) and one(scan, "p2").problem is None

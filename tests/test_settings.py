@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from modfill.integrations import cache
 
-from modfill import cache, precision
 from modfill import completer as completion
+from modfill.cases.finding import find_cases, find_cohort
 from modfill.completer import ModalityCompleter
-from modfill.config import PRESETS
 from modfill.errors import ModfillError
-from modfill.finding import find_cases, find_cohort
-from modfill.model.aldm import ALDM
-from modfill.naming import OutputFolder
-from modfill.provenance import Settings
+from modfill.model import device
+from modfill.model.config import PRESETS
+from modfill.model.synthesiser import Synthesiser
+from modfill.outputs.naming import OutputFolder
+from modfill.settings import Settings
 from tests.case_files import write_case
 
 pytestmark = pytest.mark.usefixtures("in_float32")
@@ -77,7 +78,7 @@ def test_samples_count_where_the_spread_or_the_mean_depends_on_them(
 ) -> None:
     own = ModalityCompleter(tiny_weights, "cpu")
     own._possible(Settings(steps=2, samples=3))
-    plain = ALDM(replace(PRESETS["tiny"], refiner=None, unet=None))
+    plain = Synthesiser(replace(PRESETS["tiny"], refiner=None, unet=None))
     monkeypatch.setattr(own, "model", plain)
     own._possible(Settings("sample", 2, 3, uncertainty=True))
     with pytest.raises(ModfillError, match="samples must be 1 here, got 3; .* or for uncertainty only"):
@@ -86,11 +87,11 @@ def test_samples_count_where_the_spread_or_the_mean_depends_on_them(
 
 def test_paths_and_devices_come_in_any_type(tiny_weights: Path, tmp_path: Path) -> None:
     folder = write_case(tmp_path / "in", "p1", ("t1n", "t2w", "t2f"))
-    for number, (kind, device) in enumerate(((str, "cpu"), (Path, torch.device("cpu")))):
-        own = ModalityCompleter(kind(tiny_weights), device)
+    for number, (kind, where) in enumerate(((str, "cpu"), (Path, torch.device("cpu")))):
+        own = ModalityCompleter(kind(tiny_weights), where)
         done = own.complete(kind(folder), kind(tmp_path / f"out{number}"))
         assert done.paths["t1c"].is_file()
-        assert cache.shared_completer(kind(tiny_weights), device) is cache.shared_completer(tiny_weights, "cpu")
+        assert cache.shared_completer(kind(tiny_weights), where) is cache.shared_completer(tiny_weights, "cpu")
     with pytest.raises(ModfillError, match="device must be auto, cpu or a GPU"):
         ModalityCompleter(tiny_weights, 7)  # type: ignore[arg-type]
 
@@ -133,10 +134,10 @@ def test_bfloat16_is_for_processors_that_have_it(monkeypatch: pytest.MonkeyPatch
     for has in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, has=has: (
             including_emulation or has))  # fmt: skip
-        assert precision._gpu_has_bfloat16() is has
+        assert device._gpu_has_bfloat16() is has
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)  # as older versions of torch have it
-    assert precision._gpu_has_bfloat16()
+    assert device._gpu_has_bfloat16()
     monkeypatch.undo()
-    assert not precision.half_is_fast(torch.device("mps"))
+    assert not device.half_is_fast(torch.device("mps"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert not precision.half_is_fast(cuda)
+    assert not device.half_is_fast(cuda)

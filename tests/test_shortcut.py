@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modfill.config import PRESETS
+from modfill.model.config import PRESETS
 from modfill.model.shortcut import LatentShortcut
 from modfill.model.translator import Translator
 from modfill.training.latents import Draw

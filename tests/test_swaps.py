@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.swaps import PAIRS, fit, left_out, measure, whole_cases
-from modfill.contrast import ACCURACY, WEIGHTS
+from modfill.reports.swaps import ACCURACY, WEIGHTS
 
 DATA = Path(os.environ.get("MODFILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

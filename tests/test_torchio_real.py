@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from modfill import checkpoint
+from modfill.weights import checkpoint
 from tests.case_files import write_case
 from tests.loading import PRESENT, batches, epoch, same
 

@@ -20,7 +20,7 @@ from tests.loading import PRESENT, batches, same
 
 tio = pytest.importorskip("torchio")
 
-from modfill.integrations.torchio_transform import (  # noqa: E402 (torchio may be absent)
+from modfill.integrations.torchio_transform import (  # noqa: E402 torchio may be absent
     CompleteModalities,
     RandomModalityDropout,
 )

@@ -16,14 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modfill import checkpoint
 from modfill.completer import ModalityCompleter
-from modfill.config import PRESETS
 from modfill.errors import ModfillError
 from modfill.model.autoencoder import Autoencoder
+from modfill.model.config import PRESETS
 from modfill.training import loop, run
 from modfill.training.data import load_cohort
 from modfill.training.latents import digest
+from modfill.weights import checkpoint
 from tests.case_files import write_case
 from tests.short_training import STEPS, saving_often, shortened
 

@@ -9,9 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from modfill.config import PRESETS
 from modfill.errors import ModfillError
-from modfill.model.aldm import ALDM
+from modfill.model.config import PRESETS
+from modfill.model.synthesiser import Synthesiser
 from modfill.training import data
 from modfill.training.data import TrainingCase, load_cohort
 from modfill.training.latents import LatentBank
@@ -83,7 +83,7 @@ def test_what_cannot_be_told_apart_is_refused_though_it_was_prepared_before(
         load(tmp_path / "in", tmp_path)
 
 
-def test_latents_and_points_follow_the_files(tmp_path: Path, tiny_model: ALDM) -> None:
+def test_latents_and_points_follow_the_files(tmp_path: Path, tiny_model: Synthesiser) -> None:
     """The banks beside the cache hold what was made of these very files."""
     banks = []
     for name, seed in (("one", 1), ("other", 2)):
@@ -99,7 +99,7 @@ def test_latents_and_points_follow_the_files(tmp_path: Path, tiny_model: ALDM) -
 def test_points_are_drawn_anew_for_another_scale_of_the_latents(tmp_path: Path) -> None:
     """A cohort that has grown has another, under the same networks."""
     write_case(tmp_path / "in", "p1", shape=SHAPE)
-    model = ALDM(TINY)
+    model = Synthesiser(TINY)
     bank = LatentBank(model, [load(tmp_path / "in", tmp_path)], tmp_path / "latents")
     folders = []
     for scale in (1.0, 1.5, 1.0):

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from modfill import checkpoint
-from modfill.config import PRESETS
-from modfill.model.aldm import ALDM
+from modfill.model.config import PRESETS
+from modfill.model.synthesiser import Synthesiser
 from modfill.training import run
 from modfill.training.data import load_cohort
 from modfill.training.latents import LatentBank
-from modfill.training.refiner_stage import RefinerStage
-from modfill.training.translation_stages import DenoiserStage, TranslationStage, TranslatorStage
+from modfill.training.stages.refiner import RefinerStage
+from modfill.training.stages.translation import DenoiserStage, TranslationStage, TranslatorStage
+from modfill.weights import checkpoint
 from tests.case_files import write_case
 from tests.conftest import awake
 from tests.short_training import shortened
@@ -102,7 +102,7 @@ class Untrained(nn.Module):
         raise AssertionError("a network that is not trained yet ran")
 
 
-def stage_of(name: str, model: ALDM, cohort: Path, cache: Path) -> TranslationStage:
+def stage_of(name: str, model: Synthesiser, cohort: Path, cache: Path) -> TranslationStage:
     cases = load_cohort(cohort, cache, TINY)
     bank = LatentBank(model, cases, cache / "latents")
     if name == "translator":

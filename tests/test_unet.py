@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from modfill import checkpoint
-from modfill.config import PRESETS, Preset, UNetConfig
 from modfill.errors import ModfillError
-from modfill.model.aldm import ALDM, expected_error
+from modfill.model.config import PRESETS, Preset, UNetConfig
+from modfill.model.synthesiser import Synthesiser, expected_error
 from modfill.model.unet import UNet
-from modfill.preprocess import IntensityScale
+from modfill.preprocessing.prepare import IntensityScale
 from modfill.training import run
 from modfill.training.augmentation import deformed
-from modfill.training.confidence import Answer, calibration, share
+from modfill.training.calibration import Answer, calibration, share
 from modfill.training.data import TrainingCase
 from modfill.training.regions import EDGES, UNIT, ZERO, Regions
-from modfill.training.unet_stage import Crops, UNetStage
+from modfill.training.stages.unet import Crops, UNetStage
+from modfill.weights import checkpoint
 from tests.case_files import write_case
 from tests.short_training import shortened
 
@@ -67,7 +67,7 @@ def test_slabs_give_what_the_whole_gives(unet: UNet) -> None:
 
 def test_its_share_mixes_it_into_the_answer() -> None:
     torch.manual_seed(0)
-    model = ALDM(PRESETS["tiny"]).eval()
+    model = Synthesiser(PRESETS["tiny"]).eval()
     volumes = {"t1n": torch.randn(32, 32, 32)}
     answers = []
     for part in (0.0, 1.0, 0.25):
@@ -89,7 +89,7 @@ def test_weights_from_before_there_was_a_unet_still_load(tmp_path: Path) -> None
     preset = replace(PRESETS["tiny"], unet=None)
     older = preset.to_json().replace('"unet": null, ', "")
     assert '"unet"' not in older.split('"training"')[0] and Preset.from_json(older) == preset
-    checkpoint.save(ALDM(preset), tmp_path / "old.safetensors", preset.stages)
+    checkpoint.save(Synthesiser(preset), tmp_path / "old.safetensors", preset.stages)
     assert checkpoint.load(tmp_path / "old.safetensors")[0].unet is None
 
 
@@ -98,7 +98,7 @@ def test_a_unet_is_trained_onto_weights_that_lack_one(tmp_path: Path, monkeypatc
     monkeypatch.setattr(run, "PRESETS", {"tiny": preset})
     for seed in range(2):
         write_case(tmp_path / "cases", f"p{seed}", shape=(44, 36, 28), seed=seed)
-    without = ALDM(replace(preset, unet=None))
+    without = Synthesiser(replace(preset, unet=None))
     checkpoint.save(without, tmp_path / "old.safetensors", without.preset.stages)
     path = run.train_preset(
         "tiny", tmp_path / "cases", tmp_path / "run", stage="unet", weights=tmp_path / "old.safetensors"
@@ -113,7 +113,7 @@ def test_a_unet_is_trained_onto_weights_that_lack_one(tmp_path: Path, monkeypatc
 
 def test_only_what_was_hidden_counts_and_a_scanner_s_scale_does_not() -> None:
     torch.manual_seed(0)
-    stage = UNetStage(ALDM(PRESETS["tiny"]), [], [])
+    stage = UNetStage(Synthesiser(PRESETS["tiny"]), [], [])
     wanted, brain = torch.randn(1, 4, *SHAPE), torch.rand(1, *SHAPE) > 0.5
     crops = Crops(torch.zeros_like(wanted), wanted, brain, torch.tensor([[1.0, 1, 1, 0]]))
     given = torch.randn_like(wanted)
@@ -201,7 +201,7 @@ def test_the_calibration_is_of_the_mixture_and_of_contrast_alone() -> None:
 
 def test_what_an_estimate_does_not_vary_it_does_not_know() -> None:
     """The mean given what is seen, of a target of variance 1, has the error that its own variance leaves."""
-    model = ALDM(PRESETS["tiny"])
+    model = Synthesiser(PRESETS["tiny"])
     seen, unseen = torch.randn(2, 50_000, generator=torch.Generator().manual_seed(0))
     for known in (0.2, 0.5, 0.9):
         estimate, truth = known**0.5 * seen, known**0.5 * seen + (1 - known) ** 0.5 * unseen
@@ -215,7 +215,7 @@ def test_training_cases_are_drawn_whole_or_bent_and_padded() -> None:
     volumes, brain = np.zeros((4, 24, 40, 40), np.float16), np.ones((24, 40, 40), bool)
     volumes[:] = np.arange(1, 5)[:, None, None, None]
     case = TrainingCase("p", volumes, brain, (IntensityScale(0, 1, 0.5, 0.2),) * 4)
-    stage = UNetStage(ALDM(PRESETS["tiny"]), [case], [])
+    stage = UNetStage(Synthesiser(PRESETS["tiny"]), [case], [])
     for seed in range(4):
         crops = stage.batch(np.random.default_rng(seed))["crops"]
         assert crops.seen.shape == (2, 4, 32, 32, 32) and float(crops.available.sum(1).min()) > 0

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from modfill.config import StageConfig
+from modfill.model.config import StageConfig
 from modfill.model.quantizer import VectorQuantizer
 from modfill.training.loop import Budget, Stage, rank, train
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from modfill.case import Case
+from modfill.cases.reading import Case
 
 
 class Method(Protocol):

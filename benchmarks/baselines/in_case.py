@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.cases import brain_of
-from modfill.case import Case
+from modfill.cases.reading import Case
 from modfill.metrics import unit_range
 
 BINS = 14  # of each source in unit range

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modfill.config import PRESETS
 from modfill.modalities import MODALITIES
+from modfill.model.config import PRESETS
 from modfill.training.augmentation import biased, jitter, random_box, random_flips
 from modfill.training.data import TrainingCase, brightness_of, unit_psnr, validation_tasks
 from modfill.training.loop import Stage

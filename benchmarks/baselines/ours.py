@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from modfill.case import Case
+from modfill.cases.reading import Case
 from modfill.completer import ModalityCompleter
+from modfill.settings import Mode
 
 
 class Modfill:
     """The shipped weights, or others, in one of the two modes."""
 
-    def __init__(self, weights: Path | None = None, mode: str = "mean"):
+    def __init__(self, weights: Path | None = None, mode: Mode = "mean"):
         self.name = "modfill" if mode == "mean" else f"modfill-{mode}"
         self.completer, self.mode = ModalityCompleter(weights), mode
 

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from benchmarks.baselines.network import Example, M, NetworkStage, wanted_voxels, with_bits
 from benchmarks.baselines.unet import FoldedUNet, unet
-from modfill.config import StageConfig
+from modfill.model.config import StageConfig
 from modfill.training.data import TrainingCase
 from modfill.training.losses import hinge
 

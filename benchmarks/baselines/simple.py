@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modfill.case import Case
+from modfill.cases.reading import Case
 from modfill.metrics import unit_range
 from modfill.modalities import NEAREST
 

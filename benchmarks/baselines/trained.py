@@ -17,14 +17,14 @@ from benchmarks.baselines.network import PRESET, NetworkStage
 from benchmarks.baselines.pix2pix import Pix2Pix2D, Pix2Pix3D
 from benchmarks.baselines.unet import UNetStage
 from benchmarks.cases import in_unit_range
-from modfill.case import Case, find_cases, read_case
+from modfill.cases.reading import Case, find_cases, read_case
 from modfill.errors import ModfillError
-from modfill.memory import keep_freed_memory
 from modfill.modalities import MODALITIES
-from modfill.precision import best_device, fast_precision, half_is_fast
-from modfill.preprocess import prepare
-from modfill.training.curves import Budget
+from modfill.model.device import best_device, fast_precision, half_is_fast
+from modfill.preprocessing.prepare import prepare
+from modfill.process import keep_freed_memory
 from modfill.training.data import TrainingCase
+from modfill.training.log import Budget
 from modfill.training.loop import train
 
 STAGES: dict[str, Callable[[list[TrainingCase], list[TrainingCase]], NetworkStage]] = {

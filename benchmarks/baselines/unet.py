@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.baselines.network import M, NetworkStage, wanted_voxels, with_bits
 from benchmarks.baselines.table import VoxelwiseTable, fit_tables
-from modfill.config import StageConfig
+from modfill.model.config import StageConfig
 from modfill.model.layers import fold, unfold
 from modfill.training.data import TrainingCase
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from benchmarks.baselines.table import VoxelwiseTable, fit_tables
-from modfill.case import Case
+from modfill.cases.reading import Case
 from modfill.modalities import MODALITIES
-from modfill.preprocess import IntensityScale
+from modfill.preprocessing.prepare import IntensityScale
 
 
 class Voxelwise:

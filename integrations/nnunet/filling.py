@@ -13,17 +13,16 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from modfill.integrations.cache import shared_completer
 
 from modfill import __version__
-from modfill.cache import shared_completer
-from modfill.case import read_case, synthetic_file, warn_of_zeros
-from modfill.checks import check_shape, times
+from modfill.cases.checks import check_shape, times
+from modfill.cases.layouts.dataset_json import ChannelCase, ChannelFiles, missing_foreign
+from modfill.cases.nifti import empty_image, read_header, read_image
+from modfill.cases.reading import read_case, synthetic_file, warn_of_zeros
 from modfill.errors import CaseError, ModfillError
-from modfill.layouts.dataset_json import ChannelCase, ChannelFiles, missing_foreign
-from modfill.modalities import MODALITIES
-from modfill.named import by_modality
-from modfill.naming import output_path
-from modfill.nifti import empty_image, read_header, read_image
+from modfill.modalities import MODALITIES, by_modality
+from modfill.outputs.naming import output_path
 
 _UNREADABLE = (OSError, ValueError, EOFError, zlib.error, nib.filebasedimages.ImageFileError)
 
@@ -165,7 +164,7 @@ class ChannelFiller:
         return FilledCase(case.case_id, tuple(files[number] for number in numbers), tuple(synthetic))
 
     def _key(self, case: ChannelFiles) -> str:
-        from modfill.checkpoint import SHIPPED
+        from modfill.weights.checkpoint import SHIPPED
 
         parts = [__version__, _hash_of(self.weights or SHIPPED)]
         for number, path in sorted(case.paths.items()):

@@ -16,8 +16,8 @@ from typing import Any
 from modfill.integrations.nnunet.filling import ChannelFiller
 from modfill.integrations.nnunet.shim import require_nnunet
 
+from modfill.cases.layouts.dataset_json import case_of, channel_files, channel_modalities, require_nifti
 from modfill.errors import ModfillError
-from modfill.layouts.dataset_json import case_of, channel_files, channel_modalities, require_nifti
 
 require_nnunet()
 

@@ -13,9 +13,8 @@ import numpy.typing as npt
 from modfill.integrations.nnunet.filling import ChannelFiller, FilledCase, channels_note, without_zeros
 from modfill.integrations.nnunet.shim import require_nnunet
 
-from modfill.checks import check_affine
-from modfill.errors import CaseError, ModfillError
-from modfill.layouts.dataset_json import (
+from modfill.cases.checks import check_affine
+from modfill.cases.layouts.dataset_json import (
     FILE_ENDING,
     case_of,
     channel_files,
@@ -26,7 +25,8 @@ from modfill.layouts.dataset_json import (
     require_nifti,
     unnumbered,
 )
-from modfill.named import by_modality, modalities_of
+from modfill.errors import CaseError, ModfillError
+from modfill.modalities import by_modality, modalities_of
 
 require_nnunet()
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from modfill.integrations.nnunet.filling import ChannelFiller, FilledCase
 
-from modfill.errors import CaseError, ModfillError
-from modfill.layouts.dataset_json import (
+from modfill.cases.layouts.dataset_json import (
     FILE_ENDING,
     ChannelFiles,
     cases_in,
@@ -20,7 +19,8 @@ from modfill.layouts.dataset_json import (
     listed,
     read_dataset_json,
 )
-from modfill.linking import link, write_json
+from modfill.errors import CaseError, ModfillError
+from modfill.outputs.linking import link, write_json
 
 SYNTHETIC_FOLDER = "synthetic"
 

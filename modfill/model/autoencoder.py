@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from modfill.config import AutoencoderConfig
+from modfill.model.config import AutoencoderConfig
 from modfill.model.layers import ResidualBlock, VoxelNorm, fold, group_norm, unfold
 from modfill.model.quantizer import GaussianRegulariser, VectorQuantizer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from modfill.config import DenoiserConfig
+from modfill.model.config import DenoiserConfig
 from modfill.model.layers import fold, unfold
 
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from modfill.config import GRAIN
+from modfill.model.config import GRAIN
 
 LEVELS = GRAIN.bit_length()  # level k is sampled every 2 ** k voxels
 EDGED = 3  # the finer levels also have the gradient's length

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from modfill.config import GRAIN, RefinerConfig
+from modfill.model.config import GRAIN, RefinerConfig
 from modfill.model.pyramid import FEATURES, PLACE, Pyramid
 
 DROPOUT = 0.1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from modfill.config import TranslatorConfig
+from modfill.model.config import TranslatorConfig
 from modfill.model.layers import fold, unfold
 from modfill.model.shortcut import LatentShortcut
 

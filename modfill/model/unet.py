@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from modfill.config import FOLD, UNetConfig
+from modfill.model.config import FOLD, UNetConfig
 from modfill.model.layers import ResidualBlock, fold, unfold
 
 CONTEXT = 8  # channels that the blocks hand to the network on single voxels

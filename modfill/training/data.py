@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from modfill.case import CaseFiles, find_cases, read_case, require_usable
-from modfill.config import Preset
+from modfill.cases.reading import CaseFiles, find_cases, read_case, require_usable
 from modfill.errors import ModfillError
 from modfill.metrics import psnr
-from modfill.preprocess import IntensityScale, prepare
+from modfill.model.config import Preset
+from modfill.preprocessing.prepare import IntensityScale, prepare
 
 
 @dataclass(frozen=True)

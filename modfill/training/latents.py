@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modfill.model.aldm import ALDM
-from modfill.precision import fast_precision
+from modfill.model.device import fast_precision
+from modfill.model.synthesiser import Synthesiser
 from modfill.training.augmentation import jitter
 from modfill.training.data import TrainingCase
 
@@ -43,7 +43,7 @@ def draw(rng: np.random.Generator, cases: int, modalities: int) -> Draw:
 class LatentBank:
     """Latents of a cohort on disk, in four variants of each modality: plain or mirrored, plain or re-contrasted."""
 
-    def __init__(self, model: ALDM, cases: list[TrainingCase], folder: Path):
+    def __init__(self, model: Synthesiser, cases: list[TrainingCase], folder: Path):
         self.cases, self.model = cases, model
         self.folder = folder / digest(model.autoencoder)
 

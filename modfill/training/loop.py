@@ -19,9 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from modfill.config import StageConfig
 from modfill.errors import ModfillError
-from modfill.training.curves import Budget, Curves, Progress
+from modfill.model.config import StageConfig
+from modfill.training.log import Budget, Curves, Progress
 
 VALIDATION_SHARE = 0.05  # of the training time, at most, goes into validation
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modfill.config import GRAIN
-from modfill.model.aldm import Encoded
+from modfill.model.config import GRAIN
+from modfill.model.device import fast_precision
 from modfill.model.pyramid import Pyramid
-from modfill.precision import fast_precision
+from modfill.model.synthesiser import Encoded
 from modfill.training.latents import LatentBank, digest
 
 POINTS = 2**22  # of the whole cohort

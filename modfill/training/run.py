@@ -11,22 +11,22 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from modfill import checkpoint
-from modfill.config import PRESETS, Preset
 from modfill.errors import ModfillError
-from modfill.model.aldm import ALDM
-from modfill.precision import best_device, half_is_fast
-from modfill.training.autoencoder_stage import AutoencoderStage
-from modfill.training.confidence import fit_to_held_out
+from modfill.model.config import PRESETS, Preset
+from modfill.model.device import best_device, half_is_fast
+from modfill.model.synthesiser import Synthesiser
+from modfill.training.calibration import fit_to_held_out
 from modfill.training.data import TrainingCase, brightness_of, load_cohort
 from modfill.training.latents import LatentBank
 from modfill.training.loop import Budget, Stage, rank, train
 from modfill.training.points import PointBank
-from modfill.training.refiner_stage import RefinerStage
 from modfill.training.regions import Regions
 from modfill.training.shortcuts import fit_shortcut
-from modfill.training.translation_stages import DenoiserStage, TranslatorStage
-from modfill.training.unet_stage import UNetStage
+from modfill.training.stages.autoencoder import AutoencoderStage
+from modfill.training.stages.refiner import RefinerStage
+from modfill.training.stages.translation import DenoiserStage, TranslatorStage
+from modfill.training.stages.unet import UNetStage
+from modfill.weights import checkpoint
 
 HELD_OUT_EVERY = 10  # without a validation folder every tenth case is held out
 # Rank 0 prepares the cohort alone, which may take hours, and it validates alone. A rank that dies leaves nobody
@@ -50,7 +50,7 @@ def train_preset(
     """Train a preset, or one stage of it, resuming whatever `out` already holds.
 
     Args:
-        preset_name: a key of `modfill.config.PRESETS`.
+        preset_name: a key of `modfill.model.config.PRESETS`.
         data: folder of complete training cases.
         out: run folder; receives `<stage>.ckpt`, `<stage>.csv`, TensorBoard files and `weights.safetensors`.
         validate: folder of validation cases; None holds every tenth training case out.
@@ -120,12 +120,12 @@ def _chosen(preset_name: str, stage: str | None) -> Preset:
     return preset
 
 
-def _start(preset: Preset, weights: Path | None) -> tuple[ALDM, tuple[str, ...]]:
+def _start(preset: Preset, weights: Path | None) -> tuple[Synthesiser, tuple[str, ...]]:
     """The model to train, with random weights or those of a file, and the stages that are trained already."""
     if weights is None:
-        return ALDM(preset), ()
+        return Synthesiser(preset), ()
     model, metadata = checkpoint.load(weights)
-    fresh = ALDM(preset)
+    fresh = Synthesiser(preset)
     shapes = {name: value.shape for name, value in fresh.state_dict().items()}
     if any(shapes.get(name) != value.shape for name, value in model.state_dict().items()):
         raise ModfillError(
@@ -173,7 +173,12 @@ def _filled(bank: LatentBank | PointBank) -> None:
 
 
 def _stage(
-    name: str, model: ALDM, cases: list[TrainingCase], held_out: list[TrainingCase], out: Path, regions: Regions | None
+    name: str,
+    model: Synthesiser,
+    cases: list[TrainingCase],
+    held_out: list[TrainingCase],
+    out: Path,
+    regions: Regions | None,
 ) -> Stage:
     """The stage, with its part of the model alone set to learn, and what needs no learning fitted."""
     part = getattr(model, name)

@@ -1,0 +1,307 @@
+"""Each case synthesised once, not once an epoch: one completer per process, and a disk cache that workers share."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from modfill import __version__
+from modfill.cases.checks import check_grids, check_shape, content_problem
+from modfill.cases.reading import case_from_arrays
+from modfill.errors import CaseError, ModfillError, WeightsError
+from modfill.modalities import MODALITIES, by_modality, modalities_of
+from modfill.process import give_back_freed_memory
+from modfill.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from modfill.completer import ModalityCompleter
+
+__all__ = ["CompletionCache", "Synthetic", "complete_arrays", "shared_completer"]
+
+_DIGEST = 32  # bytes of a SHA-256
+
+
+@dataclass(frozen=True, eq=False)
+class Synthetic:
+    """One synthesised modality.
+
+    Attributes:
+        volume: (X, Y, Z) on the sources' grid, in the type of the nearest source (float32 unless integer).
+        unit_range: the intensities that stand for normalised 0 and 1.
+    """
+
+    volume: npt.NDArray
+    unit_range: tuple[float, float]
+
+
+class CompletionCache:
+    """A folder of synthesised modalities that any number of processes read and write at the same time.
+
+    An entry appears whole or not at all. Two processes that make the same entry make the same bytes, so the last one
+    wins. A damaged entry counts as absent. Entries are never removed: delete the folder to start afresh.
+
+    Args:
+        folder: made when the first entry is written.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def path(self, key: str) -> Path:
+        """Where an entry lies; `numpy.load` reads it."""
+        return self.folder / key[:2] / f"{key}.npz"
+
+    def get(self, key: str) -> Synthetic | None:
+        """Read an entry, or return None if there is none or it is damaged.
+
+        Args:
+            key: hexadecimal, of at least three digits.
+        """
+        try:
+            content = self.path(key).read_bytes()
+        except OSError:
+            return None
+        body = content[:-_DIGEST]
+        if hashlib.sha256(body).digest() != content[-_DIGEST:]:
+            return None
+        with np.load(io.BytesIO(body), allow_pickle=False) as entry:
+            low, high = entry["unit_range"].tolist()
+            return Synthetic(entry["volume"], (low, high))
+
+    def put(self, key: str, synthetic: Synthetic) -> None:
+        """Write an entry, also over a damaged one.
+
+        Raises:
+            ModfillError: the folder cannot be written.
+        """
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, volume=synthetic.volume, unit_range=np.asarray(synthetic.unit_range, np.float64))
+        body = buffer.getvalue()
+        path = self.path(key)
+        temporary = path.with_name(f".tmp-{token_hex(8)}")  # another one in each process and thread
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(body + hashlib.sha256(body).digest())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise ModfillError(
+                f"the cache folder {self.folder} must be writable, got '{error.strerror or error}'; choose another one"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def complete_arrays(
+    arrays: Mapping[str, npt.NDArray],
+    affine: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+    settings: Settings | None = None,
+    *,
+    case_id: str | None = None,
+    targets: str | Sequence[str] | None = None,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    cache: str | Path | None = None,
+) -> dict[str, Synthetic]:
+    """Synthesise what a dictionary of arrays lacks, or read it from the cache; what the transforms call.
+
+    The same arrays, affine, weights, settings and case id give the same voxels in every process. Between two
+    completions a process holds the model and little else.
+
+    Args:
+        arrays: acquired (X, Y, Z) by modality, or a name of it such as "flair", 0 outside the brain.
+        affine: 4x4, voxel indices to mm; or one by modality, which must then agree.
+        settings: mode, steps, samples and seed, no uncertainty; None takes the defaults.
+        case_id: part of the seed and of messages; None takes a name made of the arrays' hash.
+        targets: missing modalities; None takes all.
+        weights: a file that `modfill train` wrote; None takes the shipped ones.
+        device: as in `ModalityCompleter`; not part of the cache's key.
+        cache: folder of a `CompletionCache`; None keeps nothing.
+
+    Returns:
+        The synthesised modalities, in the order of `MODALITIES`.
+
+    Raises:
+        CaseError: the arrays, a target or a setting cannot be used.
+        WeightsError: the weights cannot be loaded.
+        ModfillError: the device does not exist here, or the cache cannot be written.
+    """
+    settings = settings or Settings()
+    if settings.uncertainty:
+        raise CaseError("uncertainty must be left out for arrays, which take no map; complete files instead")
+    label = case_id or "without a name"
+    arrays = by_modality(arrays, f"case {label}: modality")
+    affine = by_modality(affine, f"case {label}: an affine's modality") if isinstance(affine, Mapping) else affine
+    wanted = [m for m in MODALITIES if m not in arrays] if targets is None else modalities_of(targets, "a target")
+    targets = sorted(dict.fromkeys(wanted), key=MODALITIES.index)
+    for modality, array in arrays.items():
+        check_shape(f"case {label}: {modality}", array.shape)
+    affine = _common_affine(label, arrays, affine) if isinstance(affine, Mapping) else affine
+    if not targets:
+        _require_content(label, arrays)
+        return {}
+    content = _content_hash(arrays, affine)
+    case_id = case_id or f"array-{content[:12]}"
+    done: dict[str, Synthetic] = {}
+    keys: dict[str, str] = {}
+    store = None if cache is None else CompletionCache(cache)
+    if store:
+        whole = (__version__, content, _weights_hash(_weights_path(weights)), case_id, *asdict(settings).values())
+        keys = {target: _hash([repr((*whole, target)).encode()]) for target in targets}
+        done = {target: entry for target, key in keys.items() if (entry := store.get(key)) is not None}
+    lacking = [target for target in targets if target not in done]
+    if lacking:
+        done |= _synthesise(arrays, affine, case_id, lacking, settings, weights, device)
+        give_back_freed_memory()
+    if store:
+        for target in lacking:
+            store.put(keys[target], done[target])
+    return {target: done[target] for target in targets}
+
+
+def _synthesise(
+    arrays: Mapping[str, npt.NDArray],
+    affine: npt.ArrayLike,
+    case_id: str,
+    targets: Sequence[str],
+    settings: Settings,
+    weights: str | Path | None,
+    device: str | torch.device,
+) -> dict[str, Synthetic]:
+    """What `complete_arrays` does not find in the cache; nothing else of it is in use afterwards."""
+    case = case_from_arrays(arrays, affine, case_id)
+    completed = shared_completer(weights, device).complete(case, targets=targets, **asdict(settings))
+    made = {}
+    for target, image in completed.images.items():
+        low, high = completed.provenance[target]["UnitRange"]
+        made[target] = Synthetic(np.asarray(image.dataobj), (low, high))
+    return made
+
+
+_completers: dict[tuple[str, str], ModalityCompleter] = {}
+_loaded_by = 0  # the process that filled `_completers`
+_loading = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """A thread that holds the lock does not come along into a forked process, and would never release it there."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def shared_completer(weights: str | Path | None = None, device: str | torch.device = "cpu") -> ModalityCompleter:
+    """This process's completer for these weights and this device, loaded when first asked for and kept.
+
+    Args:
+        weights: a file that `modfill train` wrote; None takes the shipped ones. A file that has changed is loaded anew.
+        device: as in `ModalityCompleter`.
+
+    Raises:
+        WeightsError: the weights cannot be loaded.
+        ModfillError: the device does not exist here; in a forked process no GPU does.
+    """
+    from modfill.completer import ModalityCompleter
+
+    path = _weights_path(weights)
+    with _loading:
+        _mind_a_fork()
+        key = (_weights_hash(path), str(device))
+        if key not in _completers:
+            _completers[key] = ModalityCompleter(path, device)
+        return _completers[key]
+
+
+def _mind_a_fork() -> None:
+    """In a forked process, keep what still works of what the parent loaded.
+
+    The parent's threads did not come along, and a convolution that waits for them never ends; its GPU cannot be used.
+    """
+    import torch
+
+    global _loaded_by
+    if _completers and _loaded_by != os.getpid():
+        torch.set_num_threads(1)
+        for key in [key for key, completer in _completers.items() if completer.device.type != "cpu"]:
+            del _completers[key]
+    _loaded_by = os.getpid()
+
+
+def _weights_path(weights: str | Path | None) -> Path:
+    from modfill.weights.checkpoint import SHIPPED
+
+    return SHIPPED if weights is None else Path(weights)
+
+
+def _weights_hash(path: Path) -> str:
+    """SHA-256 of a weights file, taken again only when the file has changed."""
+    try:
+        status = path.stat()
+        return _file_hash(path, status.st_mtime_ns, status.st_size)
+    except OSError as error:
+        reason = error.strerror or error
+        raise WeightsError(
+            f"{path}: weights must be a file written by 'modfill train', got '{reason}'; give another one"
+        ) from error
+
+
+@lru_cache(maxsize=16)
+def _file_hash(path: Path, modified: int, size: int) -> str:
+    return _hash([path.read_bytes()])
+
+
+def _content_hash(arrays: Mapping[str, npt.NDArray], affine: npt.ArrayLike) -> str:
+    """SHA-256 of the voxels with their names, types and shapes, and of the affine."""
+    parts: list[bytes | memoryview] = [np.asarray(affine, np.float64).tobytes()]
+    for modality in sorted(arrays):
+        array = np.ascontiguousarray(arrays[modality])
+        parts += [f"{modality} {array.dtype.str} {array.shape}".encode(), array.data.cast("B")]
+    return _hash(parts)
+
+
+def _hash(parts: Iterable[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _common_affine(
+    case_id: str, arrays: Mapping[str, npt.NDArray], affines: Mapping[str, npt.ArrayLike]
+) -> npt.ArrayLike:
+    """The affine that all arrays share. Raises CaseError where grids differ."""
+    images = {
+        modality: nib.Nifti1Image(np.broadcast_to(np.uint8(0), array.shape), np.asarray(affines[modality], np.float64))
+        for modality, array in arrays.items()
+    }  # grids without voxels
+    if images:
+        check_grids(case_id, images, {modality: modality for modality in images})
+    return next(iter(affines.values()), np.eye(4))
+
+
+def _require_content(case_id: str, arrays: Mapping[str, npt.NDArray]) -> None:
+    """Refuse a blank volume that would pass for an acquired one; with a target, completion itself sees to that."""
+    for modality, array in arrays.items():
+        problem = content_problem(array)
+        if problem:
+            raise CaseError(
+                f"case {case_id}: {modality} {problem}; replace it, or leave it out to have {modality} synthesised"
+            )

@@ -1,0 +1,117 @@
+"""What the names of files say: modality, segmentation, another sequence."""
+
+from __future__ import annotations
+
+import re
+
+from modfill.modalities import ALIASES, CONTRAST_WORDS, NATIVE_WORDS, UNNAMED_T1, modality_of, uniform
+
+__all__ = [
+    "SEGMENTATION_WORDS",
+    "is_contrast_word",
+    "is_native_word",
+    "is_other_sequence",
+    "is_segmentation",
+    "nifti_stem",
+    "possible_splits",
+    "split_name",
+]
+
+_NEGATIONS = ("no", "non", "none", "without", "pre", "ohne", "sans", "senza", "sin", "native", "nativ")
+
+_OTHER_SEQUENCES = frozenset((
+    *("adc", "dwi", "dti", "swi", "asl", "pd", "pdw", "fa", "md", "rd", "ad", "bold", "mra", "tof", "cbf", "cbv"),
+    *("rcbv", "dsc", "dce", "perf", "perfusion", "mtt", "ttp", "tmax", "t2star", "t2s", "t2starw", "t2sw", "ktrans"),
+    *("qsm", "phase", "l1", "l2", "l3", "epi", "fieldmap", "magnitude", "magnitude1", "magnitude2", "phasediff"),
+    *("pet", "ct", "t1map", "t2map", "r1map", "r2map", "unit1", "mtr", "bias", "biasfield", "probseg", "dseg"),
+    *("aseg", "aparc", "parcellation", "tissues"),
+))  # fmt: skip
+
+SEGMENTATION_WORDS = ("gt", "gtv", "label", "labels", "mask", "masks", "roi", "seg", "segm", "segmentation",
+                      "segmentations", "brainmask", "tumor", "tumour", "lesion", "lesions", "ce_mask")  # fmt: skip
+"""Last words of files that hold a segmentation or a mask; BraTS 2020 has a ``_Segm``, 2024 a ``_gtv``."""
+
+_QUALIFIERS = ("healthy", "unhealthy")  # BraTS' inpainting task has -mask-healthy and -mask-unhealthy
+_EXTENSIONS = (".nii.gz", ".nii")
+_LONGEST_FIRST = sorted(
+    ((alias, modality) for modality, aliases in ALIASES.items() for alias in aliases),
+    key=lambda entry: -len(entry[0]),
+)
+
+
+def nifti_stem(filename: str) -> str | None:
+    """Return the name without ``.nii.gz`` or ``.nii`` (any case), or None if it has neither."""
+    for extension in _EXTENSIONS:
+        if filename.lower().endswith(extension):
+            return filename[: -len(extension)]
+    return None
+
+
+def is_contrast_word(word: str) -> bool:
+    """Tell whether a word in a file's name says that contrast agent was given, e.g. ``gd``, ``PostGad`` or ``T1ce``.
+
+    Words are compared whole: ``postop`` says nothing about contrast agent.
+    """
+    parts = [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", word)]
+    if word.lower() in CONTRAST_WORDS or modality_of(word) == "t1c":
+        return True
+    return not set(parts) & set(_NEGATIONS) and any(part in CONTRAST_WORDS or part.startswith("gado") for part in parts)
+
+
+def is_native_word(word: str) -> bool:
+    """Tell whether the value of BIDS' entity ``ce`` says that no contrast agent was given, e.g. ``none``."""
+    return word.lower() in (*_NEGATIONS, *NATIVE_WORDS, "0", "false")
+
+
+def possible_splits(filename: str) -> list[tuple[str, str]]:
+    """Every way to split ``<case_id><separator><alias>.nii[.gz]`` into case id and modality, longest alias first.
+
+    Letter case does not matter and the separator is ``-``, ``_``, ``+`` or a blank. A bare ``t1c.nii.gz`` has the case
+    id ``""``. Empty if the file is no NIfTI file or its name ends in no alias.
+    """
+    stem = nifti_stem(filename)
+    if stem is None:
+        return []
+    stem = re.sub(r"\s*\(\d+\)$", "", stem)
+    name = uniform(stem)
+    found: dict[str, str] = {}
+    for alias, modality in _LONGEST_FIRST:
+        if name == alias or name.endswith("_" + alias):
+            case_id = stem[: len(stem) - len(alias)].rstrip("-_+ ")
+            if alias in UNNAMED_T1 and possible_splits(f"{case_id}.nii"):
+                continue  # "t2_post" may be after surgery
+            found.setdefault(case_id, modality)
+    return list(found.items())
+
+
+def split_name(filename: str) -> tuple[str, str] | None:
+    """Split ``<case_id><separator><alias>.nii[.gz]`` into case id and modality; the longest alias wins.
+
+    ``p1_t2_flair.nii.gz`` is FLAIR of ``p1``, not of ``p1_t2``.
+
+    Args:
+        filename: Name of a file, without folders.
+
+    Returns:
+        ``(case_id, modality)``; the case id is ``""`` for a bare ``t1c.nii.gz``. None if the file is no
+        NIfTI file or its name ends in no alias.
+    """
+    return next(iter(possible_splits(filename)), None)
+
+
+def is_other_sequence(filename: str) -> bool:
+    """Tell whether a NIfTI file's name ends as that of a sequence or map that modfill does not complete, e.g. ADC."""
+    stem = nifti_stem(filename)
+    words = [] if stem is None else re.split(r"[-_+\s]", stem.lower())
+    return bool(words) and any(word in _OTHER_SEQUENCES for word in words) and not possible_splits(filename)
+
+
+def is_segmentation(filename: str) -> bool:
+    """Tell whether a NIfTI file's name ends as a segmentation or mask does, e.g. ``p1-seg.nii.gz``."""
+    stem = nifti_stem(filename)
+    if stem is None:
+        return False
+    words = stem.lower().replace("-", "_").split("_")
+    if words[-1] in _QUALIFIERS:
+        words.pop()
+    return bool(words) and words[-1] in SEGMENTATION_WORDS

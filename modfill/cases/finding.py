@@ -1,0 +1,156 @@
+"""Finding cases on disk in every layout that is understood; no voxel is read."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from modfill.cases.accounting import UNEXPLAINED, unexplained_problem
+from modfill.cases.files import CaseFiles, Cohort, id_problem
+from modfill.cases.layouts import bids, decathlon, folders, nnunet, table
+from modfill.cases.layouts.dataset_json import described, is_foreign
+from modfill.cases.marks import has_mark, read_sidecar, sidecar_path
+from modfill.cases.nifti import Unusable, read_header
+from modfill.errors import CaseError, printable
+from modfill.modalities import MODALITIES
+
+__all__ = ["IGNORE_UNEXPLAINED", "CaseFiles", "Cohort", "find_cases", "find_cohort"]
+
+
+_LOG = logging.getLogger("modfill")
+
+IGNORE_UNEXPLAINED = "ignore-unexplained"
+"""How a case's ``overrides`` tell that it was to be completed beside images that nothing explains."""
+
+
+def find_cases(path: Path | str, ignore_unexplained: bool = False) -> list[CaseFiles]:
+    """Find the cases in a folder or table; see ``find_cohort``."""
+    return find_cohort(path, ignore_unexplained).cases
+
+
+def find_cohort(path: Path | str, ignore_unexplained: bool = False) -> Cohort:
+    """Find the cases in a folder or table, and in which layout they lie.
+
+    Understood, in this order:
+
+    * a table (``.csv``, ``.tsv``) that lists files: ``layouts.table``;
+    * a folder with a ``dataset.json``, of nnU-Net (or its imagesTr or imagesTs) or of the Medical Segmentation
+      Decathlon: ``layouts.nnunet``, ``layouts.decathlon``; others, e.g. MONAI's datalists, are passed over with a
+      logged warning;
+    * a BIDS dataset, or one subject of it: ``layouts.bids``;
+    * a case folder, a folder of case folders or a flat folder, by BraTS names: ``layouts.folders``.
+
+    Args:
+        path: Folder or table.
+        ignore_unexplained: Complete a case that lacks a modality although it holds images whose names say nothing,
+            instead of giving it a problem; its ``overrides`` tell so.
+
+    Returns:
+        The cohort, its cases sorted by id. In one with several cases, a case that cannot be used has its
+        ``problem`` set and does not keep the others back. A case that is modfill's own output, beside the one that it
+        was made from, is none; it is listed in ``left_alone``.
+
+    Raises:
+        CaseError: If there is no such folder, nothing is found, or the only case has a problem.
+        ModfillError: If a dataset.json or table cannot be read, or leaves doubt about which modality is which.
+    """
+    path = Path(path)
+    if table.is_table(path):
+        cohort = table.find(path)
+    elif not os.path.isdir(path):  # also where a name is longer than names can be
+        found = "a file" if os.path.exists(path) else "nothing there"
+        raise CaseError(
+            f"{path} must be a folder with NIfTI files, or a .csv or .tsv, got {found}; give a case, cohort or table"
+        )
+    elif _is_described(path):
+        cohort = decathlon.find(path) if decathlon.is_decathlon(path) else nnunet.find(path)
+    else:
+        cohort = bids.find(path) if bids.is_bids(path) else folders.find(path)
+    cohort = _without_own_output(cohort)
+    stray = sorted(name for name, kind in cohort.left_alone.items() if kind == UNEXPLAINED)
+    if stray:
+        _LOG.warning("%s: %s belong to no case and are left alone", path, " and ".join(map(printable, stray)))
+    explained = [_mind_unexplained(case, ignore_unexplained) for case in cohort.cases]
+    cases = [_refuse_odd_id(case) for case in _refuse_shared_ids(explained)]
+    cases.sort(key=lambda case: case.case_id)
+    if len(cases) == 1 and cases[0].problem:
+        raise CaseError(cases[0].problem)
+    return replace(cohort, cases=cases)
+
+
+def _is_described(path: Path) -> bool:
+    """Whether a dataset.json decides the layout of a folder."""
+    root = described(path)
+    if root is not None and is_foreign(root):
+        _LOG.warning("%s is not nnU-Net's or the Decathlon's, and is ignored", root / "dataset.json")
+        return False
+    return root is not None
+
+
+def _without_own_output(cohort: Cohort) -> Cohort:
+    """Leave alone what an earlier run put beside the cases: a case of synthetic images and links to one of the same id.
+
+    Only where the other one has images of its own; anything else of the same id is refused later.
+    """
+    same: dict[str, list[CaseFiles]] = defaultdict(list)
+    for case in cohort.cases:
+        same[case.case_id].append(case)
+    left_alone = dict(cohort.left_alone)
+    cases = []
+    for case in cohort.cases:
+        others = [other for other in same[case.case_id] if other is not case]
+        if case.paths and others and _is_output_of(case, others):
+            left_alone[next(iter(case.paths.values())).parent.name] = "output of modfill"
+        else:
+            cases.append(case)
+    return replace(cohort, cases=cases, left_alone=left_alone)
+
+
+def _is_output_of(case: CaseFiles, others: list[CaseFiles]) -> bool:
+    theirs = {os.path.realpath(path) for other in others for path in other.paths.values() if not _is_synthetic(path)}
+    return bool(theirs) and all(
+        _is_synthetic(path) or (path.is_symlink() and os.path.realpath(path) in theirs) for path in case.paths.values()
+    )
+
+
+def _is_synthetic(path: Path) -> bool:
+    """Whether both a file's header and the sidecar beside it say that modfill made it."""
+    try:
+        return read_sidecar(sidecar_path(path)) is not None and has_mark(read_header(path))
+    except Unusable:
+        return False
+
+
+def _mind_unexplained(case: CaseFiles, ignore: bool) -> CaseFiles:
+    """Give a case that lacks a modality beside an image that may be it a problem, or let it record that it may."""
+    names = [name for name, kind in case.others.items() if kind == UNEXPLAINED]
+    missing = [modality for modality in MODALITIES if modality not in case.paths]
+    if not names or not missing or case.problem or not case.paths:
+        return case
+    if ignore:
+        return replace(case, overrides=(*case.overrides, IGNORE_UNEXPLAINED))
+    return replace(case, problem=unexplained_problem(case.case_id, names, missing))
+
+
+def _refuse_shared_ids(cases: list[CaseFiles]) -> list[CaseFiles]:
+    """Give every case whose id another one has too a problem: their results would go to one place."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for case in cases:
+        places[case.case_id] += [str(file.parent) for file in list(case.paths.values())[:1]]
+    checked = []
+    for case in cases:
+        shared = places[case.case_id]
+        if len(shared) > 1 and case.problem is None:
+            where = " and ".join(shared)
+            problem = f"case {case.case_id}: its id must be unique, got it in {where}; rename one"
+            case = replace(case, problem=problem)
+        checked.append(case)
+    return checked
+
+
+def _refuse_odd_id(case: CaseFiles) -> CaseFiles:
+    """Give a case whose id is no plain name a problem: its results would go to another folder."""
+    return case if case.problem else replace(case, problem=id_problem(case.case_id))

@@ -1,0 +1,285 @@
+"""A dataset.json, nnU-Net's or the Decathlon's: which modality each channel is, and which channels a case has."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modfill.cases.filenames import is_contrast_word, is_other_sequence, is_segmentation
+from modfill.cases.files import CaseFiles
+from modfill.errors import CaseError, ModfillError
+from modfill.modalities import MODALITIES, modality_of
+
+FILE_ENDING = ".nii.gz"
+IMAGE_FOLDERS = ("imagesTr", "imagesTs")
+_OWN_KEYS = {"channel_names", "modality", "labels", "file_ending"}  # of nnU-Net's and the Decathlon's descriptions
+_WAY_OUT = (
+    f"correct the names in dataset.json ({', '.join(MODALITIES)}), "
+    "or give modfill nnunet the modalities in order with --channels"
+)
+
+
+@dataclass(frozen=True)
+class ChannelFiles:
+    """The channel files that one case has.
+
+    Attributes:
+        case_id: nnU-Net's case identifier.
+        paths: file by channel number.
+    """
+
+    case_id: str
+    paths: dict[int, Path]
+
+
+@dataclass(frozen=True)
+class ChannelCase(CaseFiles):
+    """The files of a case in nnU-Net's channels, where a channel of zeros is the usual way to write a missing one.
+
+    Attributes:
+        carried: File by channel number of those channels that are no modality, e.g. ADC.
+    """
+
+    carried: dict[int, Path] = field(default_factory=dict)
+
+
+def described(path: Path) -> Path | None:
+    """The folder whose dataset.json describes the images in `path`: itself, or the one above imagesTr or imagesTs."""
+    for folder in (path, path.absolute().parent) if path.absolute().name in IMAGE_FOLDERS else (path,):
+        if (folder / "dataset.json").is_file():
+            return folder
+    return None
+
+
+def is_foreign(folder: Path) -> bool:
+    """Tell whether a folder's dataset.json describes something else than images of nnU-Net, e.g. is MONAI's datalist.
+
+    One that cannot be read is not foreign: it may be nnU-Net's, damaged.
+    """
+    if any((folder / name).is_dir() for name in IMAGE_FOLDERS):
+        return False
+    try:
+        dataset = json.loads((folder / "dataset.json").read_text(encoding="utf8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return not isinstance(dataset, dict) or not _OWN_KEYS & set(dataset)
+
+
+def load_description(folder: Path) -> dict[str, Any]:
+    """Read a folder's dataset.json, of whatever kind.
+
+    Raises:
+        ModfillError: there is none, or it is damaged.
+    """
+    path = folder / "dataset.json"
+    try:
+        dataset = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModfillError(
+            f"{path} must be nnU-Net's description of the dataset, got {type(error).__name__}; give a folder with one"
+        ) from error
+    if not isinstance(dataset, dict):
+        raise ModfillError(f"{path} must hold channel_names, labels and file_ending, got others; see nnU-Net's manual")
+    return dataset
+
+
+def read_dataset_json(folder: Path) -> dict[str, Any]:
+    """Read nnU-Net's dataset.json, of a dataset or a trained model.
+
+    Raises:
+        ModfillError: there is none, it is damaged, or its images are not NIfTI.
+    """
+    path, dataset = folder / "dataset.json", load_description(folder)
+    if not isinstance(dataset.get("labels"), dict):
+        raise ModfillError(f"{path} must hold channel_names, labels and file_ending, got others; see nnU-Net's manual")
+    require_nifti(dataset, path)
+    return dataset
+
+
+def require_nifti(dataset: Mapping[str, Any], where: Path | str) -> None:
+    """Refuse images of another format than NIfTI.
+
+    Args:
+        dataset: content of dataset.json.
+        where: the dataset, with which the message begins.
+
+    Raises:
+        ModfillError: file_ending is another one than .nii.gz.
+    """
+    if dataset.get("file_ending") != FILE_ENDING:
+        raise ModfillError(
+            f"{where}: file_ending must be '{FILE_ENDING}', got {dataset.get('file_ending')!r}; convert the images"
+        )
+
+
+def channel_names(dataset: Mapping[str, Any], where: Path | str) -> tuple[str, ...]:
+    """The names in dataset.json's `channel_names` (once `modality`), by channel number.
+
+    Args:
+        dataset: content of dataset.json.
+        where: the dataset, with which a message begins.
+
+    Raises:
+        ModfillError: there are none, or their numbers are not 0, 1, 2, ...
+    """
+    names = dataset.get("channel_names", dataset.get("modality"))
+    if not isinstance(names, Mapping) or sorted(names) != sorted(str(n) for n in range(len(names))) or not names:
+        raise ModfillError(f"{where}: channel_names must number the channels '0', '1', ..., got {names}; correct it")
+    return tuple(str(names[str(number)]) for number in range(len(names)))
+
+
+def channel_modalities(
+    dataset: Mapping[str, Any], where: Path | str, explicit: Sequence[str] | None = None, foreign: bool = True
+) -> tuple[str, ...]:
+    """Which modality each channel is.
+
+    A channel of another kind, e.g. ADC, keeps its own name. An unknown name counts as that where it is one of another
+    sequence or of a segmentation, or where all modalities have a channel; never where it has a modality's word in it.
+
+    Args:
+        dataset: content of dataset.json.
+        where: the dataset, with which a message begins.
+        explicit: names of the modalities in the order of the channels, instead of dataset.json's.
+        foreign: allow channels of another kind.
+
+    Returns:
+        The modalities by channel number, names of other channels among them.
+
+    Raises:
+        ModfillError: a name is doubtful, none is a modality's, two stand for the same one, or there are too many or
+            too few: the order is never guessed.
+    """
+    names = channel_names(dataset, where)
+    explicit = (explicit,) if isinstance(explicit, str) else explicit
+    if explicit is not None and len(explicit) != len(names):
+        got = f"{len(explicit)} ({', '.join(explicit)})"
+        raise ModfillError(f"{where}: --channels must name {len(names)} channels ({', '.join(names)}), got {got}")
+    given = names if explicit is None else explicit
+    known = {modality for name in given if (modality := modality_of(name))}
+    modalities = []
+    for number, name in enumerate(given):
+        modality = modality_of(name)
+        if modality is None and foreign and known and _is_foreign(name, known):
+            modality = name.strip()
+        if modality is None:
+            raise ModfillError(
+                f"{where}: the name of channel {number} must be that of a modality, got '{name}'; {_WAY_OUT}"
+            )
+        modalities.append(modality)
+    twice = [modality for modality, count in Counter(modalities).items() if count > 1]
+    if twice:
+        raise ModfillError(f"{where}: each channel must be another modality, got {twice[0]} twice; {_WAY_OUT}")
+    return tuple(modalities)
+
+
+def _is_foreign(name: str, known: set[str]) -> bool:
+    """Whether a channel's name is certainly that of no modality."""
+    uniform = "_".join(re.split(r"[^0-9A-Za-z*]+", name.strip()))
+    for word in uniform.split("_"):
+        other = is_other_sequence(f"{word}.nii")
+        if not other and (re.match("t[12]|.*fla", word.lower()) or is_contrast_word(word)):
+            return False
+    file = f"{uniform}.nii"
+    return known == set(MODALITIES) or is_other_sequence(file) or is_segmentation(file)
+
+
+def missing_foreign(case_id: str, numbers: Collection[int], channels: Sequence[str]) -> str | None:
+    """Say that a case lacks a channel that is no modality and so cannot be synthesised, or return None.
+
+    Args:
+        case_id: name of the case.
+        numbers: channels that it has.
+        channels: as `channel_modalities` gives them.
+    """
+    for number, channel in enumerate(channels):
+        if channel not in MODALITIES and number not in numbers:
+            return (
+                f"case {case_id}: channel {number} ({channel}) must be there, for only {', '.join(MODALITIES)} can be "
+                f"synthesised, got no {case_id}_{number:04d}{FILE_ENDING}; add it"
+            )
+    return None
+
+
+def channel_number(path: Path | str) -> int | None:
+    """The number at the end of `<case>_<4 digits>.nii.gz`, or None."""
+    match = re.search(rf"_(\d{{4}}){re.escape(FILE_ENDING)}$", str(path))
+    return int(match[1]) if match else None
+
+
+def case_of(path: Path | str) -> str:
+    """The case identifier in the name of a channel file; the whole name where it has no channel number."""
+    stem = Path(path).name.removesuffix(FILE_ENDING)
+    return stem if channel_number(path) is None else stem[: -len("_0000")]
+
+
+def channel_files(case_id: str, images: Sequence[Path | str], count: int) -> ChannelFiles:
+    """Number a case's files.
+
+    Args:
+        case_id: name of the case.
+        images: its files as nnU-Net lists them; some may be missing.
+        count: channels of the dataset.
+
+    Raises:
+        CaseError: there is none, or it is not certain which channel each one is.
+    """
+    numbers = [channel_number(image) for image in images]
+    if len(images) == count and all(number in (None, index) for index, number in enumerate(numbers)):
+        return ChannelFiles(case_id, {index: Path(image) for index, image in enumerate(images)})
+    wrong = [n is None or n >= count or numbers.count(n) > 1 for n in numbers]
+    if len(images) == count and not any(wrong):
+        wrong = [number != index for index, number in enumerate(numbers)]
+    if any(wrong):
+        number = numbers[wrong.index(True)]
+        raise CaseError(
+            f"case {case_id}: {Path(images[wrong.index(True)]).name} must end in a channel number from _0000 to "
+            f"_{count - 1:04d}, each once and in order, got {number if number is not None else 'none'}; "
+            "rename the file or its listing"
+        )
+    if not images:
+        raise CaseError(f"case {case_id}: at least one of {count} channels must be there, got none; add its files")
+    return ChannelFiles(case_id, {n: Path(image) for image, n in zip(images, numbers, strict=True) if n is not None})
+
+
+def group_channels(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
+    """The files of a folder such as imagesTr by case, and the images without a channel number; hidden ones left out."""
+    files: dict[str, list[Path]] = {}
+    others = []
+    for path in sorted(folder.glob(f"[!.]*{FILE_ENDING}")):
+        if channel_number(path) is None:
+            others.append(path)
+        else:
+            files.setdefault(case_of(path), []).append(path)
+    return files, others
+
+
+def cases_in(folder: Path, count: int) -> list[ChannelFiles]:
+    """The cases of a folder with files `<case>_<4 digits>.nii.gz`, sorted by name.
+
+    Args:
+        folder: e.g. imagesTr.
+        count: channels of the dataset.
+
+    Raises:
+        CaseError: a NIfTI file has no channel number, or one out of range.
+    """
+    files, others = group_channels(folder)
+    if others:
+        raise CaseError(unnumbered(others[0]))
+    return [channel_files(case_id, paths, count) for case_id, paths in files.items()]
+
+
+def unnumbered(path: Path) -> str:
+    """What is wrong with an image that has no channel number."""
+    return f"{path} must end in a channel number, e.g. _0000{FILE_ENDING}, got none; rename or move it"
+
+
+def listed(folder: Path, file: str) -> Path:
+    """A file that dataset.json lists, as nnU-Net reads a listing."""
+    return Path(os.path.abspath(folder / os.path.expandvars(file)))

@@ -1,0 +1,63 @@
+"""How a synthetic image is recognised: by its NIfTI header, and by the voxels that the sidecar beside it describes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from modfill.cases.filenames import nifti_stem
+
+__all__ = ["SYNTHETIC_MARK", "confidence", "has_mark", "matches_sidecar", "read_sidecar", "sidecar_path",
+           "voxel_hash"]  # fmt: skip
+
+SYNTHETIC_MARK = "modfill synthetic"
+"""How the NIfTI field ``descrip`` of every synthesised image begins."""
+
+_MOST_DECIBELS = 1e6  # more is no confidence; nor is NaN, which is not less
+
+
+def has_mark(header: nib.Nifti1Header) -> bool:
+    """Tell whether a header says that modfill made the image; this outlives renaming and a lost sidecar."""
+    return bool(header["descrip"].item().startswith(SYNTHETIC_MARK.encode()))
+
+
+def matches_sidecar(path: Path, voxels: npt.NDArray[np.generic]) -> bool:
+    """Tell whether the sidecar beside an image describes these voxels; this outlives a header that was rewritten.
+
+    An acquired image that took the place of a synthetic one does not match the sidecar that stayed behind.
+    """
+    note = read_sidecar(sidecar_path(path))
+    return note is not None and note.get("VoxelSHA256") == voxel_hash(voxels)
+
+
+def sidecar_path(image_path: Path) -> Path:
+    """The sidecar beside an image."""
+    return image_path.with_name((nifti_stem(image_path.name) or image_path.name) + ".json")
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """Read a sidecar that modfill wrote; None if there is none, or it is something else."""
+    try:
+        note = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    ours = isinstance(note, dict) and note.get("Synthetic") is True and "UnitRange" in note
+    return note if ours else None
+
+
+def confidence(note: Mapping[str, Any]) -> float | None:
+    """The confidence in dB that a sidecar tells; None if it tells none, or something else under that name."""
+    found = note.get("Confidence")
+    return float(found) if isinstance(found, int | float) and abs(found) < _MOST_DECIBELS else None
+
+
+def voxel_hash(voxels: npt.NDArray[np.generic]) -> str:
+    """SHA-256 of the voxels as little-endian float32 in C order, whatever the file's data type, packing and header."""
+    return hashlib.sha256(np.asarray(voxels, dtype="<f4").tobytes("C")).hexdigest()

@@ -1,0 +1,1 @@
+"""Many cases: pipeline, table, locks, parts of a cohort, progress."""

@@ -1,0 +1,247 @@
+"""The way of a cohort: while one case is computed, the next is read and the one before is written.
+
+Every case is locked from its reading to its writing, so that several processes share a cohort; `locking` says on which
+file systems that holds. On others, no two processes may be given the same case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from modfill.cases.files import LONGEST_NAME, CaseFiles
+from modfill.cohort.locks import FileLock, take
+from modfill.cohort.table import require_own_table, row_of, update_table
+from modfill.errors import CaseError, ModfillError
+from modfill.outputs.naming import OutputFolder
+from modfill.process import in_a_hurry
+from modfill.results import CaseResult, Completed
+from modfill.settings import whole_number
+
+__all__ = ["Stages", "run_cohort"]
+
+_PAUSE = 0.2  # seconds between two looks for a case that no other process is doing
+_LAST_WORDS = 1.0  # seconds for files that are being written when the user wants an end
+_AHEAD = 2  # cases besides those being computed: one is read, one is written
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What is done with a case, one stage's result being the next one's argument; each in a thread of its own.
+
+    Attributes:
+        read: from `CaseFiles`.
+        compute: what the model does.
+        write: gives the `Completed` case.
+    """
+
+    read: Callable[[CaseFiles], Any]
+    compute: Callable[[Any], Any]
+    write: Callable[[Any], Completed]
+
+
+@dataclass(eq=False)
+class _Passage:
+    """One case on its way through the stages; the first error ends it."""
+
+    files: CaseFiles
+    lock: FileLock | None  # None where it failed before it could write
+    value: Any = None
+    error: Exception | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def go(self, name: str, stage: Callable[[Any], Any]) -> None:
+        if self.error is not None:
+            return
+        began = time.perf_counter()
+        try:
+            self.value = stage(self.value)
+        except Exception as error:  # whatever it is, it must not stop the other cases
+            self.value, self.error = None, error
+        self.seconds[name] = time.perf_counter() - began
+
+    def result(self) -> CaseResult:
+        spent = self.seconds
+        return CaseResult(self.files.case_id, self.value, self.error, sum(spent.values()), spent.get("compute", 0.0))
+
+
+def run_cohort(
+    found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int
+) -> Generator[CaseResult, None, None]:
+    """Take every case through the stages; yields each result when its case is done.
+
+    A case that another process is doing is left until that one is done or dead. At most `jobs` + 2 cases are in memory.
+
+    Args:
+        found: the cases.
+        out: where outputs go; it gets the locks and the cohort's table.
+        stages: what is done with each.
+        jobs: cases computed at the same time.
+
+    Raises:
+        ModfillError: the folder cannot be made, another table lies in it, or `jobs` is less than 1; at once, not when
+            the first result is asked for.
+    """
+    jobs = whole_number("jobs", jobs, 1)
+    require_own_table(out.path)
+    try:
+        out.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModfillError(f"{out.path} must be writable, got '{error.strerror}'; choose another folder") from error
+    return _results(found, out, stages, jobs)
+
+
+def _results(
+    found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int
+) -> Generator[CaseResult, None, None]:
+    run = _Run(out, stages, deque(found))
+    threads = torch.get_num_threads()
+    share = max(1, threads // jobs)
+    pools = [
+        ThreadPoolExecutor(1, "read"),
+        ThreadPoolExecutor(jobs, "compute", lambda: torch.set_num_threads(share)),
+        ThreadPoolExecutor(1, "write"),
+    ]
+    under_way: deque[Future[CaseResult]] = deque()
+    try:
+        for _ in found:
+            if len(under_way) == jobs + _AHEAD:
+                yield under_way.popleft().result()
+            under_way.append(run.start(*pools))
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        # a case that is being computed would take its minutes; nobody wants it any more
+        run.stop(pools, wait=not in_a_hurry())
+        torch.set_num_threads(threads)
+
+
+@dataclass(eq=False)
+class _Run:
+    """One process's work on a cohort.
+
+    Attributes:
+        waiting: cases that have not been started; only the reading thread touches them.
+        held: the locks of the cases under way.
+        stopped: set when nobody wants further results.
+        abandoned: set when what is under way is not wanted either.
+        holding: held by whoever takes or releases a case's lock.
+        writing: held by the thread that writes files.
+    """
+
+    out: OutputFolder
+    stages: Stages
+    waiting: deque[CaseFiles]
+    held: set[FileLock] = field(default_factory=set)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    abandoned: threading.Event = field(default_factory=threading.Event)
+    holding: threading.Lock = field(default_factory=threading.Lock)
+    writing: threading.Lock = field(default_factory=threading.Lock)
+
+    def stop(self, pools: Sequence[ThreadPoolExecutor], wait: bool) -> None:
+        """End all stages and release the locks.
+
+        Args:
+            pools: the stages' threads.
+            wait: for the stages under way too, not only for files that are being written.
+        """
+        self.stopped.set()
+        if not wait:
+            self.abandoned.set()
+        for pool in pools:
+            pool.shutdown(wait, cancel_futures=True)
+        if self.writing.acquire(timeout=_LAST_WORDS):  # after that nothing is written any more
+            self.writing.release()
+        with self.holding:  # after that no lock is taken any more
+            locks = list(self.held)
+        for lock in locks:
+            self._release(lock)
+
+    def _release(self, lock: FileLock | None) -> None:
+        """Release a lock once, whoever comes first."""
+        with self.holding:
+            if lock in self.held:
+                self.held.remove(lock)
+                lock.release()
+
+    def start(
+        self, reading: ThreadPoolExecutor, computing: ThreadPoolExecutor, writing: ThreadPoolExecutor
+    ) -> Future[CaseResult]:
+        """Line up the stages of one case; which one is decided when the reading thread gets to it."""
+        read = reading.submit(self._read)
+        computed = computing.submit(lambda: self._compute(read.result()))
+        return writing.submit(lambda: self._write(computed.result()))
+
+    def _read(self) -> _Passage:
+        passage = self._next()
+        passage.go("read", self.stages.read)
+        return passage
+
+    def _compute(self, passage: _Passage) -> _Passage:
+        if self.stopped.is_set():
+            raise InterruptedError
+        passage.go("compute", self.stages.compute)
+        return passage
+
+    def _write(self, passage: _Passage) -> CaseResult:
+        try:
+            with self.writing:
+                if self.abandoned.is_set():
+                    raise InterruptedError
+                passage.go("write", self.stages.write)
+                result = passage.result()
+                try:
+                    update_table(self.out.path, row_of(result, self.out))
+                except (ModfillError, OSError) as error:
+                    result = replace(result, completed=None, error=result.error or error)
+            return result
+        finally:
+            self._release(passage.lock)
+
+    def _next(self) -> _Passage:
+        """The next case that no other process is doing; waits for one if need be."""
+        while not self.stopped.is_set():
+            for _ in range(len(self.waiting)):
+                files = self.waiting.popleft()
+                if files.problem:  # nothing will be written, and the id may be no name
+                    return _Passage(files, None, files)
+                try:
+                    lock = self._hold(files)
+                except CaseError as error:
+                    return _Passage(files, None, error=error)
+                if lock is not None:
+                    return _Passage(files, lock, files)
+                self.waiting.append(files)
+            self.stopped.wait(_PAUSE)
+        raise InterruptedError
+
+    def _hold(self, files: CaseFiles) -> FileLock | None:
+        """Take a case's lock, or return None if another process holds it. Raises InterruptedError if nobody would
+        release it any more."""
+        with self.holding:
+            if self.stopped.is_set():
+                raise InterruptedError
+            lock = self._lock(files)
+            if lock is not None:
+                self.held.add(lock)
+            return lock
+
+    def _lock(self, files: CaseFiles) -> FileLock | None:
+        name = os.fsencode(f".lock-{files.case_id}")
+        if len(name) > LONGEST_NAME:
+            name = b".lock-" + hashlib.sha256(name).hexdigest().encode()
+        try:
+            return take(self.out.path / os.fsdecode(name))
+        except OSError as error:
+            raise CaseError(
+                f"case {files.case_id}: {self.out.path} must be writable, got '{error.strerror}'; choose another folder"
+            ) from error

@@ -1,0 +1,1 @@
+"""What is written: names, sidecars, images, links."""

@@ -1,0 +1,273 @@
+"""Makes an output folder a whole dataset: links to what was acquired, and the description that its naming asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from modfill import __version__
+from modfill.cases.filenames import SEGMENTATION_WORDS, is_segmentation, nifti_stem
+from modfill.cases.files import CaseFiles, Cohort
+from modfill.cases.layouts.dataset_json import FILE_ENDING, channel_names
+from modfill.cases.reading import Case
+from modfill.errors import CaseError, ModfillError
+from modfill.modalities import NAMES
+from modfill.outputs.naming import OutputFolder, refuse_links
+
+__all__ = ["describe", "link", "link_acquired", "odd_segmentations", "write_json"]
+
+_LOG = logging.getLogger("modfill")
+
+_BIDS_VERSION = "1.9.0"
+_GENERATED_BY = [{"Name": "modfill", "Version": __version__}]
+_DECATHLON_KEYS = ("name", "description", "reference", "licence", "release")  # of use to nnU-Net's users too
+
+
+def link_acquired(
+    case: Case,
+    out: OutputFolder,
+    label: Path | None = None,
+    carried: Mapping[int, Path] | None = None,
+    segmentations: Sequence[Path] = (),
+) -> None:
+    """Put links to a case's acquired images where the naming of `out` wants them.
+
+    A volume of a 4D file is written out instead, and so is an uncompressed file where nnU-Net wants ``.nii.gz``. In the
+    namings of BraTS, segmentations beside the images, e.g. ``<case>-seg.nii.gz``, are linked too. Where two would get
+    one name, only one that is named after the case is linked, and a warning is logged.
+
+    Args:
+        case: A case from files.
+        out: The output folder.
+        label: The segmentation of a training case, linked in nnU-Net's naming.
+        segmentations: Other segmentations of the case, as ``odd_segmentations`` finds them.
+        carried: Files of channels that are no modality by channel number, linked in nnU-Net's naming.
+
+    Raises:
+        CaseError: If another file or a link to another folder lies there, a label is not there, or the folder cannot
+            be written.
+    """
+    try:
+        for modality, path in case.paths.items():
+            ending = FILE_ENDING if path.name.lower().endswith(".gz") else ".nii"
+            copied = modality in case.volume_index or (out.naming == "nnunet" and ending != FILE_ENDING)
+            place = out.image(case.case_id, modality, True, FILE_ENDING if copied else ending)
+            refuse_links(out.path, place, case.case_id)
+            if copied:
+                _copy(case, modality, place)
+            else:
+                link(path, place)
+        if out.naming.startswith("brats"):
+            for segmentation, word, ending in _unambiguous(case, segmentations):
+                place = out.beside(case.case_id, word, ending)
+                refuse_links(out.path, place, case.case_id)
+                link(segmentation, place)
+        for number, path in (carried or {}).items() if out.naming == "nnunet" else ():
+            place = out.channel(case.case_id, number)
+            refuse_links(out.path, place, case.case_id)
+            link(path, place)
+        if label is not None and out.naming == "nnunet":
+            if not label.is_file():
+                raise CaseError(f"case {case.case_id}: label {label} must be a file, got none; add it")
+            place = out.path / "labelsTr" / f"{case.case_id}{FILE_ENDING}"
+            refuse_links(out.path, place, case.case_id)
+            link(label, place)
+    except OSError as error:
+        raise CaseError(
+            f"case {case.case_id}: {out.path} must be writable, got '{error.strerror or error}'; "
+            "choose another output folder"
+        ) from error
+
+
+def _segmentations(case: Case) -> Iterator[tuple[Path, str, str]]:
+    """The segmentations beside a case's images that BraTS' names tell: file, last word and ending."""
+    folder = next(iter(case.paths.values())).parent
+    for word, separator, ending in product(SEGMENTATION_WORDS, "-_", (FILE_ENDING, ".nii")):
+        file = folder / f"{case.case_id}{separator}{word}{ending}"
+        if file.is_file():
+            yield file, word, ending
+
+
+def odd_segmentations(files: CaseFiles, cohort: Cohort) -> list[Path]:
+    """The segmentations in a case's folder that are not named after it, e.g. BraTS 2020's ``W39_1998.09.19_Segm.nii``.
+
+    None where the folder holds other cases too: it is not certain whose they are.
+    """
+    names = [name for name, kind in files.others.items() if kind == "segmentation" and is_segmentation(name)]
+    named = {f"{files.case_id}{separator}{word}" for word in SEGMENTATION_WORDS for separator in "-_"}
+    names = [name for name in names if nifti_stem(name) not in named]
+    if not names or not files.paths:
+        return []
+    folder = next(iter(files.paths.values())).parent
+    if any(path.parent == folder for c in cohort.cases if c is not files for path in c.paths.values()):
+        return []
+    # where each sequence has a folder, it is one up
+    places = [next((p / name for p in (folder, folder.parent) if (p / name).is_file()), None) for name in names]
+    return [place for place in places if place is not None]
+
+
+def _unambiguous(case: Case, odd: Sequence[Path]) -> Iterator[tuple[Path, str, str]]:
+    """The segmentations to be linked, with the last word of their new names and their endings."""
+    found = list(_segmentations(case))
+    taken = {word for _, word, _ in found}
+    words: dict[str, list[Path]] = defaultdict(list)
+    for file in odd:
+        words[_segmentation_word(file)].append(file)
+    for word, files in words.items():
+        if word in taken or len(files) > 1:
+            names = " and ".join(file.name for file in files)
+            _LOG.warning("case %s: %s cannot be linked, for several files would be its %s", case.case_id, names, word)
+        else:
+            found.append((files[0], word, FILE_ENDING if files[0].name.lower().endswith(".gz") else ".nii"))
+    yield from found
+
+
+def _segmentation_word(file: Path) -> str:
+    """What a segmentation is called after the case: BraTS' ``seg``, or the last words of its own name."""
+    stem = (nifti_stem(file.name) or "").lower().replace("-", "_")
+    found = [word for word in SEGMENTATION_WORDS if stem == word or stem.endswith(f"_{word}")]
+    word = max(found, key=len, default="-".join(stem.split("_")[-2:]))  # e.g. mask-healthy
+    return "seg" if word in ("segm", "segmentation", "segmentations") else word
+
+
+def link(file: Path, place: Path) -> None:
+    """Put a relative link to `file` at `place`, or a copy where the file system has no links.
+
+    A link that is there already is left if it leads to `file`, and replaced if not; a file with the same bytes is left.
+
+    Raises:
+        CaseError: If another file lies there.
+        OSError: If the folder cannot be written.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.parent.resolve() / place.name == file.parent.resolve() / file.name:
+        return  # the output folder is the input folder
+    # past links to folders, but not past the file's own: what it leads to may be called otherwise
+    target = os.path.relpath(os.path.realpath(file.parent) + os.sep + file.name, os.path.realpath(place.parent))
+    if place.is_symlink():
+        if os.readlink(place) == target:
+            return
+    elif place.exists():
+        if filecmp.cmp(file, place, shallow=False):
+            return
+        raise _occupied(place)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=place.parent) as scratch:
+        temporary = Path(scratch) / place.name
+        try:
+            os.symlink(target, temporary)
+        except OSError:
+            shutil.copyfile(file, temporary)
+        os.replace(temporary, place)
+
+
+def _copy(case: Case, modality: str, place: Path) -> None:
+    """Write an acquired image that cannot be linked; leave it if it is there."""
+    image = case.images[modality]
+    voxels = np.asanyarray(image.dataobj).astype(image.get_data_dtype())
+    if place.exists():
+        with contextlib.suppress(OSError, ValueError, nib.filebasedimages.ImageFileError):
+            present = nib.Nifti1Image.from_filename(place)
+            if np.array_equal(np.asanyarray(present.dataobj), voxels) and np.allclose(present.affine, image.affine):
+                return
+        raise _occupied(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=place.parent) as scratch:
+        temporary = Path(scratch) / place.name
+        nib.save(nib.Nifti1Image(voxels, image.affine, image.header), temporary)
+        os.replace(temporary, place)
+
+
+def _occupied(place: Path) -> CaseError:
+    return CaseError(f"{place} must be free or a link, got another file; move it away or choose another output folder")
+
+
+def describe(out: OutputFolder, cohort: Cohort) -> None:
+    """Write the description that the naming of `out` asks for: nnU-Net's dataset.json, BIDS' dataset_description.json.
+
+    Raises:
+        ModfillError: If the folder cannot be written, or a description that is not modfill's lies there.
+    """
+    descriptions: dict[str, tuple[str, Callable[[OutputFolder, Cohort], dict[str, Any]]]] = {
+        "nnunet": ("dataset.json", _nnunet_description),
+        "bids": ("dataset_description.json", _bids_description),
+    }
+    if out.naming not in descriptions:
+        return
+    name, make = descriptions[out.naming]
+    path, content = out.path / name, make(out, cohort)
+    try:
+        if path.exists() and not _is_ours(path):
+            raise ModfillError(f"{path} must be free or modfill's, got another one; choose another output folder")
+        write_json(path, content)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ModfillError(f"{path} must be writable, got '{reason}'; choose another output folder") from error
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a description says that modfill made it."""
+    try:
+        return bool(json.loads(path.read_text(encoding="utf8"))["GeneratedBy"][0]["Name"] == "modfill")
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return False
+
+
+def _by_name(labels: Any) -> dict[str, int]:
+    """Decathlon's labels, name by value, as nnU-Net has them. Raises ModfillError for others."""
+    try:
+        return {str(name): int(value) for value, name in labels.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModfillError(
+            f"labels in dataset.json must be names by number, got {labels}; correct them, or choose another --naming"
+        ) from error
+
+
+def _nnunet_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
+    dataset = dict(cohort.dataset)
+    names = dict(zip(cohort.channels, channel_names(dataset, "dataset.json"), strict=True)) if cohort.channels else {}
+    labels = dataset.get("labels", {"background": 0})
+    if "modality" in dataset and "file_ending" not in dataset:  # the Decathlon and the first nnU-Net: names by value
+        dataset = {key: dataset[key] for key in _DECATHLON_KEYS if key in dataset}
+        labels = _by_name(labels)
+    dataset = {key: value for key, value in dataset.items() if key not in ("dataset", "modality")}
+    return dataset | {
+        "channel_names": {
+            str(n): names[m] if m in names else NAMES[m].split(" (")[0] for n, m in enumerate(out.channels)
+        },
+        "labels": labels,
+        "numTraining": len(out.training),
+        "file_ending": FILE_ENDING,
+        "GeneratedBy": _GENERATED_BY,
+    }
+
+
+def _bids_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
+    return {
+        "Name": "Brain MRI with synthetic images where a modality was missing",
+        "BIDSVersion": _BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": _GENERATED_BY,
+    }
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all, whoever else is writing it; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # not named after the process: on two machines, or in two containers, it may have the same number
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as scratch:
+        temporary = Path(scratch) / path.name
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
+        os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""To the model's grid and intensities, and back."""

@@ -1,0 +1,1 @@
+"""Scans and pages that show a cohort."""

@@ -1,0 +1,79 @@
+"""Settings of a completion, checked: Python's types or NumPy's, in range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Literal
+
+import numpy as np
+
+from modfill.errors import SettingsError
+
+__all__ = ["Mode", "Settings", "truth", "whole_number"]
+
+Mode = Literal["mean", "sample"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user can choose about a completion.
+
+    Attributes:
+        mode: "mean" (least error) or "sample" (one plausible image).
+        steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
+        samples: samples that the mean averages where diffusion makes it: with `steps`, or by a network that allows no
+            other way. Without a refiner, their spread is the uncertainty too.
+        seed: of the noise, from 0 to 2**63 - 1.
+        uncertainty: give the map of the standard deviation to be expected, too.
+
+    Raises:
+        SettingsError: one is of another type or out of its range.
+    """
+
+    mode: Mode = "mean"
+    steps: int | None = None
+    samples: int = 1
+    seed: int = 0
+    uncertainty: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.mode, str) or self.mode not in ("mean", "sample"):
+            raise SettingsError(f"mode must be 'mean' or 'sample', got {self.mode!r}; give one of them")
+        checked = {
+            "mode": str(self.mode),
+            "steps": None if self.steps is None else whole_number("steps", self.steps, 1, 1000),
+            "samples": whole_number("samples", self.samples, 1),
+            "seed": whole_number("seed", self.seed, 0, 2**63 - 1),
+            "uncertainty": truth("uncertainty", self.uncertainty),
+        }
+        for name, value in checked.items():  # Python's own types: sidecars and caches tell them
+            object.__setattr__(self, name, value)
+
+
+def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """A whole number as an int.
+
+    Args:
+        name: of the setting, with which the message begins.
+        value: what was given.
+        low: the least that is allowed.
+        high: the greatest; None sets no limit.
+
+    Raises:
+        SettingsError: it is of another type, a bool among them, or out of range.
+    """
+    allowed = f"at least {low}" if high is None else f"from {low} to {high}"
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise SettingsError(f"{name} must be a whole number, {allowed}, got {value!r}; give an integer")
+    number = int(value)
+    if number < low or (high is not None and number > high):
+        raise SettingsError(f"{name} must be {allowed}, got {number}; give another number")
+    return number
+
+
+def truth(name: str, value: Any) -> bool:
+    """Yes or no as a bool. Raises SettingsError for anything but a bool, of Python's or NumPy's."""
+    if not isinstance(value, bool | np.bool_):
+        raise SettingsError(f"{name} must be True or False, got {value!r}; give one of them")
+    return bool(value)

@@ -1,0 +1,104 @@
+"""Stage 5: the refiner, on single voxels of all cases at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modfill.model.pyramid import DENSITIES, described
+from modfill.model.synthesiser import Encoded, Synthesiser
+from modfill.training.data import TrainingCase
+from modfill.training.latents import LatentBank
+from modfill.training.points import PointBank
+from modfill.training.stages.translation import TranslationStage, zero_noise
+
+VOXELS = 1024  # of one draw: one case, one set of sources
+CONTRAST = 0.15  # standard deviation of a source's random change of scale
+MOVE = 0.05  # standard deviation of a place's random change of scale and origin, in half edges of the brain's box
+PLAIN_WEIGHT = 0.1  # of the error before the linear fit, beside the error after it
+DOUBT_WEIGHT = 0.1
+
+Draw = Mapping[str, Any]
+
+
+class RefinerStage(TranslationStage):
+    """What a linear fit of intensities leaves of the squared error, a little of the error itself, and the error's
+    likelihood under what the refiner expects of it.
+
+    No source tells where a scanner puts the target's brightness and contrast; without the fit, cases where they are
+    unusual would decide what is learned.
+    """
+
+    name = "refiner"
+
+    def __init__(self, model: Synthesiser, bank: LatentBank, held_out: list[TrainingCase], points: PointBank):
+        assert model.refiner is not None
+        super().__init__(model, model.refiner, bank, held_out)
+        self.tasks, self.files = points.tasks, points.open()
+        self.subsets = sorted({sources for sources, _ in self.tasks}, key=lambda s: (len(s), s))
+
+    def batch(self, rng: np.random.Generator) -> Mapping[str, Any]:
+        return {"draws": [self._draw(rng) for _ in range(self.config.crops)]}
+
+    def _draw(self, rng: np.random.Generator) -> Draw:
+        """Random voxels of a random case with random sources, and everything else as targets."""
+        file = self.files[int(rng.integers(len(self.files)))]
+        sources = self.subsets[int(rng.integers(len(self.subsets)))]
+        columns = [k for k, task in enumerate(self.tasks) if task[0] == sources]
+        targets = [self.tasks[k][1] for k in columns]
+        rows = np.sort(rng.integers(0, len(file["wanted"]), VOXELS))
+        device = self.model.latent_std.device
+
+        def read(name: str, chosen: Any) -> Tensor:
+            return torch.from_numpy(file[name][rows][:, chosen].astype(np.float32)).to(device)
+
+        read_columns = {"features": list(sources), "latents": columns, "wanted": targets, "place": slice(None)}
+        return {"sources": sources, "targets": targets} | {name: read(name, c) for name, c in read_columns.items()}
+
+    def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        draws = batch["draws"]
+        inputs = []
+        for draw in draws:
+            changed = 1 + CONTRAST * torch.randn(1, len(draw["sources"]), 1).to(draw["place"].device)
+            inputs.append(self.part.inputs(draw["features"] * changed, moved(draw["place"]), draw["sources"]))
+        said = self.part(torch.cat(inputs))
+        errors, left, likelihoods = [], [], []
+        for index, draw in enumerate(draws):
+            rows = slice(index * VOXELS, (index + 1) * VOXELS)
+            own = tuple(part[rows] for part in said)
+            answer, doubt = self.part.chosen(own, draw["latents"], draw["targets"])
+            squared = (answer - draw["wanted"]).square()
+            errors.append(squared.mean())
+            left.append(after_fit(answer, draw["wanted"]).mean())
+            likelihoods.append((squared.detach() * (-doubt).exp() + doubt).mean())
+        error, fitted, likelihood = (torch.stack(each).mean() for each in (errors, left, likelihoods))
+        parts = {"error": error, "fitted": fitted, "likelihood": likelihood}
+        return fitted + PLAIN_WEIGHT * error + DOUBT_WEIGHT * likelihood, parts
+
+    def encoded(self, volumes: Tensor, sources: tuple[int, ...]) -> Encoded:
+        seen = self.part.look(volumes, (volumes != 0).any(0), sources)
+        return replace(super().encoded(volumes, sources), seen=seen)
+
+    def answer(self, encoded: Encoded, target: int) -> Tensor:
+        return self.model.predict(encoded, target, zero_noise(encoded), 1, "mean").volume
+
+
+def moved(place: Tensor) -> Tensor:
+    """Places (N, PLACE) in a brain that is a little larger or smaller and lies elsewhere: no patient's anatomy can be
+    learned by heart."""
+    scale, shift = (MOVE * torch.randn(2, 1, 3)).to(place.device)
+    coordinates = place[:, :3] * (1 + scale) + shift
+    return torch.cat([described(coordinates), place[:, -len(DENSITIES) :]], dim=1)
+
+
+def after_fit(given: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error (T,) of voxels (N, T) after the best linear fit of each target, its slope at least 0: the
+    protocol's "matched" error."""
+    given, wanted = given - given.mean(0), wanted - wanted.mean(0)
+    slope = (given * wanted).sum(0) / given.square().sum(0).clamp(min=1e-6)
+    return (wanted - slope.clamp(min=0) * given).square().mean(0)

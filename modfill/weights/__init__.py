@@ -1,0 +1,1 @@
+"""Trained weights: the file, and how it is written and read."""
