@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from benchmarks.baselines.trained import training_case
 from benchmarks.cases import figures, in_unit_range
 from benchmarks.translation import tasks
-from modfill.cases.reading import Case, find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import Case, read_case
 from modfill.modalities import MODALITIES
 from modfill.model.denoiser import Denoiser
 from modfill.model.device import best_device, fast_precision, half_is_fast
@@ -39,6 +40,7 @@ from modfill.training.shortcuts import fit_shortcut
 from modfill.training.stages.autoencoder import AutoencoderStage
 from modfill.training.stages.translation import DenoiserStage, TranslatorStage
 from modfill.weights import checkpoint
+from modfill.weights.file import SHIPPED
 
 CODES = 8192  # the paper's
 DEVICE = best_device()
@@ -212,7 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("--train", "--validate", "--cases"):
         parser.add_argument(name, type=Path, required=True, metavar="DIR")
-    parser.add_argument("--weights", type=Path, default=checkpoint.SHIPPED, metavar="FILE")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="FILE")
     parser.add_argument("--minutes", type=float, default=10, metavar="N", help="of each of the eight trainings (10)")
     parser.add_argument("--run", type=Path, required=True, metavar="RUN")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -220,7 +222,7 @@ def main() -> None:
     keep_freed_memory()
     weights, _ = checkpoint.load(options.weights)
     weights.to(DEVICE)
-    if not weights.single_step_mean:
+    if not weights.preset.single_step_mean:
         parser.error("--weights must be of a model that estimates the clean latent, as preset small does")
     folders = (options.train, options.validate, options.cases)
     train_on, validate_on, score_on = ([read_case(files) for files in find_cases(folder)] for folder in folders)

@@ -11,7 +11,8 @@ import numpy as np
 from modfill.cases.reading import Case
 from modfill.metrics import brain_box, score, sharpness
 from modfill.modalities import MODALITIES
-from modfill.preprocessing.prepare import IntensityScale, Prepared
+from modfill.preprocessing.intensity import IntensityScale
+from modfill.preprocessing.prepare import Prepared
 
 
 def reduced(case: Case, sources: tuple[str, ...]) -> Case:

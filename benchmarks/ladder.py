@@ -20,13 +20,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases import figures, in_unit_range, reduced
-from modfill.cases.reading import Case, find_cases, read_case
-from modfill.completion import expected_brightness
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import Case, read_case
 from modfill.modalities import MODALITIES
 from modfill.model.device import fast_precision
+from modfill.model.inference import Inference
 from modfill.model.synthesiser import Synthesiser
 from modfill.preprocessing.prepare import prepare
 from modfill.weights import checkpoint
+from modfill.weights.file import SHIPPED
 
 STEPS = (2, 5, 10, 50)
 SHOWN = ("psnr", "psnr_brain", "psnr_tumour", "ssim", "psnr_matched", "sharpness")
@@ -70,7 +72,10 @@ def climb(model: Synthesiser, cases: list[Case]) -> pd.DataFrame:
         index = MODALITIES.index(target)
         with fast_precision(torch.device("cpu")):
             truth = torch.from_numpy(whole.volumes[target])[None, None]
-            scale, unit = whole.scales[target], list(expected_brightness(part, model, target))
+            scale, unit = (
+                whole.scales[target],
+                Inference(model, torch.device("cpu")).brightness(part.brightness(), target),
+            )
             known = [scale.unit_mean, scale.unit_std]
             answers = [("autoencoder, given the target", whole, known, model.decode(model.encode(truth))[0, 0])]
             volumes = {m: torch.from_numpy(v) for m, v in part.volumes.items()}
@@ -98,7 +103,7 @@ def main() -> None:
     """Climb and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--weights", type=Path, default=checkpoint.SHIPPED, metavar="FILE")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
     model, _ = checkpoint.load(options.weights)

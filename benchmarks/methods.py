@@ -12,7 +12,8 @@ from benchmarks.baselines.ours import Modfill
 from benchmarks.baselines.simple import CopyNearest, MeanAvailable
 from benchmarks.baselines.trained import STAGES, Trained
 from benchmarks.baselines.voxelwise import Voxelwise
-from modfill.cases.reading import find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import read_case
 from modfill.settings import Mode
 
 UNTRAINED: dict[str, Callable[[], Method]] = {"copy": CopyNearest, "mean": MeanAvailable}

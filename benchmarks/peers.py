@@ -91,7 +91,8 @@ def modfill_seconds(completer: ModalityCompleter, sources: int) -> dict[str, flo
 
     The refiner works on the brain alone, so there is one: an ellipsoid of 1.6 litres, as an adult's.
     """
-    model, preset = completer.model, completer.model.preset
+    model = completer.networks.load().model
+    preset = model.preset
     grid = torch.meshgrid(*(torch.linspace(-n / 2, n / 2, n) for n in PAPER), indexing="ij")
     brain = sum((x / radius).square() for x, radius in zip(grid, BRAIN, strict=True)) < 1
     volumes = {m: torch.randn(PAPER) * brain for m in MODALITIES[:sources]}

@@ -17,7 +17,8 @@ import numpy as np
 from benchmarks.baselines import Method
 from benchmarks.cases import brain_of, reduced, segmentation_of
 from benchmarks.methods import add_arguments, chosen
-from modfill.cases.reading import Case, find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import Case, read_case
 from modfill.metrics import brain_box, score, unit_range
 from modfill.modalities import MODALITIES
 

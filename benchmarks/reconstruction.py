@@ -16,11 +16,13 @@ import pandas as pd
 import torch
 
 from benchmarks.cases import figures, in_unit_range
-from modfill.cases.reading import Case, find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import Case, read_case
 from modfill.model.device import fast_precision
 from modfill.model.synthesiser import Synthesiser
 from modfill.preprocessing.prepare import prepare
-from modfill.weights.checkpoint import SHIPPED, load
+from modfill.weights.checkpoint import load
+from modfill.weights.file import SHIPPED
 
 
 @torch.inference_mode()

@@ -24,7 +24,8 @@ from benchmarks.baselines import Method
 from benchmarks.cases import reduced, segmentation_of, segmentation_path
 from benchmarks.methods import add_arguments, chosen
 from benchmarks.tables import append, read, scored
-from modfill.cases.reading import Case, find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import Case, read_case
 from modfill.metrics import dice, hd95
 from modfill.modalities import MODALITIES
 

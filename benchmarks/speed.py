@@ -29,12 +29,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import peers
 from benchmarks.cases import reduced
 from benchmarks.peers import timed
-from modfill import completion
-from modfill.cases.reading import Case, find_cases, read_case
+from modfill import completion, job
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import Case, read_case
 from modfill.completer import ModalityCompleter
 from modfill.modalities import MODALITIES
 from modfill.model.synthesiser import Synthesiser
-from modfill.outputs import completed
+from modfill.settings import Settings
 
 
 def whole_command(case: Case, hidden: str) -> dict[str, float]:
@@ -58,8 +59,8 @@ def watched(model: Synthesiser, spent: dict[str, float]) -> Iterator[None]:
     places: tuple[tuple[str, Any, str], ...] = (
         ("read", Case, "volume"), ("preprocess", completion, "prepare"), ("encode", model, "encode"),
         ("translate", model.translator, "fuse"), ("denoise", model.denoiser, "forward"), ("decode", model, "decode"),
-        ("refine", model.refiner, "look"), ("refine", model, "refine"), ("restore", completion, "restore_image"),
-        ("write", completed, "write"),
+        ("refine", model.refiner, "look"), ("refine", model, "refine"), ("restore", job, "restore_image"),
+        ("write", completion, "write"),
     )  # fmt: skip
     if model.unet is not None:
         places += (("refine", model.unet, "look"),)
@@ -84,15 +85,15 @@ def _clocked(work: Callable, step: str, spent: dict[str, float]) -> Callable:
     return clocked
 
 
-def steps_of(own: ModalityCompleter, case: Case, **settings: Any) -> dict[str, float]:
+def steps_of(own: ModalityCompleter, case: Case) -> dict[str, float]:
     """Seconds of each step of one completion in this process, and their `total`.
 
     `read` is inside `preprocess`, which asks for the voxels; it is taken out of it.
     """
     spent: dict[str, float] = {}
     fresh = read_case(next(f for f in find_cases(_folder(case)) if f.case_id == case.case_id))
-    with tempfile.TemporaryDirectory() as out, watched(own.model, spent):
-        total = timed(lambda: own.complete(reduced(fresh, tuple(case.available)), out, **settings))
+    with tempfile.TemporaryDirectory() as out, watched(own.networks.load().model, spent):
+        total = timed(lambda: own.complete(reduced(fresh, tuple(case.available)), out=out))
     spent["preprocess"] -= spent.get("read", 0.0)
     return {**spent, "total": total}
 
@@ -112,19 +113,20 @@ def growth(own: ModalityCompleter, case: Case) -> list[dict[str, Any]]:
     """Seconds of one completion as volume, targets, sources, steps and samples grow."""
     rows: list[dict[str, Any]] = []
 
-    def row(what: str, value: Any, part: Case, **settings: Any) -> None:
-        rows.append({"what": what, "value": value, "seconds": timed(lambda: own.complete(part, **settings))})
+    def row(what: str, value: Any, part: Case, *, settings: Settings | None = None, targets: Any = None) -> None:
+        seconds = timed(lambda: own.complete(part, targets=targets, settings=settings))
+        rows.append({"what": what, "value": value, "seconds": seconds})
 
     for share in (0.5, 0.75, 1.0):
-        row("volume, share of the brain box", share, cropped(case, share), targets=None)
+        row("volume, share of the brain box", share, cropped(case, share))
     for count in (1, 2, 3):
         row("sources, one target", count, reduced(case, MODALITIES[:count]), targets=[MODALITIES[3]])
         row("targets, one source", count, reduced(case, MODALITIES[:1]), targets=list(MODALITIES[1 : 1 + count]))
     one = reduced(case, MODALITIES[:3])
     for steps in (1, 5, 20):
-        row("steps, mode sample", steps, one, steps=steps, mode="sample")
+        row("steps, mode sample", steps, one, settings=Settings("sample", steps))
     for samples in (2, 4):
-        row("samples, 5 steps each", samples, one, samples=samples, steps=5)
+        row("samples, 5 steps each", samples, one, settings=Settings(steps=5, samples=samples))
     return rows
 
 
@@ -140,13 +142,13 @@ def cropped(case: Case, share: float) -> Case:
 
 def measure(case: Case, weights: Path | None) -> dict[str, Any]:
     """Everything, by name."""
-    own = ModalityCompleter(weights, "cpu")
+    own = ModalityCompleter(weights, device="cpu")
     hidden = MODALITIES[1]
     incomplete = reduced(case, tuple(m for m in MODALITIES if m != hidden))
     peak = peers.convolution_peak()
     steps = steps_of(own, incomplete)
     return {
-        "threads": torch.get_num_threads(), "weights": own.weights["SHA256"], "convolution TFLOP/s": peak,
+        "threads": torch.get_num_threads(), "weights": own.networks.file.sha256, "convolution TFLOP/s": peak,
         "command": whole_command(case, hidden), "steps": steps, "TFLOP": flops_of(own, incomplete),
         "peers": {
             "modfill, 1→1": peers.modfill_seconds(own, 1), "modfill, 3→1": peers.modfill_seconds(own, 3),

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from modfill.cases.reading import Case, find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import Case, read_case
 from modfill.modalities import MODALITIES
 from modfill.reports.swaps import MARGIN, WEIGHTS, describe_pairs, suspected_swap
 

@@ -19,7 +19,8 @@ from benchmarks.baselines import Method
 from benchmarks.cases import figures, reduced
 from benchmarks.methods import add_arguments, chosen
 from benchmarks.tables import append, plot, read, scored, summary
-from modfill.cases.reading import Case, find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import Case, read_case
 from modfill.modalities import MODALITIES
 
 

@@ -25,14 +25,16 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 
 from benchmarks.cases import brain_of, in_unit_range, reduced
-from modfill.cases.reading import Case, find_cases, read_case
-from modfill.completion import draw_noise, expected_brightness
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import Case, read_case
 from modfill.metrics import match, psnr, unit_range
 from modfill.modalities import MODALITIES
 from modfill.model.device import fast_precision
+from modfill.model.inference import Inference, draw_noise
 from modfill.model.synthesiser import Synthesiser
 from modfill.preprocessing.prepare import prepare
 from modfill.weights import checkpoint
+from modfill.weights.file import SHIPPED
 
 VOXELS = 200_000  # enough for a rank correlation
 SCALES = (1, 2, 4, 8, 16)  # gaussian sigmas in voxels, between which a scale lies
@@ -56,7 +58,7 @@ def measure(model: Synthesiser, case: Case, sources: tuple[str, ...], target: st
         prediction = model.predict(encoded, index, noise[:1], None, "mean")
         sample = model.predict(encoded, index, noise, None, "sample")
     assert sample.spread is not None and prediction.deviation is not None
-    unit = expected_brightness(part, model, target)
+    unit = Inference(model, torch.device("cpu")).brightness(part.brightness(), target)
     given, strayed = (in_unit_range(part, volume.numpy(), unit) for volume in (prediction.volume, sample.volume))
     brain = brain_of(case)
     truth = unit_range(case.volume(target), brain)
@@ -122,7 +124,7 @@ def main() -> None:
     """Measure and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--weights", type=Path, default=checkpoint.SHIPPED, metavar="FILE")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="FILE")
     parser.add_argument("--samples", type=int, default=8, metavar="N")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()

@@ -22,7 +22,7 @@ from monai.transforms import (
     Orientationd,
 )
 
-from modfill.cases.reading import find_cases
+from modfill.cases.finding import find_cases
 from modfill.modalities import MODALITIES
 
 

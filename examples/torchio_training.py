@@ -15,7 +15,7 @@ import torch
 import torchio as tio
 from modfill.integrations.torchio_transform import CompleteModalities
 
-from modfill.cases.reading import find_cases
+from modfill.cases.finding import find_cases
 from modfill.modalities import MODALITIES
 
 

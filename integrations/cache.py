@@ -185,7 +185,7 @@ def _synthesise(
 ) -> dict[str, Synthetic]:
     """What `complete_arrays` does not find in the cache; nothing else of it is in use afterwards."""
     case = case_from_arrays(arrays, affine, case_id)
-    completed = shared_completer(weights, device).complete(case, targets=targets, **asdict(settings))
+    completed = shared_completer(weights, device).complete(case, targets=targets, settings=settings)
     made = {}
     for target, image in completed.images.items():
         low, high = completed.provenance[target]["UnitRange"]
@@ -226,7 +226,7 @@ def shared_completer(weights: str | Path | None = None, device: str | torch.devi
         _mind_a_fork()
         key = (_weights_hash(path), str(device))
         if key not in _completers:
-            _completers[key] = ModalityCompleter(path, device)
+            _completers[key] = ModalityCompleter(path, device=device)
         return _completers[key]
 
 
@@ -240,13 +240,13 @@ def _mind_a_fork() -> None:
     global _loaded_by
     if _completers and _loaded_by != os.getpid():
         torch.set_num_threads(1)
-        for key in [key for key, completer in _completers.items() if completer.device.type != "cpu"]:
+        for key in [key for key, completer in _completers.items() if completer.networks.device.type != "cpu"]:
             del _completers[key]
     _loaded_by = os.getpid()
 
 
 def _weights_path(weights: str | Path | None) -> Path:
-    from modfill.weights.checkpoint import SHIPPED
+    from modfill.weights.file import SHIPPED
 
     return SHIPPED if weights is None else Path(weights)
 

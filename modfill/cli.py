@@ -1,26 +1,28 @@
-"""The command line: modfill complete | scan | report | demo | train | nnunet | info."""
+"""The command line: modfill complete | report | scan | demo | reproduce | train | nnunet | info."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import io
+import json
+import logging
 import os
 import sys
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from modfill import __version__
-from modfill.errors import ModfillError
-from modfill.modalities import MODALITIES, NAMES, modalities_of
-from modfill.outputs.naming import NAMINGS
-from modfill.process import Terminated, end_now_if_busy, terminable
+from modfill.arguments import Parser, build_parser, joined_targets
+from modfill.errors import ModfillError, SettingsError, printable
+from modfill.process import Terminated, end_now_if_busy, terminable, tune_process
 
-PRESET_NAMES = ("tiny", "small", "released", "paper")
-STAGE_NAMES = ("autoencoder", "translator", "denoiser", "refiner", "unet")
-JOBS_HELP = (
-    "cases computed at the same time (default: 1, with all of the CPU's threads; reading and writing go on beside it). "
-    "More help on a CPU with more cores than one case keeps busy; each takes about 2.5 GiB. On a GPU leave it at 1"
-)
+if TYPE_CHECKING:
+    from modfill.cases.files import CaseFiles
+    from modfill.outputs.naming import OutputFolder
+
+_LOG = logging.getLogger("modfill")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,24 +30,30 @@ def main(arguments: list[str] | None = None) -> int:
 
     0 all well, 1 something failed, 2 wrong usage, 130 interrupted (SIGINT), 143 terminated (SIGTERM).
     """
-    # two thread pools that spin while they wait slow each other down fourfold; read before torch is imported
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a case's name may have letters that the terminal has not
     words = sys.argv[1:] if arguments is None else list(arguments)
+    parser = build_parser()
+    if not words:
+        parser.print_help()
+        return 0
     # what follows nnunet is between modfill.integrations.nnunet and nnU-Net
-    options = _parser().parse_args(words[:1] if words[:1] == ["nnunet"] else words)
+    options = parser.parse_args(words[:1] if words[:1] == ["nnunet"] else joined_targets(words))
     options.rest = words[1:]
+    if options.command is None:
+        parser.error("a command is missing")
     try:
-        with terminable():
-            return options.run(options)
+        tune_process()
+        with terminable(), _told(options):
+            return _COMMANDS[options.command](options, parser)
     except ModfillError as error:
         print(f"modfill: {error}", file=sys.stderr)
+        status = 2 if isinstance(error, SettingsError) else 1
         if arguments is None:  # this process is the command, not a program that calls it
-            end_now_if_busy(1)
-        return 1
-    except BrokenPipeError:  # whoever read the output has seen enough
+            end_now_if_busy(status)
+        return status
+    except BrokenPipeError:  # the reader of the output has gone
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (flushed at exit, and the pipe is gone)
         return 1
     except MemoryError:
@@ -59,129 +67,132 @@ def main(arguments: list[str] | None = None) -> int:
         return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="modfill", description="Synthesise the MRI modalities that a case lacks.")
-    parser.add_argument("--version", action="version", version=f"modfill {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="complete | scan | report | demo | train | nnunet | info")
+class _Terminal(logging.Handler):
+    """Writes what the library logs: news to stdout, warnings and errors to stderr, above a bar if there is one."""
 
-    complete = commands.add_parser("complete", help="complete a case folder, or every case of a cohort folder")
-    complete.add_argument("cohort", type=Path, metavar="CASE_OR_COHORT")
-    complete.add_argument("--out", type=Path, required=True, metavar="DIR")
-    complete.add_argument("--targets", nargs="+", type=_modality, metavar="MODALITY",
-                          help=f"only these, where they are missing: {', '.join(MODALITIES)}, flair, ...")  # fmt: skip
-    complete.add_argument("--weights", type=Path, metavar="FILE", help="default: the weights that modfill ships")
-    complete.add_argument("--mode", choices=("mean", "sample"), default="mean",
-                          help="mean: least error (default); sample: one plausible image")  # fmt: skip
-    complete.add_argument("--steps", type=int, metavar="N", help="diffusion steps")
-    complete.add_argument("--samples", type=int, default=1, metavar="N",
-                          help="samples that the mean averages, with --steps (default: 1)")  # fmt: skip
-    complete.add_argument("--uncertainty", action="store_true",
-                          help="also write the map of the standard deviation to be expected, "
-                               "<case>-<modality>-uncertainty.nii.gz")  # fmt: skip
-    complete.add_argument("--seed", type=int, default=0, metavar="N")
-    complete.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
-    complete.add_argument("--naming", choices=("auto", *NAMINGS), default="brats2023",
-                          help="of the outputs: like the input's, or this one (default: brats2023)")  # fmt: skip
-    complete.add_argument("--link", action="store_true", help="add links to what was acquired: a whole dataset")
-    complete.add_argument("--overwrite", action="store_true", help="do finished outputs again")
-    complete.add_argument("--jobs", type=int, default=1, metavar="N", help=JOBS_HELP)
-    complete.add_argument("--shard", default="1/1", metavar="K/N",
-                          help="only the K-th of N equal parts of the cohort, for array jobs; under torchrun the ranks "
-                               "share the cohort by themselves")  # fmt: skip
-    complete.add_argument("--ignore-unexplained", action="store_true",
-                          help="complete a case that lacks a modality although it holds images whose names say "
-                               "nothing; the sidecars tell so")  # fmt: skip
-    complete.add_argument("--allow-synthetic", action="store_true", help="take synthetic images for sources too")
-    complete.add_argument("--assume-aligned", action="store_true",
-                          help="images without orientation codes lie where those with them do")  # fmt: skip
-    complete.set_defaults(run=_complete)
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
 
-    report = commands.add_parser("report", help="one HTML page that shows a completed cohort")
-    report.add_argument("completed", type=Path, metavar="COMPLETED", help="what modfill complete wrote")
-    report.add_argument("--html", type=Path, metavar="FILE", help="default: COMPLETED/report.html")
-    report.set_defaults(run=_report)
-
-    scan = commands.add_parser("scan", help="say what a cohort has, lacks and cannot use")
-    scan.add_argument("cohort", type=Path, metavar="COHORT")
-    scan.add_argument("--csv", type=Path, metavar="FILE", help="write the table of cases")
-    scan.add_argument("--html", type=Path, metavar="FILE", help="write everything as a page")
-    scan.add_argument("--deep", action="store_true", help="read every voxel: blank, damaged and exchanged images too")
-    scan.set_defaults(run=_scan)
-
-    demo = commands.add_parser("demo", help="build a phantom case, hide two modalities, complete it, draw the result")
-    demo.add_argument("--out", type=Path, default=Path("modfill-demo"), metavar="DIR")
-    demo.set_defaults(run=_demo)
-
-    train = commands.add_parser("train", help="train a preset, or go on with a run that was stopped")
-    train.add_argument("--preset", choices=PRESET_NAMES, default="small")
-    train.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder of complete cases")
-    train.add_argument("--validate", type=Path, metavar="DIR", help="default: every tenth case of --data")
-    train.add_argument("--out", type=Path, required=True, metavar="RUN")
-    train.add_argument("--stage", choices=STAGE_NAMES, help="this stage alone")
-    train.add_argument("--weights", type=Path, metavar="FILE", help="start from these instead of from nothing")
-    train.add_argument("--regions", type=Path, metavar="FILE", help="tumour regions of more patients (.npz)")
-    train.add_argument("--minutes", type=float, metavar="N", help="time budget, shared among the stages")
-    train.add_argument("--seed", type=int, default=0, metavar="N")
-    train.set_defaults(run=_train)
-
-    nnunet = commands.add_parser("nnunet", help="nnU-Net on cases that lack channels: prepare, train, predict, ...")
-    nnunet.set_defaults(run=_nnunet)
-
-    info = commands.add_parser("info", help="say what weights are made of")
-    info.add_argument("--weights", type=Path, metavar="FILE")
-    info.set_defaults(run=_info)
-    return parser
+        news = record.levelno < logging.WARNING
+        text = record.getMessage() if news else f"modfill: {record.getMessage()}"
+        tqdm.write(printable(text), file=sys.stdout if news else sys.stderr)
+        (sys.stdout if news else sys.stderr).flush()
 
 
-def _modality(name: str) -> str:
-    """The modality that a word of the command line names."""
+@contextlib.contextmanager
+def _told(options: argparse.Namespace) -> Iterator[None]:
+    """Show the library's log on the terminal, as -q and -v say, and append it to a file with --log."""
+    quiet, verbose, file = (getattr(options, name, None) for name in ("quiet", "verbose", "log"))
+    handlers: list[logging.Handler] = [_Terminal(logging.ERROR if quiet else logging.DEBUG)]
+    if file is not None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(logging.FileHandler(file, encoding="utf8", errors="backslashreplace"))
+        except OSError as error:
+            raise SettingsError(f"--log: cannot write {file} ({error.strerror}); choose another file") from error
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level, propagates = _LOG.level, _LOG.propagate
+    _LOG.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet and file is None else logging.INFO)
+    _LOG.propagate = False
+    for handler in handlers:
+        _LOG.addHandler(handler)
     try:
-        return modalities_of(name)[0]
-    except ModfillError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        yield
+    finally:
+        for handler in handlers:
+            _LOG.removeHandler(handler)
+            handler.close()
+        _LOG.setLevel(level)
+        _LOG.propagate = propagates
 
 
-def _complete(options: argparse.Namespace) -> int:
-    from modfill.cases.finding import find_cohort
+def _complete(options: argparse.Namespace, parser: Parser) -> int:
+    from modfill.cases.files import Cohort
+    from modfill.cases.finding import case_of_files, find_cohort
     from modfill.cohort.parts import Meeting, Part
-    from modfill.cohort.progress import follow
+    from modfill.cohort.progress import case_bar, follow
     from modfill.completer import ModalityCompleter
+    from modfill.modalities import MODALITIES
     from modfill.outputs.linking import describe
     from modfill.outputs.naming import output_folder
-    from modfill.process import keep_freed_memory
     from modfill.settings import Settings
 
-    keep_freed_memory()
+    named = {modality: path for modality in MODALITIES if (path := getattr(options, modality)) is not None}
+    if (options.cohort is None) == (not named):
+        parser.error("complete needs either CASE_OR_COHORT or files such as --t1 FILE --flair FILE")
     shard, rank = Part.parse(options.shard), Part.of_rank()
     label = f"shard {options.shard}" if shard.count > 1 else ""
     label = f"{label} rank {rank.number}/{rank.count}".strip() if rank.count > 1 else label
     settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
-    cohort = find_cohort(options.cohort, options.ignore_unexplained)
+    if named:
+        cohort = Cohort("folders", [case_of_files(named)])
+    else:
+        cohort = find_cohort(options.cohort, ignore_unexplained=options.ignore_unexplained)
     found, out = rank.of(shard.of(cohort.cases)), output_folder(options.out, options.naming, cohort)
-    completer = ModalityCompleter(options.weights, options.device)
+    completer = ModalityCompleter(options.weights, device=options.device, settings=settings)
+    if options.dry_run:
+        return _plan(found, out, options)
     meeting = Meeting(rank)
-    results = completer.complete_cohort(found, out, options.targets, settings, options.overwrite, options.link,
-                                        options.jobs, options.allow_synthetic,
-                                        assume_aligned=options.assume_aligned)  # fmt: skip
-    describe(out, cohort)  # all of it, whatever this part is; once nothing can be refused any more
-    with contextlib.closing(results):  # also when a signal comes between two results
-        failed = follow(results, len(found), options.jobs, label)
+    with contextlib.ExitStack() as stack:
+        single = len(found) == 1 and not label
+        progress = stack.enter_context(case_bar(found[0].case_id)) if single else None
+        results = completer.complete_cohort(
+            replace(cohort, cases=list(found)),
+            out=out,
+            targets=options.targets,
+            link=options.link,
+            overwrite=options.overwrite,
+            allow_synthetic=options.allow_synthetic,
+            assume_aligned=options.assume_aligned,
+            jobs=options.jobs,
+            progress=progress,
+        )
+        describe(out, cohort)  # all of it, whatever this part is; once nothing can be refused any more
+        stack.callback(results.close)  # also when a signal comes between two results
+        outcome = follow(results, len(found), jobs=options.jobs, label=label)
     meeting.wait()
-    return 1 if failed else 0
+    done = outcome.last.completed if single and outcome.last else None
+    for path in done.paths.values() if done else ():
+        _LOG.info("%s", path)
+    if not outcome.problems and (done is None or done.paths):
+        _LOG.info("Written to %s; look at it: modfill report %s", out.path, out.path)
+    return 1 if outcome.problems else 0
 
 
-def _report(options: argparse.Namespace) -> int:
+def _plan(found: Sequence[CaseFiles], out: OutputFolder, options: argparse.Namespace) -> int:
+    """Tell what would be done, by names and headers alone; nothing is written."""
+    from modfill.modalities import MODALITIES
+    from modfill.reports.scan import scan_case
+
+    failing = 0
+    for files in found:
+        case = scan_case(files)
+        if case.problem or case.unusable:
+            failing += 1
+            _LOG.error("%s", case.problem or f"case {case.case_id}: {next(iter(case.unusable.values()))}")
+            continue
+        missing = [m for m in MODALITIES if m in case.missing and (options.targets is None or m in options.targets)]
+        for target in missing:
+            place = out.place(files.case_id, target)
+            state = " (finished before, if its sources are the same)" if place.sidecar.exists() else ""
+            _LOG.info("%s: %s from %s -> %s%s", files.case_id, target, ", ".join(case.available), place.image, state)
+        if not missing:
+            _LOG.info("%s: nothing to synthesise", files.case_id)
+    return 1 if failing else 0
+
+
+def _report(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.reports.cohort_page import write_report
 
     print(write_report(options.completed, options.html))
     return 0
 
 
-def _scan(options: argparse.Namespace) -> int:
+def _scan(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.reports.scan import scan_cohort
     from modfill.reports.scan_page import as_text, save_csv, save_html
 
-    scan = scan_cohort(options.cohort, options.deep)
+    scan = scan_cohort(options.cohort, deep=options.deep)
     print(as_text(scan))
     if options.csv:
         save_csv(scan, options.csv)
@@ -190,14 +201,27 @@ def _scan(options: argparse.Namespace) -> int:
     return 0
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _demo(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.demo.run import run_demo
 
     run_demo(options.out)
     return 0
 
 
-def _train(options: argparse.Namespace) -> int:
+def _reproduce(options: argparse.Namespace, parser: Parser) -> int:
+    from modfill.reproduction import reproduce
+
+    again = reproduce(options.sidecar, out=options.out, weights=options.weights)
+    for key, (former, now) in again.differences.items():
+        _LOG.warning("%s was %s, is %s", key, former, now)
+    _LOG.info("%s of case %s: %s", again.modality, again.completed.case_id,
+              "identical, voxel by voxel" if again.identical else "differs")  # fmt: skip
+    for path in again.completed.paths.values():
+        _LOG.info("%s", path)
+    return 0 if again.identical else 1
+
+
+def _train(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.training.run import train_preset
 
     weights = train_preset(options.preset, options.data, options.out, options.validate, options.stage, options.minutes,
@@ -206,29 +230,51 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _nnunet(options: argparse.Namespace) -> int:
+def _nnunet(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.integrations.nnunet.command import main as run_nnunet
 
     return run_nnunet(options.rest)
 
 
-def _info(options: argparse.Namespace) -> int:
-    from modfill.weights.checkpoint import SHIPPED, load
+def _info(options: argparse.Namespace, parser: Parser) -> int:
+    from modfill.modalities import NAMES
+    from modfill.weights.checkpoint import load
+    from modfill.weights.file import SHIPPED
 
-    path = options.weights or SHIPPED
-    model, metadata = load(path)
-    preset = model.preset
-    print(
-        f"modfill {__version__}\n"
-        f"weights     {path.name}, {path.stat().st_size / 1e6:.1f} MB, sha256 {metadata['sha256']}"
-    )
-    print(f"preset      {preset.name}, trained: {metadata['stages']}")
-    print(f"modalities  {', '.join(f'{m} ({NAMES[m]})' for m in preset.modalities)}")
-    for name in preset.stages:
-        count = sum(p.numel() for p in getattr(model, name).parameters())
+    model, file = load(options.weights or SHIPPED)
+    parts = {name: sum(p.numel() for p in getattr(model, name).parameters()) for name in file.preset.stages}
+    facts = {
+        "modfill": __version__,
+        "weights": file.path.name,
+        "bytes": file.path.stat().st_size,
+        "sha256": file.sha256,
+        "preset": file.preset.name,
+        "trained": list(file.stages),
+        "modalities": {modality: NAMES[modality] for modality in file.preset.modalities},
+        "parameters": parts,
+    }
+    if options.json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    print(f"modfill {__version__}")
+    print(f"weights     {file.path.name}, {file.path.stat().st_size / 1e6:.1f} MB, sha256 {file.sha256}")
+    print(f"preset      {file.preset.name}, trained: {','.join(file.stages)}")
+    print(f"modalities  {', '.join(f'{m} ({NAMES[m]})' for m in file.preset.modalities)}")
+    for name, count in parts.items():
         print(f"{name:11s} {count / 1e6:.2f} M parameters")
     return 0
 
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace, Parser], int]] = {
+    "complete": _complete,
+    "report": _report,
+    "scan": _scan,
+    "demo": _demo,
+    "reproduce": _reproduce,
+    "train": _train,
+    "nnunet": _nnunet,
+    "info": _info,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,171 +1,165 @@
-"""The way of a case, step by step: prepare, encode, translate and denoise, decode and refine, restore, mark."""
+"""The line of a case: read -> synthesise -> write. Nothing else knows the order of the steps."""
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-import nibabel as nib
-import numpy as np
-import torch
-
-from modfill.cases.brain import partial_coverage
-from modfill.cases.marks import voxel_hash
-from modfill.cases.nifti import PLACE
-from modfill.cases.reading import Case, require_usable
-from modfill.errors import CaseError
-from modfill.modalities import nearest_source
-from modfill.model.config import Preset
-from modfill.model.device import fast_precision
-from modfill.model.sampling import generator
-from modfill.model.synthesiser import Prediction, Synthesiser
-from modfill.outputs.sidecar import marked
-from modfill.preprocessing.prepare import IntensityScale, Prepared, prepare
-from modfill.results import Synthesis
+from modfill.cases.files import CaseFiles
+from modfill.cases.reading import Case, read_case, require_usable
+from modfill.errors import CaseError, within_memory
+from modfill.job import Job
+from modfill.modalities import MODALITIES
+from modfill.outputs.earlier import Earlier
+from modfill.outputs.linking import Links
+from modfill.outputs.naming import OutputFolder
+from modfill.outputs.sidecar import chosen, decisive
+from modfill.outputs.writing import write
+from modfill.preprocessing.prepare import partial_sources, prepare
+from modfill.results import Completed
 from modfill.settings import Settings
+from modfill.weights.networks import Networks
 
-_LOG = logging.getLogger("modfill")
+__all__ = ["Completion", "Progress"]
 
+Progress = Callable[[str, float], None]
+"""Called with the step ("read", "encode", a target, "write") and the share of the case that is done, from 0 to 1."""
 
-def prepare_case(case: Case, preset: Preset) -> Prepared:
-    """What of the way comes before the model: normalised volumes on its grid.
-
-    A source that covers only part of the brain is left out, with a warning: the model would take its zeros for tissue.
-
-    Raises:
-        CaseError: the case has an unusable image or too small a brain.
-    """
-    require_usable(case)
-    partial = partial_coverage({modality: case.volume(modality) for modality in case.available})
-    for modality, share in partial.items():
-        _LOG.warning("case %s: %s covers only %.0f%% of the brain; left out", case.case_id, modality, 100 * share)
-    return prepare(case, preset.multiple, preset.normalisation, leave_out=partial)
+_ENCODED = 0.9  # share of a case's time after which its sources are encoded
 
 
-@torch.inference_mode()
-def complete_case(
-    case: Case, prepared: Prepared, model: Synthesiser, notes: Mapping[str, dict[str, Any]], settings: Settings
-) -> Iterator[Synthesis]:
-    """Synthesise the targets one after the other from all that is available.
+class Completion:
+    """Completes cases with one set of weights and settings, into one output folder or none.
+
+    `read`, `synthesise` and `write` may run in a thread each; calling the object runs one after the other.
 
     Args:
-        case: a checked case.
-        prepared: the same, as `prepare_case` gives it.
-        model: in evaluation mode, on any device.
-        notes: the sidecar by target, a missing modality each; `UnitRange`, `Confidence`, `VoxelSHA256` and, where
-            a source covers only part of the brain, `SourcesLeftOut` are added here.
+        networks: the weights on a device; loaded when the first case needs them.
         settings: mode, steps, samples, seed, and whether uncertainty is wanted.
+        out: receives images and sidecars; None writes nothing.
+        targets: modalities to synthesise; None takes all that a case lacks.
+        overwrite: do finished outputs again.
+        allow_synthetic: take synthetic images for sources too; the sidecars say so.
+        assume_aligned: place images without orientation codes like those with them, as `read_case` does.
+        in_cohort: the case is locked against other processes, and a target that it does not lack is passed over.
+        links: adds links to what was acquired.
+        progress: told of each step.
 
     Raises:
-        CaseError: what comes out is not finite.
+        SettingsError: the weights cannot do what the settings ask, or a target is none of their modalities.
     """
-    preset, device = model.preset, model.latent_std.device
-    volumes = {modality: torch.from_numpy(volume).to(device) for modality, volume in prepared.volumes.items()}
-    with fast_precision(device):
-        encoded = model.see(volumes, torch.from_numpy(prepared.brain).to(device))
-    left_out = [modality for modality in case.available if modality not in prepared.volumes]
-    count = samples_needed(model, settings)
-    for target in notes:
-        index = preset.modalities.index(target)
-        drawn = draw_noise(encoded.latents.shape[1:], case.case_id, target, settings.seed, count)
-        with fast_precision(device):
-            prediction = model.predict(encoded, index, drawn.to(device), settings.steps, settings.mode)
-        if not _finite(prediction):
-            raise CaseError(f"case {case.case_id}: a synthesised {target} must be finite, got NaN or infinity; "
-                            "check the intensities of its sources")  # fmt: skip
-        like = prepared.scales[nearest_source(target, tuple(prepared.volumes))]
-        scale = output_scale(like, expected_brightness(prepared, model, target))
-        image = restore_image(case, target, scale, prediction.volume.cpu().numpy(), prepared, preset.normalisation)
-        uncertainty = None
-        if settings.uncertainty and (deviation := prediction.deviation) is not None:
-            uncertainty = restore_deviation(
-                case, target, scale, deviation.cpu().numpy(), prepared, preset.normalisation
+
+    def __init__(
+        self,
+        networks: Networks,
+        settings: Settings,
+        *,
+        out: OutputFolder | None = None,
+        targets: str | Sequence[str] | None = None,
+        overwrite: bool = False,
+        allow_synthetic: bool = False,
+        assume_aligned: bool = False,
+        in_cohort: bool = False,
+        links: Links | None = None,
+        progress: Progress | None = None,
+    ):
+        networks.require_possible(settings)
+        self._networks, self._settings, self._out = networks, settings, out
+        self._targets = None if targets is None else networks.modalities(targets)
+        self._overwrite, self._in_cohort = overwrite, in_cohort
+        self._allow_synthetic, self._assume_aligned = allow_synthetic, assume_aligned
+        self._links = links
+        self._progress = progress or (lambda step, share: None)
+
+    def __call__(self, files: CaseFiles | Case) -> Completed:
+        """Complete one case. Raises CaseError, and ModfillError if memory does not suffice."""
+        return self.write(self.synthesise(self.read(files)))
+
+    def read(self, files: CaseFiles | Case) -> Job:
+        """Read and check a case, find what earlier runs finished, and bring the rest to the model's grid.
+
+        Raises:
+            CaseError: the case or a target cannot be used, or another output is in the way.
+            ModfillError: memory does not suffice.
+        """
+        self._progress("read", 0.0)
+        earlier = Earlier.of(files.case_id, self._out)
+        if self._in_cohort:
+            earlier.remove_leftovers()
+        if isinstance(files, CaseFiles):
+            if finished := self._all_finished(files, earlier):
+                return finished
+            case = read_case(files, allow_synthetic=self._allow_synthetic, assume_aligned=self._assume_aligned)
+        else:
+            case = files
+        earlier.make_way((m for m in case.available if m not in case.synthetic), overwrite=self._overwrite)
+        job = Job(earlier, Completed(case.case_id), case)
+        job.decisive = decisive(case, self._settings, self._networks.file.description)
+        for target in self._wanted(case.case_id, case.missing):
+            digest = None if self._overwrite else earlier.finished(target, job.decisive)
+            if digest is None:
+                job.targets += (target,)
+            else:
+                job.take(target, digest, skipped=True)
+        if job.targets:
+            require_usable(case)
+            with within_memory(f"case {case.case_id}"):
+                preset = self._networks.preset
+                partial = partial_sources(case)
+                job.prepared = prepare(case, preset.multiple, preset.normalisation, leave_out=partial)
+        if self._links is not None and isinstance(files, CaseFiles):
+            self._links.add(files, case.paths, case.images)
+        return job
+
+    def synthesise(self, job: Job) -> Job:
+        """Synthesise the targets, one after the other. Raises CaseError, or ModfillError if memory does not suffice."""
+        if job.prepared is None:
+            return job
+        with within_memory(f"case {job.done.case_id}"):
+            networks, prepared = self._networks.load(), job.prepared
+            encoded = networks.encode(
+                prepared.volumes, prepared.brain, progress=lambda share: self._progress("encode", _ENCODED * share)
             )
-        found: dict[str, Any] = {"UnitRange": [scale.low, scale.high]}
-        if device.type == "cpu":
-            found["Threads"] = torch.get_num_threads()  # another number may change the last bit
-        if left_out:
-            found["SourcesLeftOut"] = left_out
-        if prediction.confidence is not None:
-            found["Confidence"] = round(prediction.confidence, 2)
-        found["VoxelSHA256"] = voxel_hash(np.asanyarray(image.dataobj))
-        yield Synthesis(target, image, uncertainty, notes[target] | found)
+            for number, target in enumerate(job.targets):
+                self._progress(target, _ENCODED + (1 - _ENCODED) * number / len(job.targets))
+                estimate = networks.predict(encoded, target, case_id=job.done.case_id, settings=self._settings)
+                unit = networks.brightness(prepared.brightness(), target)
+                job.syntheses.append(job.restore(target, estimate, unit, networks.environment))
+        job.prepared = None  # its memory is free for the next case
+        return job
 
+    def write(self, job: Job) -> Completed:
+        """Write images, maps and sidecars. Raises CaseError if the folder does not take them."""
+        for synthesis in job.syntheses:
+            job.done.provenance[synthesis.modality] = synthesis.provenance
+            if place := job.earlier.places.get(synthesis.modality):
+                job.take(synthesis.modality, write(synthesis, place))
+            else:
+                job.keep(synthesis)
+        self._progress("write", 1.0)
+        return job.done
 
-def _finite(prediction: Prediction) -> bool:
-    """Whether all that is given out of a prediction, or goes into it, is a number."""
-    volumes = [v for v in (prediction.volume, prediction.spread, prediction.expected) if v is not None]
-    return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.confidence or 0)
+    def _all_finished(self, files: CaseFiles, earlier: Earlier) -> Job | None:
+        """The job of a case for which nothing is left to do, without reading a voxel of its sources; else None."""
+        available = None if self._overwrite else earlier.sources(files, allow_synthetic=self._allow_synthetic)
+        if available is None:
+            return None
+        job = Job(earlier, Completed(files.case_id))
+        asked = chosen(self._settings, self._networks.file.description)
+        for target in self._wanted(files.case_id, [m for m in MODALITIES if m not in available]):
+            digest = earlier.same_as_asked(target, asked)
+            if digest is None:
+                return None
+            job.take(target, digest, skipped=True)
+        if self._links is not None and not self._links.add(files, {m: files.paths[m] for m in available}):
+            return None
+        return job
 
-
-def samples_needed(model: Synthesiser, settings: Settings) -> int:
-    """Samples on which the answer depends: all that the mean averages, or whose spread is the uncertainty; else one."""
-    averaged = settings.mode == "mean" and not (model.single_step_mean and settings.steps is None)
-    spread = settings.uncertainty and model.refiner is None
-    return settings.samples if averaged or spread else 1
-
-
-def draw_noise(shape: Sequence[int], case_id: str, target: str, seed: int, samples: int) -> torch.Tensor:
-    """Standard normal noise (samples, *shape) that depends on seed, case, target and sample only."""
-    return torch.stack([torch.randn(*shape, generator=generator(seed, case_id, target, n)) for n in range(samples)])
-
-
-def expected_brightness(prepared: Prepared, model: Synthesiser, target: str) -> Sequence[float]:
-    """Mean and standard deviation over the brain in unit range that a modality should have beside these sources."""
-    modalities = model.preset.modalities
-    figures = [prepared.scales[m].brightness(volume, prepared.brain) for m, volume in prepared.volumes.items()]
-    return model.brightness(figures, [modalities.index(m) for m in prepared.volumes], modalities.index(target))
-
-
-def output_scale(like: IntensityScale, unit: Sequence[float]) -> IntensityScale:
-    """An intensity scale like one source's: its percentiles stand for 0 and 1, and within them the brain has the mean
-    and standard deviation of `unit`.
-
-    One source's, not all sources' mean: scanners and converters give each image a scale of its own, and the source's
-    data type holds only its own.
-    """
-    mean, std = unit
-    width = like.high - like.low
-    return IntensityScale(like.low, like.high, like.low + mean * width, std * width)
-
-
-def restore_image(
-    case: Case, target: str, scale: IntensityScale, volume: np.ndarray, prepared: Prepared, normalisation: str
-) -> nib.Nifti1Image:
-    """A normalised volume on the model's grid -> an image of its nearest source's type on the case's grid; 0 outside
-    the brain and only there."""
-    intensities = np.clip(scale.restore(volume, normalisation), scale.low, scale.high)
-    own = prepared.restore(intensities.astype(np.float32))
-    dtype = case.images[nearest_source(target, tuple(prepared.volumes))].get_data_dtype()
-    if dtype.kind in "iu":
-        bounds = np.iinfo(dtype)
-        own = np.clip(np.rint(own.astype(np.float64)), bounds.min, bounds.max)
-        smallest = 1.0  # 0 is the background
-    else:
-        dtype, smallest = np.dtype(np.float32), float(np.finfo(np.float32).tiny)
-    own[prepared.own_brain & (own == 0)] = smallest
-    return marked(_image(case, own, dtype), target, tuple(prepared.volumes))
-
-
-def restore_deviation(
-    case: Case, target: str, scale: IntensityScale, deviation: np.ndarray, prepared: Prepared, normalisation: str
-) -> nib.Nifti1Image:
-    """A normalised standard deviation -> a float32 image in the synthetic image's intensities."""
-    width = scale.std if normalisation == "zscore" else (scale.high - scale.low) / 2
-    own = prepared.restore((deviation * width).astype(np.float32))
-    image = _image(case, own, np.dtype(np.float32))
-    return marked(image, f"{target} uncertainty", tuple(prepared.volumes))
-
-
-def _image(case: Case, volume: np.ndarray, dtype: np.dtype) -> nib.Nifti1Image:
-    """`volume` with the affine and orientation codes of the case's first image, and nothing else of what its header
-    says. Headers of one grid may differ in qform and sform; all that is synthesised for a case has the same."""
-    source = next(iter(case.images.values()))
-    image = nib.Nifti1Image(volume.astype(dtype), source.affine, dtype=dtype)
-    with np.errstate(over="ignore"):  # NIfTI-2 can say more than NIfTI-1
-        for name in PLACE:
-            image.header[name] = source.header[name]
-        image.header["pixdim"][:4] = source.header["pixdim"][:4]
-    return image
+    def _wanted(self, case_id: str, missing: Sequence[str]) -> Iterator[str]:
+        """The modalities to synthesise, each once. Raises CaseError for one that is not missing."""
+        known = self._networks.preset.modalities
+        for target in dict.fromkeys(missing if self._targets is None else self._targets):
+            if target in missing and target in known:
+                yield target
+            elif not self._in_cohort:
+                choice = ", ".join(m for m in missing if m in known) or "none is"
+                raise CaseError(f"case {case_id}: a target must be missing ({choice}), got '{target}'; leave it out")

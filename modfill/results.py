@@ -18,8 +18,10 @@ class Synthesis:
     """One synthesised modality on the case's grid.
 
     Attributes:
+        modality: the synthesised modality.
         image: the synthetic image, marked in its header.
-        uncertainty: voxelwise standard deviation to be expected in the image's intensities; None unless asked for.
+        uncertainty: standard deviation to be expected, voxel by voxel, in the image's intensities; None unless asked
+            for.
         provenance: the sidecar.
     """
 
@@ -31,15 +33,16 @@ class Synthesis:
 
 @dataclass(eq=False)
 class Completed:
-    """What a completion gave, by synthesised modality; all empty when nothing was missing.
+    """A completed case, by synthesised modality; all empty when nothing was missing.
 
     Attributes:
         case_id: name of the case.
-        images: synthetic images on the case's grid.
+        images: synthetic images on the case's grid; read from disk when they are used, where they were written.
         paths: where they were written; empty without an output folder.
         provenance: their sidecars.
-        uncertainty: voxelwise standard deviation to be expected, in the image's intensities, where it was asked for.
-        skipped: modalities that were finished before and were not done again.
+        uncertainty: standard deviation to be expected, voxel by voxel, in the image's intensities, where asked for.
+        sha256: of the image files.
+        skipped: modalities that an earlier run finished and this run did not do again.
     """
 
     case_id: str
@@ -47,17 +50,28 @@ class Completed:
     paths: dict[str, Path] = field(default_factory=dict)
     provenance: dict[str, dict[str, Any]] = field(default_factory=dict)
     uncertainty: dict[str, nib.Nifti1Image] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+
+    @property
+    def synthesised(self) -> tuple[str, ...]:
+        """Modalities synthesised in this run."""
+        return tuple(modality for modality in self.images if modality not in self.skipped)
+
+    def __repr__(self) -> str:
+        parts = [f"synthesised {', '.join(self.synthesised)}"] if self.synthesised else []
+        parts += [f"finished before {', '.join(self.skipped)}"] if self.skipped else []
+        parts += [f"in {next(iter(self.paths.values())).parent}"] if self.paths else []
+        return f"<Completed {self.case_id}: {'; '.join(parts) or 'nothing missing'}>"
 
 
 @dataclass(frozen=True, eq=False)
 class CaseResult:
-    """What became of one case of a cohort.
+    """The result of one case of a cohort.
 
     Attributes:
         case_id: name of the case.
-        completed: what `ModalityCompleter.complete` gives, its images left on disk until they are looked at; None if
-            the case failed.
+        completed: what `ModalityCompleter.complete` gives; None if the case failed.
         error: why it failed, or None.
         seconds: spent on it, without waiting for its turn.
         model_seconds: those of them in which it was computed.
@@ -72,8 +86,7 @@ class CaseResult:
     @property
     def synthesised(self) -> tuple[str, ...]:
         """Modalities synthesised in this run."""
-        done = self.completed
-        return tuple(m for m in done.images if m not in done.skipped) if done else ()
+        return self.completed.synthesised if self.completed else ()
 
     @property
     def problem(self) -> str | None:
@@ -84,3 +97,7 @@ class CaseResult:
             return str(self.error)
         reason = str(self.error).strip().partition("\n")[0]
         return f"case {self.case_id}: it must be computable, got {type(self.error).__name__}: {reason}"
+
+    def __repr__(self) -> str:
+        outcome = f"failed: {self.problem}" if self.completed is None else repr(self.completed)[1:-1].partition(": ")[2]
+        return f"<CaseResult {self.case_id}: {outcome} ({self.seconds:.1f} s)>"

@@ -9,7 +9,8 @@ import torch
 
 from benchmarks import ablation
 from benchmarks.baselines.trained import training_case
-from modfill.cases.reading import find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import read_case
 from modfill.model.synthesiser import Encoded
 from modfill.weights import checkpoint
 from tests.case_files import write_case

@@ -11,7 +11,8 @@ import pytest
 from scipy.ndimage import binary_dilation, binary_erosion, shift
 
 from modfill.cases.brain import brain_mask, foreground, partial_coverage
-from modfill.cases.reading import case_from_arrays, find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import case_from_arrays, read_case
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
 from tests.case_files import brain_volumes

@@ -9,7 +9,7 @@ import torch
 from modfill.completer import ModalityCompleter
 from modfill.model.brightness import BOUND, Brightness
 from modfill.model.synthesiser import Prediction, Synthesiser
-from modfill.preprocessing.prepare import IntensityScale
+from modfill.preprocessing.intensity import IntensityScale
 from tests.case_files import brain_volumes
 
 MEAN = torch.tensor([[0.6, 0.2, -0.5], [0.4, 0.15, 0.5], [0.3, 0.17, 1.0], [0.5, 0.17, 0.0]])

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from modfill.cases.reading import SYNTHETIC_MARK, Case, case_from_arrays, find_cases, read_case, require_usable
+from modfill.cases.finding import find_cases
+from modfill.cases.marks import SYNTHETIC_MARK
+from modfill.cases.reading import Case, case_from_arrays, read_case, require_usable
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES
 from tests.case_files import brain_volumes, oblique_affine, save, write_case

@@ -18,6 +18,7 @@ from modfill.errors import WeightsError
 from modfill.model.config import PRESETS, AutoencoderConfig
 from modfill.model.synthesiser import Synthesiser
 from modfill.weights import checkpoint
+from modfill.weights.file import SHIPPED
 from tests.conftest import awake
 
 
@@ -262,9 +263,9 @@ def test_a_name_longer_than_names_can_be(tmp_path: Path) -> None:
 
 
 def test_the_shipped_weights_are_those_of_their_hash() -> None:
-    recorded, name = (checkpoint.SHIPPED.with_name(checkpoint.SHIPPED.name + ".sha256").read_text()).split()
-    assert name == checkpoint.SHIPPED.name
-    assert hashlib.sha256(checkpoint.SHIPPED.read_bytes()).hexdigest() == recorded
+    recorded, name = (SHIPPED.with_name(SHIPPED.name + ".sha256").read_text()).split()
+    assert name == SHIPPED.name
+    assert hashlib.sha256(SHIPPED.read_bytes()).hexdigest() == recorded
 
 
 def test_weights_other_than_their_recorded_hash_never_load(tiny_weights: Path, tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ def test_info_describes_the_weights(tiny_weights: Path, capsys: pytest.CaptureFi
     assert main(["info", "--weights", str(tiny_weights)]) == 0
     out, error = capsys.readouterr()
     assert error == "" and f"modfill {__version__}" in out and "tiny" in out
-    assert checkpoint.load(tiny_weights)[1]["sha256"] in out
+    assert checkpoint.load(tiny_weights)[1].sha256 in out
     for stage in ("autoencoder", "translator", "denoiser", "refiner"):
         assert f"{stage} " in out
 

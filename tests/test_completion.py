@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from modfill.cases.reading import SYNTHETIC_MARK
+from modfill.cases.marks import SYNTHETIC_MARK
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
 from tests.case_files import brain_volumes, oblique_affine, save, write_case

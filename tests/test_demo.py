@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from modfill.cases.reading import SYNTHETIC_MARK
+from modfill.cases.marks import SYNTHETIC_MARK
 from modfill.errors import ModfillError
 
 pytest.importorskip("nilearn")

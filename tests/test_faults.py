@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from modfill.cases import finding
-from modfill.cases.finding import Cohort, find_cohort
+from modfill.cases.files import Cohort
+from modfill.cases.finding import find_cohort
 from modfill.cases.marks import matches_sidecar, read_sidecar
 from modfill.cli import main
 from modfill.completer import ModalityCompleter

@@ -11,7 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from modfill.cases.reading import find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import read_case
 from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError
 from modfill.weights import checkpoint

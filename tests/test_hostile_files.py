@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from modfill.cases.finding import find_cases
 from modfill.cases.marks import read_sidecar
-from modfill.cases.reading import case_from_arrays, find_cases, read_case
+from modfill.cases.reading import case_from_arrays, read_case
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
 from modfill.preprocessing import prepare

@@ -13,7 +13,8 @@ import pytest
 from benchmarks import ladder, pictures, translation, uncertainty
 from benchmarks.cases import brain_of
 from benchmarks.tables import read
-from modfill.cases.reading import find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import read_case
 from modfill.metrics import unit_range
 from modfill.modalities import MODALITIES
 from tests.case_files import write_case

@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from modfill.cases.finding import CaseFiles, find_cases, find_cohort
+from modfill.cases.files import CaseFiles
+from modfill.cases.finding import find_cases, find_cohort
 from modfill.cases.reading import read_case
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from modfill.weights.checkpoint import SHIPPED
+from modfill.weights.file import SHIPPED
 from tests.case_files import MODALITIES
 from tests.nnunet_data import NAMES, TRAINER, description, shrink_plans, write_dataset
 

@@ -10,8 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from modfill.cases.finding import find_cases
 from modfill.cases.nifti import PLACE
-from modfill.cases.reading import Case, find_cases, read_case
+from modfill.cases.reading import Case, read_case
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
 from modfill.reports.scan import scan_cohort

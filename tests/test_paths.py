@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from modfill.cases.reading import case_from_arrays, find_cases
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import case_from_arrays
 from modfill.cli import main
 from modfill.cohort.table import read_table
 from modfill.completer import ModalityCompleter

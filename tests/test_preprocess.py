@@ -8,7 +8,8 @@ import pytest
 from modfill.cases.brain import brain_mask
 from modfill.cases.reading import case_from_arrays
 from modfill.errors import CaseError
-from modfill.preprocessing.prepare import BACKGROUND, IntensityScale, prepare
+from modfill.preprocessing.intensity import BACKGROUND, IntensityScale
+from modfill.preprocessing.prepare import prepare
 from tests.case_files import brain_volumes, oblique_affine
 
 KINDS = ("zscore", "range")

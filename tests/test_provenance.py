@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import modfill
-from modfill.cases.finding import CaseFiles
+from modfill.cases.files import CaseFiles
 from modfill.cases.reading import Case, read_case
 from modfill.cli import main
 from modfill.completer import ModalityCompleter

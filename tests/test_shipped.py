@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modfill.cases.reading import Case, find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import Case, read_case
 from modfill.completer import ModalityCompleter
 from modfill.metrics import brain_box, score, unit_range
 

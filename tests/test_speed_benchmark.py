@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import peers, speed
-from modfill.cases.reading import find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import read_case
 from modfill.completer import ModalityCompleter
 from tests.case_files import write_case
 

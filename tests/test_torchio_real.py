@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from modfill.weights import checkpoint
+from modfill.weights.file import SHIPPED
 from tests.case_files import write_case
 from tests.loading import PRESENT, batches, epoch, same
 
@@ -24,7 +24,7 @@ WAYS = (("none", 0, None), ("one", 1, "fork"), ("two", 2, "fork"), ("new", 2, "s
 
 @pytest.mark.slow
 @pytest.mark.skipif(
-    not (DATA / "test").is_dir() or not checkpoint.SHIPPED.is_file(), reason="needs real cases and the shipped weights"
+    not (DATA / "test").is_dir() or not SHIPPED.is_file(), reason="needs real cases and the shipped weights"
 )
 def test_real_cases_at_disk_speed(tmp_path: Path) -> None:
     """Five incomplete cases, two workers: the second epoch is 20 times faster; nothing changes a value."""

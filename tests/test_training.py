@@ -89,7 +89,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
 def test_weights_load_and_complete_a_case(trained: Path, case_folder: Path) -> None:
     completer = ModalityCompleter(trained / "weights.safetensors", "cpu")
     assert completer.model.preset == run.PRESETS["tiny"]
-    assert checkpoint.load(trained / "weights.safetensors")[1]["stages"] == ",".join(STAGES)
+    assert checkpoint.load(trained / "weights.safetensors")[1].stages == ",".join(STAGES)
     done = completer.complete(case_folder)
     assert tuple(done.images) == ("t1c", "t2w")
     assert all(np.asanyarray(image.dataobj).std() > 0 for image in done.images.values())
@@ -101,7 +101,7 @@ def test_one_stage_goes_on_from_given_weights(trained: Path, cohort: Path, tmp_p
     one, other = load_file(before), load_file(after)
     changed = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
     assert changed == {"refiner", "unet_share", "calibration"}
-    assert checkpoint.load(after)[1]["stages"] == ",".join(STAGES)
+    assert checkpoint.load(after)[1].stages == ",".join(STAGES)
     steps = torch.load(tmp_path / "refiner.ckpt", weights_only=True)["step"]
     assert steps == STEPS and not (tmp_path / "denoiser.ckpt").exists()
 
@@ -204,7 +204,7 @@ def test_the_seed_decides(trained: Path, cohort: Path, tmp_path: Path) -> None:
 def test_stages_one_by_one_give_the_weights_of_all_together(trained: Path, cohort: Path, tmp_path: Path) -> None:
     for stage in STAGES:
         weights = run.train_preset("tiny", cohort, tmp_path, stage=stage)
-        assert checkpoint.load(weights)[1]["stages"].endswith(stage)
+        assert checkpoint.load(weights)[1].stages.endswith(stage)
     assert_same_run(trained, tmp_path)
 
 

@@ -14,7 +14,7 @@ from modfill.errors import ModfillError
 from modfill.model.config import PRESETS, Preset, UNetConfig
 from modfill.model.synthesiser import Synthesiser, expected_error
 from modfill.model.unet import UNet
-from modfill.preprocessing.prepare import IntensityScale
+from modfill.preprocessing.intensity import IntensityScale
 from modfill.training import run
 from modfill.training.augmentation import deformed
 from modfill.training.calibration import Answer, calibration, share

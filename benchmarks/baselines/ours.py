@@ -9,7 +9,7 @@ import numpy as np
 
 from modfill.cases.reading import Case
 from modfill.completer import ModalityCompleter
-from modfill.settings import Mode
+from modfill.settings import Mode, Settings
 
 
 class Modfill:
@@ -17,14 +17,14 @@ class Modfill:
 
     def __init__(self, weights: Path | None = None, mode: Mode = "mean"):
         self.name = "modfill" if mode == "mean" else f"modfill-{mode}"
-        self.completer, self.mode = ModalityCompleter(weights), mode
+        self.completer = ModalityCompleter(weights, settings=Settings(mode))
 
     def fit(self, cases: Sequence[Case]) -> None:
         """Trained already: `modfill train`."""
 
     def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
         """Complete, and undo the written scale as the sidecar says."""
-        done = self.completer.complete(case, targets=targets, mode=self.mode)
+        done = self.completer.complete(case, targets=targets)
         volumes = {}
         for t in targets:
             low, high = done.provenance[t]["UnitRange"]

@@ -17,7 +17,8 @@ from benchmarks.baselines.network import PRESET, NetworkStage
 from benchmarks.baselines.pix2pix import Pix2Pix2D, Pix2Pix3D
 from benchmarks.baselines.unet import UNetStage
 from benchmarks.cases import in_unit_range
-from modfill.cases.reading import Case, find_cases, read_case
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import Case, read_case
 from modfill.errors import ModfillError
 from modfill.modalities import MODALITIES
 from modfill.model.device import best_device, fast_precision, half_is_fast

@@ -13,7 +13,7 @@ import torch
 from benchmarks.baselines.table import VoxelwiseTable, fit_tables
 from modfill.cases.reading import Case
 from modfill.modalities import MODALITIES
-from modfill.preprocessing.prepare import IntensityScale
+from modfill.preprocessing.intensity import IntensityScale
 
 
 class Voxelwise:

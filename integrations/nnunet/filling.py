@@ -22,7 +22,7 @@ from modfill.cases.nifti import empty_image, read_header, read_image
 from modfill.cases.reading import read_case, synthetic_file, warn_of_zeros
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES, by_modality
-from modfill.outputs.naming import output_path
+from modfill.outputs.naming import OutputFolder
 
 _UNREADABLE = (OSError, ValueError, EOFError, zlib.error, nib.filebasedimages.ImageFileError)
 
@@ -79,7 +79,7 @@ class ChannelFiller:
             images = read_case(ChannelCase(case.case_id, {m: names[m] for m in MODALITIES if m in names}))
             targets = [self.modalities[number] for number in absent]
             completer = shared_completer(self.weights, self.device)
-            done = completer.complete(images, out, targets, overwrite=overwrite)
+            done = completer.complete(images, out=out, targets=targets, overwrite=overwrite)
             files |= {number: done.paths[self.modalities[number]] for number in absent}
         return self._filled(case, files)
 
@@ -100,7 +100,7 @@ class ChannelFiller:
         if not absent:
             return self._fill(case, cache)
         folder = cache / self._key(case)
-        paths = {number: output_path(folder, case.case_id, self.modalities[number]) for number in absent}
+        paths = {number: OutputFolder(folder).place(case.case_id, self.modalities[number]).image for number in absent}
         if not all(path.exists() for path in paths.values()):  # an image appears when all that belongs to it is there
             return self._fill(case, folder)
         return self._filled(case, case.paths | paths)
@@ -137,7 +137,7 @@ class ChannelFiller:
         whole = dict(arrays)
         if targets:
             completer = shared_completer(self.weights, self.device)
-            whole |= completer.complete_arrays(sources, affine, case_id, targets=targets)
+            whole |= completer.complete_arrays(sources, affine=affine, case_id=case_id, targets=targets)
         return {modality: whole[modality] for modality in self.modalities}
 
     def _acquired(self, case: ChannelFiles) -> ChannelFiles:
@@ -164,7 +164,7 @@ class ChannelFiller:
         return FilledCase(case.case_id, tuple(files[number] for number in numbers), tuple(synthetic))
 
     def _key(self, case: ChannelFiles) -> str:
-        from modfill.weights.checkpoint import SHIPPED
+        from modfill.weights.file import SHIPPED
 
         parts = [__version__, _hash_of(self.weights or SHIPPED)]
         for number, path in sorted(case.paths.items()):

@@ -20,6 +20,7 @@ __all__ = [
     "check_shape",
     "clear_background",
     "content_problem",
+    "describe_grid",
     "has_codes",
     "nothing_usable",
     "same_voxels",
@@ -167,8 +168,9 @@ def check_grids(case_id: str, images: dict[str, nib.Nifti1Image], labels: dict[s
             )
         apart = f" (affines differ by up to {np.abs(image.affine - reference.affine).max():.3g})" if same_shape else ""
         raise CaseError(
-            f"case {case_id}: all images must be on one grid, got {labels[first]} with {_grid(reference)} "
-            f"and {labels[modality]} with {_grid(image)}{apart}; co-register them, e.g. by the BraTS preprocessing"
+            f"case {case_id}: all images must be on one grid, got {labels[first]} with {describe_grid(reference)} "
+            f"and {labels[modality]} with {describe_grid(image)}{apart}; "
+            "co-register them, e.g. by the BraTS preprocessing"
         )
 
 
@@ -177,7 +179,8 @@ def has_codes(image: nib.Nifti1Image) -> bool:
     return bool(image.header["qform_code"] > 0 or image.header["sform_code"] > 0)
 
 
-def _grid(image: nib.Nifti1Image) -> str:
+def describe_grid(image: nib.Nifti1Image) -> str:
+    """Write the grid of an image as ``240x240x155 voxels of 1x1x1 mm``."""
     spacing = (f"{size:.3g}" for size in nib.affines.voxel_sizes(image.affine))
     return f"{times(image.shape)} voxels of {'x'.join(spacing)} mm"
 

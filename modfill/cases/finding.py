@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from modfill.cases.accounting import UNEXPLAINED, unexplained_problem
-from modfill.cases.files import CaseFiles, Cohort, id_problem
+from modfill.cases.filenames import split_name
+from modfill.cases.files import CaseFiles, Cohort, folder_name, id_problem
 from modfill.cases.layouts import bids, decathlon, folders, nnunet, table
 from modfill.cases.layouts.dataset_json import described, is_foreign
 from modfill.cases.marks import has_mark, read_sidecar, sidecar_path
 from modfill.cases.nifti import Unusable, read_header
 from modfill.errors import CaseError, printable
-from modfill.modalities import MODALITIES
+from modfill.modalities import MODALITIES, by_modality
 
-__all__ = ["IGNORE_UNEXPLAINED", "CaseFiles", "Cohort", "find_cases", "find_cohort"]
+__all__ = ["IGNORE_UNEXPLAINED", "case_of_files", "find_case", "find_cases", "find_cohort"]
 
 
 _LOG = logging.getLogger("modfill")
@@ -26,12 +28,48 @@ IGNORE_UNEXPLAINED = "ignore-unexplained"
 """How a case's ``overrides`` tell that it was to be completed beside images that nothing explains."""
 
 
-def find_cases(path: Path | str, ignore_unexplained: bool = False) -> list[CaseFiles]:
+def find_cases(path: Path | str, *, ignore_unexplained: bool = False) -> list[CaseFiles]:
     """Find the cases in a folder or table; see ``find_cohort``."""
-    return find_cohort(path, ignore_unexplained).cases
+    return find_cohort(path, ignore_unexplained=ignore_unexplained).cases
 
 
-def find_cohort(path: Path | str, ignore_unexplained: bool = False) -> Cohort:
+def find_case(path: Path | str, *, ignore_unexplained: bool = False) -> CaseFiles:
+    """Find the one case in a folder; see ``find_cohort``.
+
+    Raises:
+        CaseError: There is no case, or more than one.
+    """
+    found = find_cases(path, ignore_unexplained=ignore_unexplained)
+    if len(found) != 1:
+        raise CaseError(f"{path} must hold one case, got {len(found)}; give one case's folder")
+    return found[0]
+
+
+def case_of_files(files: Mapping[str, str | Path], *, case_id: str | None = None) -> CaseFiles:
+    """Make a case of files that are named one by one, wherever they lie.
+
+    Args:
+        files: By modality, or by any name of it such as ``flair``.
+        case_id: Name of the case; None takes what stands before the modality in all files' names, else the name of
+            the folder in which the first one lies.
+
+    Raises:
+        CaseError: A key is no modality's or one modality is named twice, there is no file, or a file is not there.
+    """
+    paths = {modality: Path(path) for modality, path in by_modality(files, "a file's modality").items()}
+    if not paths:
+        raise CaseError("a case must have at least one file, got none; name one by its modality, e.g. t1='a.nii.gz'")
+    for modality, path in paths.items():
+        if not path.exists():
+            raise CaseError(f"{path} must be the file of {modality}, got nothing there; correct the path")
+    named = {split[0] if (split := split_name(path.name)) else "" for path in paths.values()}
+    common = named.pop() if len(named) == 1 else ""
+    case_id = case_id or common or folder_name(next(iter(paths.values())).parent) or "case"
+    ordered = {modality: paths[modality] for modality in MODALITIES if modality in paths}
+    return CaseFiles(case_id, ordered, problem=id_problem(case_id))
+
+
+def find_cohort(path: Path | str, *, ignore_unexplained: bool = False) -> Cohort:
     """Find the cases in a folder or table, and in which layout they lie.
 
     Understood, in this order:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,16 @@ import numpy.typing as npt
 
 from modfill.cases.filenames import nifti_stem
 
-__all__ = ["SYNTHETIC_MARK", "confidence", "has_mark", "matches_sidecar", "read_sidecar", "sidecar_path",
-           "voxel_hash"]  # fmt: skip
+__all__ = [
+    "SYNTHETIC_MARK",
+    "confidence",
+    "has_mark",
+    "mark_synthetic",
+    "matches_sidecar",
+    "read_sidecar",
+    "sidecar_path",
+    "voxel_hash",
+]
 
 SYNTHETIC_MARK = "modfill synthetic"
 """How the NIfTI field ``descrip`` of every synthesised image begins."""
@@ -26,6 +34,21 @@ _MOST_DECIBELS = 1e6  # more is no confidence; nor is NaN, which is not less
 def has_mark(header: nib.Nifti1Header) -> bool:
     """Tell whether a header says that modfill made the image; this outlives renaming and a lost sidecar."""
     return bool(header["descrip"].item().startswith(SYNTHETIC_MARK.encode()))
+
+
+def mark_synthetic(image: nib.Nifti1Image, content: str, sources: Sequence[str]) -> nib.Nifti1Image:
+    """Write the mark into the header's description, which outlives renaming and a lost sidecar.
+
+    Args:
+        image: Changed in place.
+        content: A modality, or what else the image shows of it.
+        sources: The modalities that it was synthesised from.
+
+    Returns:
+        The same image.
+    """
+    image.header["descrip"] = f"{SYNTHETIC_MARK} {content} from {'+'.join(sources)}"[:79]
+    return image
 
 
 def matches_sidecar(path: Path, voxels: npt.NDArray[np.generic]) -> bool:

@@ -19,24 +19,24 @@ from modfill.cases.checks import (
     check_shape,
     clear_background,
     content_problem,
+    describe_grid,
     has_codes,
     nothing_usable,
     same_voxels,
 )
-from modfill.cases.finding import CaseFiles, find_cases
+from modfill.cases.files import CaseFiles
+from modfill.cases.finding import case_of_files, find_case
 from modfill.cases.layouts.dataset_json import ChannelCase
-from modfill.cases.marks import SYNTHETIC_MARK, has_mark, matches_sidecar, read_sidecar, sidecar_path
+from modfill.cases.marks import has_mark, matches_sidecar, read_sidecar, sidecar_path
 from modfill.cases.nifti import Unusable, placed_like, read_header, read_image
 from modfill.errors import CaseError, within_memory
 from modfill.modalities import MODALITIES, by_modality
 
 __all__ = [
-    "SYNTHETIC_MARK",
     "Case",
-    "CaseFiles",
     "case_from_arrays",
-    "find_cases",
     "image_labels",
+    "inspect",
     "read_case",
     "require_usable",
     "synthetic_file",
@@ -72,6 +72,13 @@ class Case:
     volume_index: dict[str, int] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        parts = [f"available {', '.join(self.available)}", f"missing {', '.join(self.missing) or 'none'}"]
+        parts += [f"unusable {', '.join(self.unusable)}"] if self.unusable else []
+        parts += [f"synthetic {', '.join(self.synthetic)}"] if self.synthetic else []
+        grid = describe_grid(next(iter(self.images.values())))
+        return f"<Case {self.case_id}: {'; '.join(parts)}; {grid}>"
+
     @property
     def available(self) -> tuple[str, ...]:
         """Modalities with a usable acquired image, in the order of ``MODALITIES``."""
@@ -93,7 +100,34 @@ class Case:
         return np.asanyarray(self.images[modality].dataobj)
 
 
-def read_case(files: CaseFiles, allow_synthetic: bool = False, assume_aligned: bool = False) -> Case:
+def inspect(
+    case: str | Path | Mapping[str, str | Path],
+    *,
+    allow_synthetic: bool = False,
+    assume_aligned: bool = False,
+    ignore_unexplained: bool = False,
+) -> Case:
+    """Read and check one case: ``.available``, ``.missing``, ``.unusable``. No weights are needed.
+
+    Args:
+        case: A folder with one case, or files by modality, or by any name of it such as ``flair``.
+        allow_synthetic: Take synthetic images for sources too; the sidecars say so.
+        assume_aligned: Place images without orientation codes like those with them, as ``read_case`` does.
+        ignore_unexplained: Take a case that lacks a modality although it holds images whose names say nothing.
+
+    Raises:
+        CaseError: There is no case or more than one, or the case cannot be used at all.
+    """
+
+    def files() -> CaseFiles:
+        if isinstance(case, Mapping):
+            return case_of_files(case)
+        return find_case(case, ignore_unexplained=ignore_unexplained)
+
+    return read_case(files(), allow_synthetic=allow_synthetic, assume_aligned=assume_aligned)
+
+
+def read_case(files: CaseFiles, *, allow_synthetic: bool = False, assume_aligned: bool = False) -> Case:
     """Read and check the images of a case.
 
     An image that is truncated, not NIfTI, all zero, constant over its non-zero voxels, not finite, or an exact

@@ -1,4 +1,4 @@
-"""The way of a cohort: while one case is computed, the next is read and the one before is written.
+"""A cohort through one completion: while one case is computed, the next is read and the one before is written.
 
 Every case is locked from its reading to its writing, so that several processes share a cohort; `locking` says on which
 file systems that holds. On others, no two processes may be given the same case.
@@ -7,51 +7,42 @@ file systems that holds. On others, no two processes may be given the same case.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from modfill.cases.files import LONGEST_NAME, CaseFiles
 from modfill.cohort.locks import FileLock, take
-from modfill.cohort.table import require_own_table, row_of, update_table
-from modfill.errors import CaseError, ModfillError
+from modfill.cohort.table import COLUMNS, require_own_table, row_of, update_table
+from modfill.completion import Completion
+from modfill.errors import CaseError, ModfillError, WeightsError
+from modfill.job import Job
 from modfill.outputs.naming import OutputFolder
-from modfill.process import in_a_hurry
-from modfill.results import CaseResult, Completed
+from modfill.process import ThreadShare, in_a_hurry
+from modfill.results import CaseResult
 from modfill.settings import whole_number
 
-__all__ = ["Stages", "run_cohort"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CohortResults", "run_cohort"]
+
+_LOG = logging.getLogger("modfill")
 
 _PAUSE = 0.2  # seconds between two looks for a case that no other process is doing
 _LAST_WORDS = 1.0  # seconds for files that are being written when the user wants an end
 _AHEAD = 2  # cases besides those being computed: one is read, one is written
 
 
-@dataclass(frozen=True)
-class Stages:
-    """What is done with a case, one stage's result being the next one's argument; each in a thread of its own.
-
-    Attributes:
-        read: from `CaseFiles`.
-        compute: what the model does.
-        write: gives the `Completed` case.
-    """
-
-    read: Callable[[CaseFiles], Any]
-    compute: Callable[[Any], Any]
-    write: Callable[[Any], Completed]
-
-
 @dataclass(eq=False)
 class _Passage:
-    """One case on its way through the stages; the first error ends it."""
+    """One case between the threads; the first error ends it."""
 
     files: CaseFiles
     lock: FileLock | None  # None where it failed before it could write
@@ -65,31 +56,69 @@ class _Passage:
         began = time.perf_counter()
         try:
             self.value = stage(self.value)
+        except WeightsError:  # no other case would fare better
+            raise
         except Exception as error:  # whatever it is, it must not stop the other cases
             self.value, self.error = None, error
         self.seconds[name] = time.perf_counter() - began
+        _LOG.debug("case %s: %s, %.1f s", self.files.case_id, name, self.seconds[name])
 
     def result(self) -> CaseResult:
         spent = self.seconds
         return CaseResult(self.files.case_id, self.value, self.error, sum(spent.values()), spent.get("compute", 0.0))
 
 
-def run_cohort(
-    found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int
-) -> Generator[CaseResult, None, None]:
-    """Take every case through the stages; yields each result when its case is done.
+class CohortResults(Iterator[CaseResult]):
+    """The results of a cohort as they come, each when its case is done.
+
+    Args:
+        results: yields each once.
+        total: number of cases.
+    """
+
+    def __init__(self, results: Generator[CaseResult, None, None], total: int):
+        self._results, self.total = results, total
+        self._rows: list[dict[str, str]] = []
+
+    def __next__(self) -> CaseResult:
+        result = next(self._results)
+        self._rows.append(row_of(result))
+        return result
+
+    def close(self) -> None:
+        """End the run: cases under way are finished, or given up where the user asked for an end."""
+        self._results.close()
+
+    def to_frame(self) -> pd.DataFrame:
+        """Wait for all cases; a row for each, those that were iterated over before too.
+
+        Returns:
+            The columns of `cohort.csv`: `case`, `status` (completed, nothing missing, failed), `targets`, `seconds`,
+            `confidence` in dB, `sha256` and `reason`; several values in a cell are parted by blanks.
+        """
+        import pandas as pd
+
+        for _ in self:
+            pass
+        frame = pd.DataFrame(self._rows, columns=list(COLUMNS))
+        frame["seconds"] = pd.to_numeric(frame["seconds"])
+        return frame
+
+
+def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, completion: Completion, *, jobs: int) -> CohortResults:
+    """Take every case through a completion.
 
     A case that another process is doing is left until that one is done or dead. At most `jobs` + 2 cases are in memory.
 
     Args:
         found: the cases.
         out: where outputs go; it gets the locks and the cohort's table.
-        stages: what is done with each.
+        completion: writes to `out`.
         jobs: cases computed at the same time.
 
     Raises:
-        ModfillError: the folder cannot be made, another table lies in it, or `jobs` is less than 1; at once, not when
-            the first result is asked for.
+        SettingsError: `jobs` is less than 1; at once, not when the first result is asked for.
+        ModfillError: the folder cannot be made, or another table lies in it; at once too.
     """
     jobs = whole_number("jobs", jobs, 1)
     require_own_table(out.path)
@@ -97,20 +126,14 @@ def run_cohort(
         out.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ModfillError(f"{out.path} must be writable, got '{error.strerror}'; choose another folder") from error
-    return _results(found, out, stages, jobs)
+    return CohortResults(_results(found, out, completion, jobs), len(found))
 
 
 def _results(
-    found: Sequence[CaseFiles], out: OutputFolder, stages: Stages, jobs: int
+    found: Sequence[CaseFiles], out: OutputFolder, completion: Completion, jobs: int
 ) -> Generator[CaseResult, None, None]:
-    run = _Run(out, stages, deque(found))
-    threads = torch.get_num_threads()
-    share = max(1, threads // jobs)
-    pools = [
-        ThreadPoolExecutor(1, "read"),
-        ThreadPoolExecutor(jobs, "compute", lambda: torch.set_num_threads(share)),
-        ThreadPoolExecutor(1, "write"),
-    ]
+    run = _Run(out, completion, ThreadShare(jobs), deque(found))
+    pools = [ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(jobs, "compute"), ThreadPoolExecutor(1, "write")]
     under_way: deque[Future[CaseResult]] = deque()
     try:
         for _ in found:
@@ -122,7 +145,7 @@ def _results(
     finally:
         # a case that is being computed would take its minutes; nobody wants it any more
         run.stop(pools, wait=not in_a_hurry())
-        torch.set_num_threads(threads)
+        run.threads.restore()
 
 
 @dataclass(eq=False)
@@ -139,7 +162,8 @@ class _Run:
     """
 
     out: OutputFolder
-    stages: Stages
+    completion: Completion
+    threads: ThreadShare
     waiting: deque[CaseFiles]
     held: set[FileLock] = field(default_factory=set)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -183,13 +207,15 @@ class _Run:
 
     def _read(self) -> _Passage:
         passage = self._next()
-        passage.go("read", self.stages.read)
+        passage.go("read", self.completion.read)
         return passage
 
     def _compute(self, passage: _Passage) -> _Passage:
         if self.stopped.is_set():
             raise InterruptedError
-        passage.go("compute", self.stages.compute)
+        if isinstance(passage.value, Job) and passage.value.prepared is not None:
+            self.threads.take()
+            passage.go("compute", self.completion.synthesise)
         return passage
 
     def _write(self, passage: _Passage) -> CaseResult:
@@ -197,10 +223,10 @@ class _Run:
             with self.writing:
                 if self.abandoned.is_set():
                     raise InterruptedError
-                passage.go("write", self.stages.write)
+                passage.go("write", self.completion.write)
                 result = passage.result()
                 try:
-                    update_table(self.out.path, row_of(result, self.out))
+                    update_table(self.out, row_of(result))
                 except (ModfillError, OSError) as error:
                     result = replace(result, completed=None, error=result.error or error)
             return result

@@ -1,51 +1,108 @@
-"""What `modfill complete` tells of a cohort: a bar on a terminal, lines elsewhere, and the failures at the end."""
+"""How far a cohort, or a single case, is: a bar on a terminal, lines elsewhere, and the failures at the end."""
 
 from __future__ import annotations
 
-import sys
+import logging
+import threading
 import time
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
 from modfill.errors import printable
+from modfill.results import CaseResult
 
-if TYPE_CHECKING:
-    from modfill.results import CaseResult
+__all__ = ["Outcome", "case_bar", "follow"]
 
-__all__ = ["follow"]
+_LOG = logging.getLogger("modfill")
+_REFRESH = 1.0  # seconds between two pictures of a bar whose step takes longer
 
 
-def follow(results: Iterable[CaseResult], total: int, jobs: int, label: str = "") -> int:
+@dataclass
+class Outcome:
+    """What became of the cases that were followed.
+
+    Attributes:
+        problems: one line for each case that failed.
+        last: the last result, of a single case the only one.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    last: CaseResult | None = None
+
+
+def follow(
+    results: Iterable[CaseResult], total: int, *, jobs: int, label: str = "", problem: Callable[[str], str] = str
+) -> Outcome:
     """Take the results as they come, tell how far the cohort is, and sum it up.
 
     Args:
-        results: as `ModalityCompleter.complete_cohort` yields them; none is kept.
+        results: as `ModalityCompleter.complete_cohort` yields them.
         total: number of cases.
         jobs: cases computed at the same time.
         label: what this process calls its part of the cohort, e.g. "shard 3/16"; empty for a whole cohort.
-
-    Returns:
-        The number of cases that failed.
+        problem: words a failure for the reader.
     """
-    problems: list[str] = []
+    outcome = Outcome()
     clock = _Clock(total, jobs)
+    # a bar for each of several processes would be a mess
+    hidden = None if total > 1 and not label and _LOG.isEnabledFor(logging.INFO) else True
     try:
-        # a bar for each of several processes would be a mess
-        with tqdm(total=total, unit="case", desc=label or "modfill", disable=True if label else None) as bar:
+        with tqdm(total=total, unit="case", desc="modfill", disable=hidden) as bar, _moving(bar):
             for result in results:
                 clock.count(result)
+                outcome.last = result
                 if result.problem is not None:
-                    problems.append(result.problem)
-                    bar.set_postfix(failed=len(problems))
+                    outcome.problems.append(printable(problem(result.problem)))
+                    bar.set_postfix(failed=len(outcome.problems))
                 bar.update()
                 if bar.disable:
-                    line = f"[{clock.done}/{total}] {result.case_id}: {_outcome(result)} ({clock})"
-                    print(printable(line), flush=True)
+                    name = printable(result.case_id)
+                    _LOG.info("[%d/%d] %s: %s (%s)", clock.done, total, name, _outcome(result), clock)
     finally:
-        _sum_up(clock, problems, label)
-    return len(problems)
+        _sum_up(clock, outcome.problems, label)
+    return outcome
+
+
+@contextmanager
+def case_bar(name: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar for a single case on a terminal, which moves every second however long a step takes.
+
+    Args:
+        name: of the case.
+
+    Yields:
+        To be called with the step and the share that is done, from 0 to 1.
+    """
+    layout = "{desc}: {percentage:3.0f}% {bar:30} {elapsed} {postfix}"
+    hidden = None if _LOG.isEnabledFor(logging.INFO) else True
+    with tqdm(total=100, desc=printable(name), disable=hidden, leave=False, bar_format=layout) as bar, _moving(bar):
+
+        def tell(step: str, share: float) -> None:
+            if not bar.disable:
+                bar.n = max(bar.n, round(100 * share))
+                bar.set_postfix_str(step)
+
+        yield tell
+
+
+@contextmanager
+def _moving(bar: tqdm) -> Iterator[None]:
+    """Draw a bar anew every second, with the time that has passed."""
+    over = threading.Event()
+
+    def draw() -> None:
+        while not over.wait(_REFRESH):
+            bar.refresh()
+
+    if not bar.disable:
+        threading.Thread(target=draw, name="bar", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 class _Clock:
@@ -87,14 +144,18 @@ def _outcome(result: CaseResult) -> str:
 def _sum_up(clock: _Clock, problems: Sequence[str], label: str) -> None:
     """The last words, after an interruption too."""
     for problem in problems:
-        print(printable(f"modfill: {problem}"), file=sys.stderr)
+        _LOG.error("%s", problem)
     busy = ""
     if clock.made:
         busy = f"{clock.rate}, {min(clock.model_seconds / clock.jobs / clock.elapsed, 1):.0%} of the time in the model"
-    print(
-        f"{label + ': ' if label else ''}{clock.done - len(problems)} of {clock.total} cases completed, "
-        f"{len(problems)} failed ({_duration(clock.elapsed)}{busy})",
-        flush=True,
+    _LOG.info(
+        "%s%d of %d cases completed, %d failed (%s%s)",
+        f"{label}: " if label else "",
+        clock.done - len(problems),
+        clock.total,
+        len(problems),
+        _duration(clock.elapsed),
+        busy,
     )
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modfill.cases.marks import confidence, read_sidecar, sidecar_path
+from modfill.cases.marks import confidence
 from modfill.cohort.locks import locked
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES
-from modfill.outputs.naming import OutputFolder, output_path
+from modfill.outputs.naming import OutputFolder
 from modfill.outputs.sidecar import is_ours
 
 if TYPE_CHECKING:
@@ -26,56 +26,48 @@ TABLE = "cohort.csv"
 _ODD_NAMES = "surrogateescape"  # what Python makes of names that are not Unicode comes back as it was
 COLUMNS = ("case", "status", "targets", "seconds", "confidence", "sha256", "reason")
 
+_PER_IMAGE = ("targets", "confidence", "sha256")  # columns with a value for each image
+
 Row = dict[str, str]
 
 
-def row_of(result: CaseResult, out: OutputFolder) -> Row:
-    """The line of one case: what synthetic images of it lie in the folder, and what became of it in this run.
-
-    Args:
-        result: of this run.
-        out: the output folder.
+def row_of(result: CaseResult) -> Row:
+    """The line of one case of this run.
 
     Returns:
         By column: `status` is completed, nothing missing or failed (then with its `reason`); `targets`, `confidence`
-        in dB and `sha256` tell the synthetic images, parted by blanks, those of earlier runs too; `seconds` is empty if
-        nothing was synthesised in this run.
+        in dB and `sha256` tell the synthetic images, parted by blanks; `seconds` is empty if nothing was synthesised.
     """
-    try:
-        paths = {modality: output_path(out, result.case_id, modality) for modality in MODALITIES}
-    except CaseError:  # its id or a link leads elsewhere
-        paths = {}
-    made = {modality: path for modality, path in paths.items() if is_ours(sidecar_path(path)) and is_ours(path)}
+    done = result.completed
+    figures = {} if done is None else {m: confidence(note) for m, note in done.provenance.items()}
     return {
         "case": result.case_id,
-        "status": "failed" if result.error else "completed" if made else "nothing missing",
-        "targets": " ".join(made),
+        "status": "failed" if done is None else "completed" if done.paths else "nothing missing",
+        "targets": " ".join(done.paths) if done else "",
         "seconds": f"{result.seconds:.2f}" if result.synthesised else "",
-        "confidence": " ".join(
-            "" if (found := confidence(read_sidecar(sidecar_path(path)) or {})) is None else str(found)
-            for path in made.values()
-        ),
-        "sha256": " ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in made.values()),
+        "confidence": " ".join("" if value is None else str(value) for value in figures.values()),
+        "sha256": " ".join(done.sha256.values()) if done else "",
         "reason": result.problem or "",
     }
 
 
-def update_table(folder: Path, row: Mapping[str, str]) -> None:
-    """Put one case's line into the folder's table; the lines of other cases, also of other processes, stay, and so do
-    columns that somebody added.
+def update_table(out: OutputFolder, row: Row) -> None:
+    """Put one case's line into the folder's table.
+
+    The lines of other cases stay, also those of other processes, and so do columns that somebody added. In the case's
+    own line, images of earlier runs stay that still lie in the folder.
 
     Raises:
         ModfillError: the folder cannot be written, or another table lies there.
     """
-    path, temporary = folder / TABLE, folder / f".tmp-{os.getpid()}-{TABLE}"
+    path, temporary = out.path / TABLE, out.path / f".tmp-{os.getpid()}-{TABLE}"
     try:
-        with locked(folder / ".table-lock"):  # no case's lock is called so
-            for leftover in folder.glob(f".tmp-*-{TABLE}"):  # of processes that were killed
+        with locked(out.path / ".table-lock"):  # no case's lock is called so
+            for leftover in out.path.glob(f".tmp-*-{TABLE}"):  # of processes that were killed
                 leftover.unlink()
-            require_own_table(folder)
-            rows = {former["case"]: former for former in read_table(folder)}
-            former = rows.get(row["case"], {})
-            rows[row["case"]] = {**former, **row, "seconds": row["seconds"] or former.get("seconds", "")}
+            require_own_table(out.path)
+            rows = {former["case"]: former for former in read_table(out.path)}
+            rows[row["case"]] = _merged(rows.get(row["case"], {}), row, out)
             content = _as_csv([rows[case] for case in sorted(rows)])
             if not path.exists() or path.read_bytes() != content:
                 temporary.write_bytes(content)
@@ -83,6 +75,31 @@ def update_table(folder: Path, row: Mapping[str, str]) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise ModfillError(f"{path} must be writable, got '{reason}'; choose another output folder") from error
+
+
+def _merged(former: Row, row: Row, out: OutputFolder) -> Row:
+    """A case's new line, with the images of its former line that this run did not touch."""
+    images = _images(former) | _images(row)
+    kept = [m for m in MODALITIES if m in images and (m in row["targets"].split() or _is_there(out, row["case"], m))]
+    merged = {**former, **row, "seconds": row["seconds"] or former.get("seconds", "")}
+    for number, column in enumerate(_PER_IMAGE):
+        merged[column] = " ".join(images[modality][number] for modality in kept)
+    if kept and row["status"] == "nothing missing":
+        merged["status"] = "completed"
+    return merged
+
+
+def _images(row: Row) -> dict[str, tuple[str, ...]]:
+    """What a line says of each synthetic image: target, expected PSNR, SHA-256."""
+    cells = [row.get(column, "").split(" ") for column in _PER_IMAGE]
+    return {image[0]: image for image in zip_longest(*cells, fillvalue="") if image[0] in MODALITIES}
+
+
+def _is_there(out: OutputFolder, case_id: str, modality: str) -> bool:
+    try:
+        return is_ours(out.place(case_id, modality).image)
+    except CaseError:  # its id or a link leads elsewhere
+        return False
 
 
 def _as_csv(rows: Sequence[Row]) -> bytes:

@@ -18,6 +18,7 @@ from modfill.errors import ModfillError
 from modfill.metrics import brain_box, score, unit_range
 from modfill.modalities import MODALITIES, NAMES
 from modfill.results import Completed
+from modfill.settings import Settings
 
 __all__ = ["run_demo"]
 
@@ -41,7 +42,7 @@ def run_demo(out: Path, weights: Path | None = None) -> None:
     require_matplotlib()
     began = time.monotonic()
     with _step("loading the weights"):
-        completer = ModalityCompleter(weights)
+        completer = ModalityCompleter(weights, settings=Settings(uncertainty=True))
     with _step("simulating a head with a tumour (MNI152 template, MR signal equations; not a patient)"):
         acquired = make_case(seed=0)
     shown = {modality: image for modality, image in acquired.items() if modality not in (*HIDDEN, "seg")}
@@ -52,8 +53,8 @@ def run_demo(out: Path, weights: Path | None = None) -> None:
             source = write_case(out / "input", CASE_ID, shown)
     except OSError as error:
         raise ModfillError(f"{out}: must be a folder that can be written, got '{error.strerror or error}'") from error
-    with _step(f"synthesising them on {completer.device}"):
-        done = completer.complete(source, out / "completed", HIDDEN, uncertainty=True, overwrite=True)
+    with _step(f"synthesising them on {completer.networks.device}"):
+        done = completer.complete(source, out=out / "completed", targets=HIDDEN, overwrite=True)
     with _step("measuring and drawing"):
         rows = _measure(acquired, done)
         title = f"modfill on a simulated case: {' and '.join(_short(m) for m in HIDDEN)} from " + " and ".join(

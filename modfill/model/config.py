@@ -11,6 +11,7 @@ import math
 from dataclasses import asdict, dataclass, field
 
 from modfill.modalities import MODALITIES
+from modfill.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,17 @@ class Preset:
     def stages(self) -> tuple[str, ...]:
         """The stages that this preset trains, in order."""
         return tuple(stage for stage in STAGES if getattr(self, stage) is not None)
+
+    @property
+    def single_step_mean(self) -> bool:
+        """Whether one diffusion step gives the mean: a network that predicts the clean latent does."""
+        return self.denoiser.prediction == "sample"
+
+    def samples_needed(self, settings: Settings) -> int:
+        """Samples on which the answer depends: those that the mean averages, or whose spread is the uncertainty."""
+        averaged = settings.mode == "mean" and not (self.single_step_mean and settings.steps is None)
+        spread = settings.uncertainty and self.refiner is None
+        return settings.samples if averaged or spread else 1
 
     @property
     def multiple(self) -> int:

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from modfill.errors import ModfillError
+from modfill.errors import SettingsError
 
 
 def best_device() -> torch.device:
@@ -39,14 +39,31 @@ def fast_precision(device: torch.device) -> torch.autocast:
 
 
 def device_named(name: str | torch.device) -> torch.device:
-    """The device called auto, cpu, cuda, cuda:1, ... Raises ModfillError if it does not exist here."""
+    """The device of a name.
+
+    Args:
+        name: "auto" (a CUDA GPU where there is one, else the CPU), "cpu", "cuda", "cuda:1", "mps", or "gpu" (any GPU).
+
+    Raises:
+        SettingsError: it does not exist here; the message lists the devices that do.
+    """
     name = str(name)
     if name == "auto":
         return best_device()
+    found = devices_here()
+    if name == "gpu" and len(found) > 1:
+        return best_device() if torch.cuda.is_available() else torch.device(found[1])
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModfillError(f"device must be auto, cpu or a GPU of this machine, got '{name}' ({reason})") from error
+        raise SettingsError(
+            f"device must be one of auto, {', '.join(found)}, got '{name}'; give one of them"
+        ) from error
     return device
+
+
+def devices_here() -> list[str]:
+    """The devices of this machine by name, the CPU first."""
+    found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    return [*found, "mps"] if torch.backends.mps.is_available() else found

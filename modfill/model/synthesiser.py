@@ -155,7 +155,7 @@ class Synthesiser(nn.Module):
             steps: DDIM steps of each sample; None takes the preset's.
             mode: "mean" or "sample".
         """
-        direct = self.single_step_mean and (steps is None or mode == "sample")
+        direct = self.preset.single_step_mean and (steps is None or mode == "sample")
         sampled = mode == "sample" or (len(noise) > 1 and self.refiner is None)
         if direct:
             target_like, mean = self.estimate(encoded, target, torch.zeros_like(noise[:1]), 1)
@@ -175,11 +175,6 @@ class Synthesiser(nn.Module):
         given = volume if departure is None else volume + departure
         spread = torch.stack(samples).std(0) if len(samples) > 1 else None
         return Prediction(given, spread, departure, expected, error, confidence)
-
-    @property
-    def single_step_mean(self) -> bool:
-        """Whether one diffusion step gives the mean: a network that predicts the clean latent does."""
-        return self.denoiser.prediction == "sample"
 
     def refine(
         self, encoded: Encoded, target: int, target_like: Tensor, latent: Tensor

@@ -10,7 +10,8 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,12 @@ import numpy as np
 from modfill import __version__
 from modfill.cases.filenames import SEGMENTATION_WORDS, is_segmentation, nifti_stem
 from modfill.cases.files import CaseFiles, Cohort
-from modfill.cases.layouts.dataset_json import FILE_ENDING, channel_names
-from modfill.cases.reading import Case
+from modfill.cases.layouts.dataset_json import FILE_ENDING, ChannelCase, channel_names
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import NAMES
 from modfill.outputs.naming import OutputFolder, refuse_links
 
-__all__ = ["describe", "link", "link_acquired", "odd_segmentations", "write_json"]
+__all__ = ["Links", "describe", "link", "write_json"]
 
 _LOG = logging.getLogger("modfill")
 
@@ -36,72 +36,87 @@ _GENERATED_BY = [{"Name": "modfill", "Version": __version__}]
 _DECATHLON_KEYS = ("name", "description", "reference", "licence", "release")  # of use to nnU-Net's users too
 
 
-def link_acquired(
-    case: Case,
-    out: OutputFolder,
-    label: Path | None = None,
-    carried: Mapping[int, Path] | None = None,
-    segmentations: Sequence[Path] = (),
-) -> None:
-    """Put links to a case's acquired images where the naming of `out` wants them.
+@dataclass(frozen=True)
+class Links:
+    """Links to what was acquired, where the naming of an output folder wants them.
 
     A volume of a 4D file is written out instead, and so is an uncompressed file where nnU-Net wants ``.nii.gz``. In the
     namings of BraTS, segmentations beside the images, e.g. ``<case>-seg.nii.gz``, are linked too. Where two would get
     one name, only one that is named after the case is linked, and a warning is logged.
 
-    Args:
-        case: A case from files.
+    Attributes:
         out: The output folder.
-        label: The segmentation of a training case, linked in nnU-Net's naming.
-        segmentations: Other segmentations of the case, as ``odd_segmentations`` finds them.
-        carried: Files of channels that are no modality by channel number, linked in nnU-Net's naming.
-
-    Raises:
-        CaseError: If another file or a link to another folder lies there, a label is not there, or the folder cannot
-            be written.
+        cohort: The cases, which tell whose a segmentation is.
     """
-    try:
-        for modality, path in case.paths.items():
-            ending = FILE_ENDING if path.name.lower().endswith(".gz") else ".nii"
-            copied = modality in case.volume_index or (out.naming == "nnunet" and ending != FILE_ENDING)
-            place = out.image(case.case_id, modality, True, FILE_ENDING if copied else ending)
-            refuse_links(out.path, place, case.case_id)
-            if copied:
-                _copy(case, modality, place)
-            else:
-                link(path, place)
-        if out.naming.startswith("brats"):
-            for segmentation, word, ending in _unambiguous(case, segmentations):
-                place = out.beside(case.case_id, word, ending)
-                refuse_links(out.path, place, case.case_id)
-                link(segmentation, place)
-        for number, path in (carried or {}).items() if out.naming == "nnunet" else ():
-            place = out.channel(case.case_id, number)
-            refuse_links(out.path, place, case.case_id)
-            link(path, place)
-        if label is not None and out.naming == "nnunet":
-            if not label.is_file():
-                raise CaseError(f"case {case.case_id}: label {label} must be a file, got none; add it")
-            place = out.path / "labelsTr" / f"{case.case_id}{FILE_ENDING}"
-            refuse_links(out.path, place, case.case_id)
-            link(label, place)
-    except OSError as error:
-        raise CaseError(
-            f"case {case.case_id}: {out.path} must be writable, got '{error.strerror or error}'; "
-            "choose another output folder"
-        ) from error
+
+    out: OutputFolder
+    cohort: Cohort
+
+    def add(
+        self,
+        files: CaseFiles,
+        paths: Mapping[str, Path],
+        images: Mapping[str, nib.Nifti1Image] | None = None,
+    ) -> bool:
+        """Put the links of one case.
+
+        Args:
+            files: A case from files.
+            paths: Its acquired images by modality.
+            images: The same, read; None if only links may be put.
+
+        Returns:
+            Whether all are there: an image that must be written out needs ``images``.
+
+        Raises:
+            CaseError: If another file or a link to another folder lies there, a label is not there, or the folder
+                cannot be written.
+        """
+        case_id, out, whole = files.case_id, self.out, True
+        try:
+            for modality, path in paths.items():
+                ending = FILE_ENDING if path.name.lower().endswith(".gz") else ".nii"
+                copied = modality in files.volume_index or (out.naming == "nnunet" and ending != FILE_ENDING)
+                place = self._place(case_id, out.image(case_id, modality, True, FILE_ENDING if copied else ending))
+                if not copied:
+                    link(path, place)
+                elif images is not None:
+                    _copy(images[modality], place)
+                else:
+                    whole = False
+            if out.naming.startswith("brats"):
+                for segmentation, word, ending in _unambiguous(files, self.cohort):
+                    link(segmentation, self._place(case_id, out.beside(case_id, word, ending)))
+            if out.naming == "nnunet":
+                for number, path in (files.carried if isinstance(files, ChannelCase) else {}).items():
+                    link(path, self._place(case_id, out.channel(case_id, number)))
+                if files.label is not None:
+                    if not files.label.is_file():
+                        raise CaseError(f"case {case_id}: label {files.label} must be a file, got none; add it")
+                    link(files.label, self._place(case_id, out.path / "labelsTr" / f"{case_id}{FILE_ENDING}"))
+        except OSError as error:
+            raise CaseError(
+                f"case {case_id}: {out.path} must be writable, got '{error.strerror or error}'; "
+                "choose another output folder"
+            ) from error
+        return whole
+
+    def _place(self, case_id: str, place: Path) -> Path:
+        """The same place. Raises CaseError if a link leads out of the output folder."""
+        refuse_links(self.out.path, place, case_id)
+        return place
 
 
-def _segmentations(case: Case) -> Iterator[tuple[Path, str, str]]:
+def _segmentations(files: CaseFiles) -> Iterator[tuple[Path, str, str]]:
     """The segmentations beside a case's images that BraTS' names tell: file, last word and ending."""
-    folder = next(iter(case.paths.values())).parent
+    folder = next(iter(files.paths.values())).parent
     for word, separator, ending in product(SEGMENTATION_WORDS, "-_", (FILE_ENDING, ".nii")):
-        file = folder / f"{case.case_id}{separator}{word}{ending}"
+        file = folder / f"{files.case_id}{separator}{word}{ending}"
         if file.is_file():
             yield file, word, ending
 
 
-def odd_segmentations(files: CaseFiles, cohort: Cohort) -> list[Path]:
+def _odd_segmentations(files: CaseFiles, cohort: Cohort) -> list[Path]:
     """The segmentations in a case's folder that are not named after it, e.g. BraTS 2020's ``W39_1998.09.19_Segm.nii``.
 
     None where the folder holds other cases too: it is not certain whose they are.
@@ -119,19 +134,19 @@ def odd_segmentations(files: CaseFiles, cohort: Cohort) -> list[Path]:
     return [place for place in places if place is not None]
 
 
-def _unambiguous(case: Case, odd: Sequence[Path]) -> Iterator[tuple[Path, str, str]]:
+def _unambiguous(files: CaseFiles, cohort: Cohort) -> Iterator[tuple[Path, str, str]]:
     """The segmentations to be linked, with the last word of their new names and their endings."""
-    found = list(_segmentations(case))
+    found = list(_segmentations(files))
     taken = {word for _, word, _ in found}
     words: dict[str, list[Path]] = defaultdict(list)
-    for file in odd:
+    for file in _odd_segmentations(files, cohort):
         words[_segmentation_word(file)].append(file)
-    for word, files in words.items():
-        if word in taken or len(files) > 1:
-            names = " and ".join(file.name for file in files)
-            _LOG.warning("case %s: %s cannot be linked, for several files would be its %s", case.case_id, names, word)
+    for word, same in words.items():
+        if word in taken or len(same) > 1:
+            names = " and ".join(file.name for file in same)
+            _LOG.warning("case %s: %s cannot be linked, for several files would be its %s", files.case_id, names, word)
         else:
-            found.append((files[0], word, FILE_ENDING if files[0].name.lower().endswith(".gz") else ".nii"))
+            found.append((same[0], word, FILE_ENDING if same[0].name.lower().endswith(".gz") else ".nii"))
     yield from found
 
 
@@ -173,9 +188,8 @@ def link(file: Path, place: Path) -> None:
         os.replace(temporary, place)
 
 
-def _copy(case: Case, modality: str, place: Path) -> None:
+def _copy(image: nib.Nifti1Image, place: Path) -> None:
     """Write an acquired image that cannot be linked; leave it if it is there."""
-    image = case.images[modality]
     voxels = np.asanyarray(image.dataobj).astype(image.get_data_dtype())
     if place.exists():
         with contextlib.suppress(OSError, ValueError, nib.filebasedimages.ImageFileError):

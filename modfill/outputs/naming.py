@@ -7,18 +7,39 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from modfill.cases.files import Cohort, id_problem
 from modfill.cases.layouts.bids import BIDS_SUFFIXES, UNCERTAINTY
 from modfill.cases.layouts.dataset_json import FILE_ENDING, IMAGE_FOLDERS
-from modfill.errors import CaseError, ModfillError
+from modfill.cases.marks import sidecar_path
+from modfill.errors import CaseError, ModfillError, SettingsError
 from modfill.modalities import MODALITIES
 
-__all__ = ["NAMINGS", "OutputFolder", "output_folder", "output_path", "refuse_links", "uncertainty_path"]
+__all__ = ["NAMINGS", "Naming", "OutputFolder", "Place", "output_folder", "refuse_links", "uncertainty_path"]
+
+Naming = Literal["brats2023", "brats2021", "nnunet", "bids"]
 
 _BRATS_2021 = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
 _SYNTHETIC = "desc-modfill"
 _NO_MAP_FOLDER = "uncertainty"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one synthetic image goes, and all that belongs to it."""
+
+    image: Path
+
+    @property
+    def sidecar(self) -> Path:
+        """The sidecar beside the image."""
+        return sidecar_path(self.image)
+
+    @property
+    def uncertainty(self) -> Path:
+        """The uncertainty map."""
+        return uncertainty_path(self.image)
 
 
 @dataclass(frozen=True)
@@ -34,10 +55,23 @@ class OutputFolder:
     """
 
     path: Path
-    naming: str = "brats2023"
+    naming: Naming = "brats2023"
     channels: tuple[str, ...] = MODALITIES
     training: frozenset[str] = frozenset()
     uncompressed: frozenset[str] = frozenset()
+
+    def place(self, case_id: str, modality: str) -> Place:
+        """Where a synthesised modality goes.
+
+        Raises:
+            CaseError: If that would be outside of the folder: by the case's id, or by a link to another folder.
+        """
+        problem = id_problem(case_id)
+        if problem:
+            raise CaseError(problem)
+        place = Place(self.image(case_id, modality))
+        refuse_links(self.path, place.uncertainty, case_id)
+        return place
 
     def image(self, case_id: str, modality: str, acquired: bool = False, ending: str | None = None) -> Path:
         """Where an image goes; only BIDS names an acquired one otherwise than a synthetic one."""
@@ -90,10 +124,10 @@ _STEMS: dict[str, Callable[[OutputFolder, str, str, bool], str]] = {
 NAMINGS = tuple(_STEMS)
 """What outputs can be named like."""
 
-_LIKE = {"nnunet": "nnunet", "decathlon": "nnunet", "bids": "bids", "table": "brats2023"}
+_LIKE: dict[str, Naming] = {"nnunet": "nnunet", "decathlon": "nnunet", "bids": "bids", "table": "brats2023"}
 
 
-def output_folder(path: Path, naming: str, cohort: Cohort) -> OutputFolder:
+def output_folder(path: Path, naming: Naming | Literal["auto"], cohort: Cohort) -> OutputFolder:
     """A folder for a cohort's outputs.
 
     Args:
@@ -104,13 +138,14 @@ def output_folder(path: Path, naming: str, cohort: Cohort) -> OutputFolder:
         cohort: Says the order of nnU-Net's channels, and which of its cases are for training.
 
     Raises:
-        ModfillError: If the naming is not known, or two cases would get the same name in BIDS, which allows letters and
+        SettingsError: If the naming is not known.
+        ModfillError: If two cases would get the same name in BIDS, which allows letters and
             digits only.
     """
     if naming not in ("auto", *NAMINGS):
-        raise ModfillError(f"naming must be one of auto, {', '.join(NAMINGS)}, got '{naming}'")
+        raise SettingsError(f"naming must be one of auto, {', '.join(NAMINGS)}, got '{naming}'")
     auto = naming == "auto"
-    if auto:
+    if naming == "auto":
         naming = _LIKE.get(cohort.layout) or _brats_year(cohort)
     training = frozenset(case.case_id for case in cohort.cases if case.label is not None)
     channels = (*cohort.channels, *(modality for modality in MODALITIES if modality not in cohort.channels))
@@ -131,26 +166,11 @@ def output_folder(path: Path, naming: str, cohort: Cohort) -> OutputFolder:
     return OutputFolder(path, naming, channels, training, plain)
 
 
-def _brats_year(cohort: Cohort) -> str:
+def _brats_year(cohort: Cohort) -> Naming:
     """BraTS 2021's naming if every file of the cohort has it."""
     endings = {modality: re.compile(rf"_{name}\.nii(\.gz)?$") for modality, name in _BRATS_2021.items()}
     files = [(modality, path) for case in cohort.cases for modality, path in case.paths.items()]
     return "brats2021" if all(endings[modality].search(path.name) for modality, path in files) else "brats2023"
-
-
-def output_path(out: Path | OutputFolder, case_id: str, modality: str) -> Path:
-    """Where a synthesised modality goes: `out/<case_id>/<case_id>-<modality>.nii.gz` unless `out` names otherwise.
-
-    Raises:
-        CaseError: If that would be outside of the output folder: by the case's id, or by a link to another folder.
-    """
-    problem = id_problem(case_id)
-    if problem:
-        raise CaseError(problem)
-    folder = out if isinstance(out, OutputFolder) else OutputFolder(out)
-    path = folder.image(case_id, modality)
-    refuse_links(folder.path, uncertainty_path(path), case_id)
-    return path
 
 
 def refuse_links(folder: Path, place: Path, case_id: str) -> None:

@@ -1,7 +1,8 @@
-"""A case becomes normalised volumes on the model's grid; each step stands beside its inverse."""
+"""A case becomes normalised volumes on the model's grid; `Prepared` holds the way back."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -9,75 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from modfill.cases.brain import brain_mask
+from modfill.cases.brain import brain_mask, partial_coverage
 from modfill.cases.reading import Case
 from modfill.errors import CaseError
+from modfill.modalities import nearest_source
 from modfill.preprocessing.geometry import Geometry
+from modfill.preprocessing.intensity import BACKGROUND, IntensityScale
 
-PERCENTILES = (0.5, 99.5)
+_LOG = logging.getLogger("modfill")
+
 MINIMUM_BRAIN = 64  # voxels: fewer give no percentiles
 MOST_VOXELS = 2**25  # of the model's grid, 33 litres at 1 mm: a brain's box has about 6, obliquely in its grid 16
-
-
-@dataclass(frozen=True)
-class IntensityScale:
-    """What takes a modality's intensities to the model's and back.
-
-    Attributes:
-        low, high: the 0.5 and 99.5 percentiles over the brain; the unit range [0, 1] in the modality's intensities.
-        mean, std: of the clipped intensities over the brain.
-    """
-
-    low: float
-    high: float
-    mean: float
-    std: float
-
-    @classmethod
-    def of(cls, volume: np.ndarray, brain: np.ndarray) -> IntensityScale:
-        """Measure a volume (X, Y, Z) over its brain mask."""
-        values = volume[brain].astype(np.float64)
-        low, high = np.percentile(values, PERCENTILES)
-        clipped = np.clip(values, low, high)
-        return cls(
-            float(low), float(high), float(clipped.mean()), float(max(clipped.std(), 1e-6 * max(abs(high), 1e-6)))
-        )
-
-    @property
-    def unit_mean(self) -> float:
-        """The mean over the brain in unit range."""
-        return (self.mean - self.low) / max(self.high - self.low, 1e-12)
-
-    @property
-    def unit_std(self) -> float:
-        """The standard deviation over the brain in unit range."""
-        return self.std / max(self.high - self.low, 1e-12)
-
-    def brightness(self, normalised: np.ndarray, brain: np.ndarray) -> tuple[float, float, float]:
-        """Mean and standard deviation over the brain in unit range, and skewness, of a normalised volume (X, Y, Z)."""
-        values = normalised[brain].astype(np.float64)
-        values = (values - values.mean()) / max(values.std(), 1e-6)
-        return self.unit_mean, self.unit_std, float((values**3).mean())
-
-    def normalise(self, volume: np.ndarray, kind: str) -> np.ndarray:
-        """Intensities -> normalised: clipped, then z-scored ("zscore") or mapped to [-1, 1] ("range")."""
-        clipped = np.clip(volume.astype(np.float32), self.low, self.high)
-        if kind == "zscore":
-            return ((clipped - self.mean) / self.std).astype(np.float32)
-        return (2 * (clipped - self.low) / max(self.high - self.low, 1e-12) - 1).astype(np.float32)
-
-    def restore(self, normalised: np.ndarray, kind: str) -> np.ndarray:
-        """Normalised -> intensities: the inverse of `normalise` for everything between the percentiles."""
-        if kind == "zscore":
-            return normalised * self.std + self.mean
-        return (normalised + 1) / 2 * (self.high - self.low) + self.low
-
-    def to_unit(self, normalised: np.ndarray, kind: str) -> np.ndarray:
-        """Normalised -> unit range, clipped to [0, 1]."""
-        return np.clip((self.restore(normalised, kind) - self.low) / max(self.high - self.low, 1e-12), 0, 1)
-
-
-BACKGROUND = {"zscore": 0.0, "range": -1.0}  # what stands outside the brain in normalised volumes
 
 
 @dataclass(frozen=True)
@@ -89,6 +32,7 @@ class Prepared:
         brain: the brain on the model's grid, bool; `own_brain` the same on the case's own grid.
         scales: the intensity scale of each modality.
         geometry: the way back.
+        normalisation: "zscore" or "range", of the volumes.
     """
 
     volumes: dict[str, np.ndarray]
@@ -96,6 +40,20 @@ class Prepared:
     own_brain: np.ndarray
     scales: dict[str, IntensityScale]
     geometry: Geometry
+    normalisation: str
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The modalities that the model reads."""
+        return tuple(self.volumes)
+
+    def brightness(self) -> dict[str, tuple[float, float, float]]:
+        """Mean, standard deviation and skewness of each source, as `IntensityScale.brightness` gives them."""
+        return {m: self.scales[m].brightness(volume, self.brain) for m, volume in self.volumes.items()}
+
+    def nearest(self, target: str) -> str:
+        """The source whose intensities and data type a synthetic image takes."""
+        return nearest_source(target, self.sources)
 
     def restore(self, volume: np.ndarray) -> np.ndarray:
         """A volume (X, Y, Z) on the model's grid -> the case's own grid, 0 outside the brain.
@@ -107,6 +65,17 @@ class Prepared:
             nearest = distance_transform_edt(~self.brain, return_distances=False, return_indices=True)
             volume = volume[tuple(nearest)]
         return self.geometry.restore(volume) * self.own_brain
+
+
+def partial_sources(case: Case) -> tuple[str, ...]:
+    """Available modalities that cover only part of the brain, with a logged warning each.
+
+    The model would take the zeros of such a source for tissue.
+    """
+    partial = partial_coverage({modality: case.volume(modality) for modality in case.available})
+    for modality, share in partial.items():
+        _LOG.warning("case %s: %s covers only %.0f%% of the brain; left out", case.case_id, modality, 100 * share)
+    return tuple(partial)
 
 
 def prepare(case: Case, multiple: int, normalisation: str, leave_out: Collection[str] = ()) -> Prepared:
@@ -145,4 +114,4 @@ def prepare(case: Case, multiple: int, normalisation: str, leave_out: Collection
     for modality, volume in volumes.items():
         inside = geometry.apply(volume * own_brain, average=True) / share.clip(1e-6)
         normalised[modality] = np.where(brain, scales[modality].normalise(inside, normalisation), background)
-    return Prepared(normalised, brain, own_brain, scales, geometry)
+    return Prepared(normalised, brain, own_brain, scales, geometry, normalisation)

@@ -23,7 +23,7 @@ from modfill.errors import CaseError, ModfillError, within_memory
 from modfill.modalities import MODALITIES
 from modfill.reports.swaps import suspected_swap
 
-__all__ = ["Scan", "ScannedCase", "scan_cohort"]
+__all__ = ["Scan", "ScannedCase", "scan_case", "scan_cohort"]
 
 _SAMPLE = 4096  # bytes
 
@@ -89,7 +89,7 @@ class Scan:
         return [tuple(f"{case_id} {modality}" for case_id, modality in found) for found in shared]
 
 
-def scan_cohort(path: Path | str, deep: bool = False) -> Scan:
+def scan_cohort(path: Path | str, *, deep: bool = False) -> Scan:
     """Say what every case of a cohort has, lacks and cannot use.
 
     Without ``deep`` only headers are read, and blank, truncated or copied images pass for available; the 4D files of
@@ -104,7 +104,7 @@ def scan_cohort(path: Path | str, deep: bool = False) -> Scan:
     """
     cohort = find_cohort(path)
     bar = tqdm(cohort.cases, unit="case", leave=False, disable=None)  # seen in a terminal only
-    cases = [replace(_scan(files, deep), files=_named(files)) for files in bar]
+    cases = [replace(scan_case(files, deep=deep), files=_named(files)) for files in bar]
     return Scan(Path(path), deep, cases, cohort.left_alone)
 
 
@@ -116,7 +116,8 @@ def _named(files: CaseFiles) -> dict[str, str]:
     return used | files.others
 
 
-def _scan(files: CaseFiles, deep: bool) -> ScannedCase:
+def scan_case(files: CaseFiles, *, deep: bool = False) -> ScannedCase:
+    """Say what one case has, lacks and cannot use; see ``scan_cohort``."""
     if files.problem:
         return ScannedCase(files.case_id, problem=files.problem)
     images: dict[str, nib.Nifti1Image] = {}

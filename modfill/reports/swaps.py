@@ -17,7 +17,8 @@ from scipy.stats import skew
 
 from modfill.cases.brain import brain_mask
 from modfill.cases.reading import Case
-from modfill.preprocessing.prepare import MINIMUM_BRAIN, IntensityScale
+from modfill.preprocessing.intensity import IntensityScale
+from modfill.preprocessing.prepare import MINIMUM_BRAIN
 
 __all__ = ["ACCURACY", "MARGIN", "WEIGHTS", "describe_pairs", "suspected_swap"]
 

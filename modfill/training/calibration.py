@@ -12,7 +12,7 @@ from torch import Tensor
 from modfill.metrics import match, psnr
 from modfill.model.device import fast_precision
 from modfill.model.synthesiser import Synthesiser, expected_error
-from modfill.preprocessing.prepare import IntensityScale
+from modfill.preprocessing.intensity import IntensityScale
 from modfill.training.data import TrainingCase
 from modfill.training.points import tasks
 

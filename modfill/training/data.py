@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from modfill.cases.reading import CaseFiles, find_cases, read_case, require_usable
+from modfill.cases.files import CaseFiles
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import read_case, require_usable
 from modfill.errors import ModfillError
 from modfill.metrics import psnr
 from modfill.model.config import Preset
-from modfill.preprocessing.prepare import IntensityScale, prepare
+from modfill.preprocessing.intensity import IntensityScale
+from modfill.preprocessing.prepare import prepare
 
 
 @dataclass(frozen=True)

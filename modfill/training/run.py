@@ -124,7 +124,7 @@ def _start(preset: Preset, weights: Path | None) -> tuple[Synthesiser, tuple[str
     """The model to train, with random weights or those of a file, and the stages that are trained already."""
     if weights is None:
         return Synthesiser(preset), ()
-    model, metadata = checkpoint.load(weights)
+    model, file = checkpoint.load(weights)
     fresh = Synthesiser(preset)
     shapes = {name: value.shape for name, value in fresh.state_dict().items()}
     if any(shapes.get(name) != value.shape for name, value in model.state_dict().items()):
@@ -132,7 +132,7 @@ def _start(preset: Preset, weights: Path | None) -> tuple[Synthesiser, tuple[str
             f"{weights} must be of preset {preset.name}, got one of {model.preset.name}; choose --preset"
         )
     fresh.load_state_dict(model.state_dict(), strict=False)
-    return fresh, tuple(metadata["stages"].split(","))
+    return fresh, file.stages
 
 
 def _join_group() -> None:

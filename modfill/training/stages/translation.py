@@ -120,7 +120,7 @@ class DenoiserStage(TranslationStage):
         return loss, {}
 
     def answer(self, encoded: Encoded, target: int) -> Tensor:
-        steps = 1 if self.model.single_step_mean else self.model.preset.denoiser.sampling_steps
+        steps = 1 if self.model.preset.single_step_mean else self.model.preset.denoiser.sampling_steps
         return self.model.decode(self.model.estimate(encoded, target, zero_noise(encoded), steps)[1])[0, 0]
 
 

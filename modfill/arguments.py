@@ -1,0 +1,242 @@
+"""The command line's parser: every word checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from modfill import __version__
+from modfill.errors import ModfillError
+from modfill.modalities import MODALITIES, modalities_of, modality_of
+
+__all__ = ["PRESETS", "STAGES", "Parser", "build_parser", "joined_targets"]
+
+PRESETS = ("tiny", "small", "released", "paper")
+STAGES = ("autoencoder", "translator", "denoiser", "refiner", "unet")
+NAMINGS = ("brats2023", "brats2021", "nnunet", "bids")
+_FILES = {  # options that name a case's files one by one
+    "t1n": ("--t1", "--t1n"),
+    "t1c": ("--t1ce", "--t1c"),
+    "t2w": ("--t2", "--t2w"),
+    "t2f": ("--flair", "--t2f"),
+}
+_EXAMPLES = """\
+examples:
+  modfill complete case_folder -o completed
+  modfill complete --t1 a.nii.gz --flair b.nii.gz -o completed
+  modfill complete cohort -o completed --targets t1ce,flair --uncertainty --jobs 2"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with whole option names, and with the nearest spelling in its error messages."""
+
+    def __init__(self, **options: Any):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, in one line after the usage, and end with status 2."""
+        print(f"{self.prog}: {message}{self._suggestion(message)} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _suggestion(self, message: str) -> str:
+        parsers = [self, *(sub for a in self._actions if isinstance(a.choices, dict) for sub in a.choices.values())]
+        options = [name for one in parsers for action in one._actions for name in action.option_strings]
+        if wrong := re.match(r"unrecognized arguments: (\S+)", message):
+            return nearest(wrong[1].partition("=")[0], options)
+        if wrong := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            return nearest(wrong[1], re.findall(r"[\w:-]+", wrong[2]))
+        return ""
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """`; did you mean X?`, or nothing if no known word is near."""
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def build_parser() -> Parser:
+    """The parser of `modfill`; each command leaves its name in `command`."""
+    parser = Parser(
+        prog="modfill", epilog=_EXAMPLES,
+        description="Synthesise the MRI modalities that a case lacks, in 3D, on the patient's own grid.",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"modfill {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
+    _add_complete(commands)
+
+    report = commands.add_parser("report", help="one HTML page that shows a completed cohort")
+    report.add_argument("completed", type=_folder, metavar="COMPLETED", help="what modfill complete wrote")
+    report.add_argument("--html", type=Path, metavar="FILE", help="default: COMPLETED/report.html")
+
+    scan = commands.add_parser("scan", help="say what a cohort has, lacks and cannot use")
+    scan.add_argument("cohort", type=_existing, metavar="COHORT")
+    scan.add_argument("--csv", type=Path, metavar="FILE", help="write the table of cases")
+    scan.add_argument("--html", type=Path, metavar="FILE", help="write everything as a page")
+    scan.add_argument("--deep", action="store_true", help="read every voxel: blank, damaged and exchanged images too")
+
+    demo = commands.add_parser("demo", help="build a phantom case, hide two modalities, complete it, draw the result")
+    demo.add_argument("-o", "--out", "--output", type=Path, default=Path("modfill-demo"), metavar="DIR",
+                      help="default: modfill-demo")  # fmt: skip
+
+    reproduce = commands.add_parser("reproduce", help="make a synthetic image again from its sidecar, and compare")
+    reproduce.add_argument(
+        "sidecar", type=_existing, metavar="SIDECAR", help="the .json beside the image, or the image"
+    )
+    reproduce.add_argument("-o", "--out", "--output", type=Path, metavar="DIR", help="keep the new image here")
+    reproduce.add_argument("--weights", type=_existing, metavar="FILE", help="default: the weights that modfill ships")
+
+    _add_train(commands)
+    commands.add_parser("nnunet", help="nnU-Net on cases that lack channels: prepare, train, predict, ...",
+                        add_help=False)  # fmt: skip
+    info = commands.add_parser("info", help="say what weights are made of")
+    info.add_argument("--weights", type=_existing, metavar="FILE", help="default: the weights that modfill ships")
+    info.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _add_complete(commands: Any) -> None:
+    complete = commands.add_parser("complete", help="complete a case, or every case of a cohort", epilog=_EXAMPLES)
+    case = complete.add_argument_group("what to complete")
+    case.add_argument("cohort", type=_existing, nargs="?", metavar="CASE_OR_COHORT",
+                      help="a case's folder, a cohort's folder, or a table (.csv, .tsv)")  # fmt: skip
+    for modality, names in _FILES.items():
+        case.add_argument(*names, dest=modality, type=_existing, metavar="FILE",
+                          help="or a case's files one by one" if modality == "t1n" else argparse.SUPPRESS)  # fmt: skip
+    case.add_argument("--targets", type=_modalities, metavar="MODALITY[,MODALITY]",
+                      help=f"only these, where they are missing: {', '.join(MODALITIES)}, flair, ... "
+                           "(default: all that are missing)")  # fmt: skip
+    case.add_argument("--shard", type=_shard, default="1/1", metavar="K/N",
+                      help="only the K-th of N equal parts of the cohort, for array jobs (default: 1/1)")  # fmt: skip
+    case.add_argument("--ignore-unexplained", action="store_true",
+                      help="complete a case that lacks a modality although it holds images whose names say "
+                           "nothing")  # fmt: skip
+    case.add_argument("--allow-synthetic", action="store_true", help="take synthetic images for sources too")
+    case.add_argument("--assume-aligned", action="store_true",
+                      help="images without orientation codes lie where those with them do")  # fmt: skip
+    output = complete.add_argument_group("where to write")
+    output.add_argument("-o", "--out", "--output", type=Path, required=True, metavar="DIR")
+    output.add_argument("--naming", choices=("auto", *NAMINGS), default="brats2023",
+                        help="like the input's (auto), or this one (default: brats2023)")  # fmt: skip
+    output.add_argument("--link", action="store_true", help="add links to what was acquired: a whole dataset")
+    output.add_argument("--overwrite", action="store_true", help="do finished outputs again")
+    output.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
+    image = complete.add_argument_group("what image")
+    image.add_argument("--mode", choices=("mean", "sample"), default="mean",
+                       help="mean: least error (default); sample: one plausible image")  # fmt: skip
+    image.add_argument("--uncertainty", action="store_true",
+                       help="also write the map of the standard deviation to be expected")  # fmt: skip
+    image.add_argument("--steps", type=_number(1, 1000), metavar="N", help="diffusion steps (default: the weights')")
+    image.add_argument("--samples", type=_number(1), default=1, metavar="N",
+                       help="samples that the mean averages, with --steps (default: 1)")  # fmt: skip
+    image.add_argument("--seed", type=_number(0, 2**63 - 1), default=0, metavar="N", help="default: 0")
+    image.add_argument("--weights", type=_existing, metavar="FILE", help="default: the weights that modfill ships")
+    machine = complete.add_argument_group("how to run")
+    machine.add_argument("--device", type=_device, default="auto", metavar="DEVICE",
+                         help="auto (default), cpu, cuda, cuda:1, mps, or gpu for any")  # fmt: skip
+    machine.add_argument("--jobs", type=_number(1), default=1, metavar="N",
+                         help="cases computed at the same time (default: 1, with all of the CPU's threads); each takes "
+                              "about 2.5 GiB; on a GPU leave it at 1")  # fmt: skip
+    words = complete.add_argument_group("what to tell")
+    words.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    words.add_argument("-v", "--verbose", action="store_true", help="each step of each case")
+    words.add_argument("--log", type=Path, metavar="FILE", help="append everything that is told to this file too")
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser("train", help="train a preset, or go on with a run that was stopped")
+    train.add_argument("--preset", choices=PRESETS, default="small", help="default: small")
+    train.add_argument("--data", type=_existing, required=True, metavar="DIR", help="folder of complete cases")
+    train.add_argument("--validate", type=_existing, metavar="DIR", help="default: every tenth case of --data")
+    train.add_argument("-o", "--out", "--output", type=Path, required=True, metavar="RUN")
+    train.add_argument("--stage", choices=STAGES, help="this stage alone")
+    train.add_argument("--weights", type=_existing, metavar="FILE", help="start from these instead of from nothing")
+    train.add_argument("--regions", type=_existing, metavar="FILE", help="tumour regions of more patients (.npz)")
+    train.add_argument("--minutes", type=_minutes, metavar="N", help="time budget, shared among the stages")
+    train.add_argument("--seed", type=_number(0, 2**63 - 1), default=0, metavar="N", help="default: 0")
+
+
+def joined_targets(words: Sequence[str]) -> list[str]:
+    """The command line with `--targets t1ce flair` as `--targets t1ce,flair`.
+
+    The words that follow are targets as long as they name modalities, so that the case may come last.
+    """
+    joined: list[str] = []
+    taking = False
+    for word in words:
+        if taking and modality_of(word) is not None and not os.path.exists(word):
+            joined[-1] += f",{word}"
+        else:
+            taking = bool(joined) and joined[-1] == "--targets"
+            joined.append(word)
+    return joined
+
+
+def _existing(text: str) -> Path:
+    """A file or folder that is there."""
+    path = Path(text)
+    if os.path.exists(path):
+        return path
+    try:
+        beside = [str(path.parent / entry.name) for entry in path.parent.iterdir()]
+    except OSError:
+        beside = []
+    raise argparse.ArgumentTypeError(f"{text} is not there{nearest(str(path), beside)}")
+
+
+def _folder(text: str) -> Path:
+    path = _existing(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} must be a folder, got a file")
+    return path
+
+
+def _modalities(text: str) -> tuple[str, ...]:
+    """The modalities that a word of the command line names, parted by commas."""
+    try:
+        return modalities_of(text.split(","))
+    except ModfillError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _number(low: int, high: int | None = None) -> Callable[[str], int]:
+    """Read a whole number from `low` to `high`."""
+    allowed = f"at least {low}" if high is None else f"from {low} to {high}"
+
+    def read(text: str) -> int:
+        number = int(text) if re.fullmatch(r"[+-]?\d{1,30}", text) else None
+        if number is None or number < low or (high is not None and number > high):
+            raise argparse.ArgumentTypeError(f"must be a whole number, {allowed}, got '{text}'")
+        return number
+
+    return read
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of minutes above 0, got '{text}'")
+    return minutes
+
+
+def _shard(text: str) -> str:
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"must be one of 1/N to N/N, got '{text}'; e.g. 3/16 for the third of 16")
+    return text
+
+
+def _device(text: str) -> str:
+    if re.fullmatch(r"auto|cpu|gpu|mps|cuda(:\d+)?", text):
+        return text
+    known = ("auto", "cpu", "cuda", "cuda:1", "mps", "gpu")
+    raise argparse.ArgumentTypeError(f"must be one of {', '.join(known)}, got '{text}'{nearest(text, known)}")

@@ -1,0 +1,126 @@
+"""Trained networks on a device, NumPy arrays in and out: all that completion knows of torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from modfill.model.config import Preset
+from modfill.model.device import fast_precision, half_is_fast
+from modfill.model.sampling import generator
+from modfill.model.synthesiser import Encoded, Prediction, Synthesiser
+from modfill.settings import Settings
+
+__all__ = ["Estimate", "Inference", "draw_noise"]
+
+Volume = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """One synthesised modality on the model's grid.
+
+    Attributes:
+        volume: (X, Y, Z), normalised.
+        deviation: standard deviation to be expected, (X, Y, Z), in the same units; None where the weights tell none.
+        expected_psnr: in dB, over the brain and after a linear fit; None where the weights tell none.
+        finite: whether no value is NaN or infinite.
+    """
+
+    volume: Volume
+    deviation: Volume | None
+    expected_psnr: float | None
+    finite: bool
+
+
+class Inference:
+    """Networks in evaluation mode on a device.
+
+    Args:
+        model: moved to the device.
+        device: where the networks run.
+    """
+
+    def __init__(self, model: Synthesiser, device: torch.device):
+        self.model, self.device = model.to(device).eval(), device
+
+    @property
+    def preset(self) -> Preset:
+        """The configuration of the networks."""
+        return self.model.preset
+
+    @property
+    def environment(self) -> dict[str, str | int]:
+        """What sidecars say of how the networks run: the type and, on a CPU, the threads.
+
+        Another number of threads may change the last bit of a result.
+        """
+        precision = {"Precision": "bfloat16" if half_is_fast(self.device) else "float32"}
+        return precision | ({"Threads": torch.get_num_threads()} if self.device.type == "cpu" else {})
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        volumes: Mapping[str, Volume],
+        brain: npt.NDArray[np.bool_],
+        *,
+        progress: Callable[[float], None] | None = None,
+    ) -> Encoded:
+        """Compute of a case all that does not depend on the target.
+
+        Args:
+            volumes: normalised volume (X, Y, Z) by modality; edges are multiples of `preset.multiple`.
+            brain: (X, Y, Z).
+            progress: called with the share that is done, from 0 to 1.
+        """
+        on_device = {modality: torch.from_numpy(volume).to(self.device) for modality, volume in volumes.items()}
+        with fast_precision(self.device):
+            return self.model.see(on_device, torch.from_numpy(brain).to(self.device))
+
+    @torch.inference_mode()
+    def predict(self, encoded: Encoded, target: str, *, case_id: str, settings: Settings) -> Estimate:
+        """Synthesise one modality.
+
+        Args:
+            encoded: what `encode` returned.
+            target: a modality that is none of the sources.
+            case_id: part of the seed.
+            settings: mode, steps, samples, seed, and whether the deviation is wanted.
+        """
+        count = self.preset.samples_needed(settings)
+        noise = draw_noise(encoded.latents.shape[1:], case_id, target, settings.seed, count).to(self.device)
+        index = self.preset.modalities.index(target)
+        with fast_precision(self.device):
+            prediction = self.model.predict(encoded, index, noise, settings.steps, settings.mode)
+        deviation = prediction.deviation if settings.uncertainty else None
+        return Estimate(
+            prediction.volume.cpu().numpy(),
+            None if deviation is None else deviation.cpu().numpy(),
+            prediction.confidence,
+            _is_finite(prediction),
+        )
+
+    def brightness(self, figures: Mapping[str, tuple[float, float, float]], target: str) -> list[float]:
+        """Mean and standard deviation over the brain in unit range that a modality is expected to have.
+
+        Args:
+            figures: mean, standard deviation and skewness of each source, as `IntensityScale.brightness` gives them.
+            target: the modality wanted.
+        """
+        order = self.preset.modalities
+        return self.model.brightness(list(figures.values()), [order.index(m) for m in figures], order.index(target))
+
+
+def draw_noise(shape: Sequence[int], case_id: str, target: str, seed: int, samples: int) -> torch.Tensor:
+    """Standard normal noise (samples, *shape) that depends on seed, case, target and sample only."""
+    return torch.stack([torch.randn(*shape, generator=generator(seed, case_id, target, n)) for n in range(samples)])
+
+
+def _is_finite(prediction: Prediction) -> bool:
+    volumes = [v for v in (prediction.volume, prediction.spread, prediction.expected) if v is not None]
+    return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.confidence or 0)

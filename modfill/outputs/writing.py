@@ -1,0 +1,70 @@
+"""Synthetic images on disk: image, uncertainty map and sidecar appear together, whole, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import nibabel as nib
+
+from modfill.atomic import leftovers_removed, replacing, writable
+from modfill.errors import CaseError
+from modfill.outputs.naming import Place
+from modfill.outputs.sidecar import is_ours
+from modfill.results import Synthesis
+
+__all__ = ["remove", "remove_leftovers", "write"]
+
+
+def write(synthesis: Synthesis, place: Place) -> str:
+    """Write a synthetic image, its map and its sidecar.
+
+    The image appears last: whoever sees it finds everything else in place.
+
+    Args:
+        synthesis: what was synthesised.
+        place: where it goes.
+
+    Returns:
+        SHA-256 of the image file.
+
+    Raises:
+        CaseError: the folder or disk does not take them, or an image that modfill did not make lies there.
+    """
+    case_id = synthesis.provenance["CaseID"]
+    with writable(place.image, CaseError, case_id):
+        for occupied in (place.image, place.uncertainty, place.sidecar):
+            if occupied.exists() and not is_ours(occupied):
+                raise CaseError(
+                    f"case {case_id}: {occupied} must be free or a former output of modfill, got another image; "
+                    "choose another output folder"
+                )
+        with ExitStack() as stack:  # left in reverse order: the sidecar appears first
+            image = stack.enter_context(replacing(place.image, sync=True))
+            if synthesis.uncertainty is not None:
+                _save(synthesis.uncertainty, stack.enter_context(replacing(place.uncertainty, sync=True)))
+            note = stack.enter_context(replacing(place.sidecar, sync=True))
+            note.write_text(json.dumps(synthesis.provenance, indent=1) + "\n", encoding="utf8")
+            _save(synthesis.image, image)
+            digest = hashlib.sha256(image.read_bytes()).hexdigest()
+            for former in (place.image, place.uncertainty):  # neither may stand beside a new sidecar
+                former.unlink(missing_ok=True)
+    return digest
+
+
+def _save(image: nib.Nifti1Image, path: Path) -> None:
+    nib.save(image, path)
+
+
+def remove(place: Place) -> None:
+    """Remove a former output, the image first."""
+    for part in (place.image, place.uncertainty, place.sidecar):
+        part.unlink(missing_ok=True)
+
+
+def remove_leftovers(place: Place) -> None:
+    """Remove what a process that was killed while it wrote left behind. Nobody may be writing there now."""
+    for part in (place.image, place.uncertainty, place.sidecar):
+        leftovers_removed(part)

@@ -1,0 +1,105 @@
+"""The trained networks of a weights file on a device, loaded when they are first needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modfill.errors import SettingsError, WeightsError, within_memory
+from modfill.modalities import modalities_of
+from modfill.model.config import Preset
+from modfill.settings import Settings
+from modfill.weights.file import WeightsFile
+
+if TYPE_CHECKING:
+    import torch
+
+    from modfill.model.inference import Inference
+
+__all__ = ["Networks"]
+
+
+class Networks:
+    """Weights and a device. Hash and preset are known at once; torch and the tensors are loaded on first use.
+
+    Args:
+        weights: a file that `modfill train` wrote; None takes the shipped one.
+        device: as in `modfill.model.device.device_named`.
+
+    Raises:
+        WeightsError: the file cannot be read, or a stage of it was not trained.
+        SettingsError: the device does not exist here.
+    """
+
+    def __init__(self, weights: str | Path | None, device: str | torch.device):
+        self.file = WeightsFile.open(weights)
+        self.file.require_trained()
+        self._device, self._loading = device, threading.Lock()
+        self._inference: Inference | None = None
+        if str(device) not in ("auto", "cpu"):
+            self._named_device()  # refused at once, not with the first case
+
+    @property
+    def preset(self) -> Preset:
+        """The configuration of the networks."""
+        return self.file.preset
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run."""
+        return self._named_device()
+
+    def load(self) -> Inference:
+        """The networks, loaded once however many threads ask.
+
+        Raises:
+            WeightsError: the file is damaged, or has changed since.
+            ModfillError: memory does not suffice.
+        """
+        with self._loading:
+            if self._inference is None:
+                from modfill.model.inference import Inference
+                from modfill.weights.checkpoint import load
+
+                with within_memory(str(self.file.path)):
+                    model, file = load(self.file.path)
+                    if file.sha256 != self.file.sha256:
+                        raise WeightsError(
+                            f"{file.path} must stay as it is during a run, got other content; start anew"
+                        )
+                    self._inference = Inference(model, self._named_device())
+            return self._inference
+
+    def modalities(self, targets: str | Sequence[str]) -> tuple[str, ...]:
+        """The modalities that targets name. Raises SettingsError for a name that is none of the weights' modalities."""
+        known = self.preset.modalities
+        wanted = modalities_of(targets, "a target")
+        for target in wanted:
+            if target not in known:
+                raise SettingsError(
+                    f"a target must be one of the weights' {', '.join(known)}, got '{target}'; leave it out"
+                )
+        return wanted
+
+    def require_possible(self, settings: Settings) -> None:
+        """Raise SettingsError for settings with which these weights can do nothing."""
+        preset = self.preset
+        if settings.uncertainty and preset.refiner is None and settings.samples < 2:
+            raise SettingsError(
+                f"uncertainty must have two samples or more by weights without a refiner, got {settings.samples}; "
+                "set samples=8"
+            )
+        if settings.samples > 1 and preset.samples_needed(settings) == 1:
+            # those that count otherwise: by what the weights do in one step, and without a refiner the spread
+            ways = "in mode mean with steps" if preset.single_step_mean else "in mode mean"
+            ways += " or for uncertainty" if preset.refiner is None else ""
+            raise SettingsError(
+                f"samples must be 1 here, got {settings.samples}; by these weights more count {ways} only"
+            )
+
+    def _named_device(self) -> torch.device:
+        from modfill.model.device import device_named
+
+        return device_named(self._device)
