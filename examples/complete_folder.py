@@ -19,7 +19,7 @@ def main() -> None:
     options = parser.parse_args()
 
     completer = ModalityCompleter(options.weights)
-    for result in completer.complete_cohort(options.folder, options.out):
+    for result in completer.complete_cohort(options.folder, out=options.out):
         if result.completed is None:  # one case that cannot be used does not stop the others
             print(result.problem)
             continue

@@ -109,9 +109,9 @@ class CompletionCache:
 
 def complete_arrays(
     arrays: Mapping[str, npt.NDArray],
+    *,
     affine: npt.ArrayLike | Mapping[str, npt.ArrayLike],
     settings: Settings | None = None,
-    *,
     case_id: str | None = None,
     targets: str | Sequence[str] | None = None,
     weights: str | Path | None = None,

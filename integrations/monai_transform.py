@@ -22,7 +22,7 @@ from modfill.integrations.cache import Synthetic, complete_arrays
 from modfill.cases.filenames import nifti_stem
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES, NEAREST, modalities_of, modality_of
-from modfill.settings import Mode, Settings
+from modfill.settings import Settings
 
 try:
     from monai.config import KeysCollection
@@ -53,10 +53,7 @@ class CompleteModalitiesd(MapTransform):
         modalities: which modality each key, or each channel of the stack, is.
         weights: a file that `modfill train` wrote; None takes the shipped ones.
         cache: folder of completed images, shared by all workers and runs; None keeps nothing.
-        mode: "mean" (least error) or "sample" (one plausible image).
-        steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
-        samples: samples that the mean averages where diffusion makes it: with `steps`.
-        seed: of the noise.
+        settings: mode, steps, samples and seed; None takes the defaults.
         device: "cpu", or a GPU, which workers can use only if they are spawned.
 
     Raises:
@@ -66,18 +63,16 @@ class CompleteModalitiesd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection = MODALITIES,
+        *,
         modalities: Sequence[str] = MODALITIES,
         weights: str | Path | None = None,
         cache: str | Path | None = None,
-        mode: Mode = "mean",
-        steps: int | None = None,
-        samples: int = 1,
-        seed: int = 0,
+        settings: Settings | None = None,
         device: str | torch.device = "cpu",
     ):
         super().__init__(keys, allow_missing_keys=True)
         self.modalities = _modalities_of(self.keys, modalities)
-        self.settings = Settings(mode, steps, samples, seed)
+        self.settings = settings or Settings()
         self.weights, self.cache, self.device = weights, cache, str(device)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -92,8 +87,8 @@ class CompleteModalitiesd(MapTransform):
             raise _nothing_acquired(data, self.keys, ", ".join(f"synthetic {modality}" for modality in present))
         made = complete_arrays(
             {m: _array(volume) for m, volume in sources.items()},
-            {m: volume.affine.cpu().numpy() for m, volume in sources.items()},
-            self.settings,
+            affine={m: volume.affine.cpu().numpy() for m, volume in sources.items()},
+            settings=self.settings,
             case_id=str(data["subject_id"]) if "subject_id" in data else None,
             targets=[modality for modality in self.modalities if modality not in present],
             weights=self.weights,
@@ -150,6 +145,7 @@ class RandModalityDropoutd(RandomizableTransform, MapTransform):
     def __init__(
         self,
         keys: KeysCollection = MODALITIES,
+        *,
         num_dropped: int | tuple[int, int] = (1, 3),
         prob: float = 1.0,
         modalities: Sequence[str] = MODALITIES,

@@ -20,7 +20,7 @@ from modfill.integrations.cache import complete_arrays
 
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES, NEAREST, by_modality
-from modfill.settings import Mode, Settings
+from modfill.settings import Settings
 
 try:
     import torchio as tio
@@ -50,10 +50,7 @@ class CompleteModalities(tio.Transform):
         weights: a file that `modfill train` wrote; None takes the shipped ones.
         names: image name by modality where it is another, e.g. `{"t1c": "t1gd"}`.
         cache: folder of completed images, shared by all workers and runs; None keeps nothing.
-        mode: "mean" (least error) or "sample" (one plausible image).
-        steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
-        samples: samples that the mean averages where diffusion makes it: with `steps`.
-        seed: of the noise.
+        settings: mode, steps, samples and seed; None takes the defaults.
         device: "cpu", or a GPU, which workers can use only if they are spawned.
         **kwargs: of `torchio.Transform`. `include` and `exclude` choose which missing images are added; all
             acquired ones are sources. `p` must be 1: incomplete subjects cannot be collated.
@@ -65,12 +62,10 @@ class CompleteModalities(tio.Transform):
     def __init__(
         self,
         weights: str | Path | None = None,
+        *,
         names: Mapping[str, str] | None = None,
         cache: str | Path | None = None,
-        mode: Mode = "mean",
-        steps: int | None = None,
-        samples: int = 1,
-        seed: int = 0,
+        settings: Settings | None = None,
         device: str | torch.device = "cpu",
         **kwargs: Any,
     ):
@@ -79,13 +74,12 @@ class CompleteModalities(tio.Transform):
             raise ModfillError(
                 f"CompleteModalities: p must be 1, got {self.probability}: incomplete subjects cannot be collated"
             )
-        checked = Settings(mode, steps, samples, seed)  # refuses what cannot be used
         self.weights = None if weights is None else str(weights)
         self.names = _all_names(names)
         self.cache = None if cache is None else str(cache)
-        self.mode, self.steps, self.samples, self.seed = checked.mode, checked.steps, checked.samples, checked.seed
+        self.settings = settings or Settings()
         self.device = str(device)
-        self.args_names = ["weights", "names", "cache", "mode", "steps", "samples", "seed", "device"]
+        self.args_names = ["weights", "names", "cache", "settings", "device"]
         _check_choice(self.include, self.exclude, self.names)
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
@@ -98,8 +92,8 @@ class CompleteModalities(tio.Transform):
         with np.errstate(divide="warn", over="warn", invalid="warn"):  # TorchIO makes them errors
             made = complete_arrays(
                 {m: _array(subject, self.names[m], image) for m, image in sources.items()},
-                {m: image.affine for m, image in sources.items()},
-                Settings(self.mode, self.steps, self.samples, self.seed),
+                affine={m: image.affine for m, image in sources.items()},
+                settings=self.settings,
                 case_id=str(subject["subject_id"]) if "subject_id" in subject else None,
                 targets=targets,
                 weights=self.weights,
@@ -131,7 +125,7 @@ class RandomModalityDropout(RandomTransform):
     """
 
     def __init__(
-        self, num_dropped: int | tuple[int, int] = (1, 3), names: Mapping[str, str] | None = None, **kwargs: Any
+        self, num_dropped: int | tuple[int, int] = (1, 3), *, names: Mapping[str, str] | None = None, **kwargs: Any
     ):
         super().__init__(**kwargs)
         self.num_dropped = count_range(num_dropped)

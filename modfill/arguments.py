@@ -90,6 +90,9 @@ def build_parser() -> Parser:
         "sidecar", type=_existing, metavar="SIDECAR", help="the .json beside the image, or the image"
     )
     reproduce.add_argument("-o", "--out", "--output", type=Path, metavar="DIR", help="keep the new image here")
+    reproduce.add_argument(
+        "--sources", type=_folder, metavar="DIR", help="where the sources lie now, if they were moved"
+    )
     reproduce.add_argument("--weights", type=_existing, metavar="FILE", help="default: the weights that modfill ships")
 
     _add_train(commands)

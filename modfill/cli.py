@@ -211,7 +211,7 @@ def _demo(options: argparse.Namespace, parser: Parser) -> int:
 def _reproduce(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.reproduction import reproduce
 
-    again = reproduce(options.sidecar, out=options.out, weights=options.weights)
+    again = reproduce(options.sidecar, out=options.out, sources=options.sources, weights=options.weights)
     for key, (former, now) in again.differences.items():
         _LOG.warning("%s was %s, is %s", key, former, now)
     _LOG.info("%s of case %s: %s", again.modality, again.completed.case_id,

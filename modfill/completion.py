@@ -110,6 +110,10 @@ class Completion:
             self._links.add(files, case.paths, case.images)
         return job
 
+    def has_work(self, job: Job) -> bool:
+        """Whether anything is left to be synthesised."""
+        return job.prepared is not None
+
     def synthesise(self, job: Job) -> Job:
         """Synthesise the targets, one after the other. Raises CaseError, or ModfillError if memory does not suffice."""
         if job.prepared is None:

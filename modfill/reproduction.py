@@ -40,7 +40,13 @@ class Reproduction:
     differences: dict[str, tuple[Any, Any]]
 
 
-def reproduce(sidecar: str | Path, *, out: str | Path | None = None, weights: str | Path | None = None) -> Reproduction:
+def reproduce(
+    sidecar: str | Path,
+    *,
+    out: str | Path | None = None,
+    sources: str | Path | None = None,
+    weights: str | Path | None = None,
+) -> Reproduction:
     """Make a synthetic image again from its sources, with the settings and the threads that its sidecar names.
 
     On the same machine with the same versions the voxels are identical.
@@ -48,6 +54,7 @@ def reproduce(sidecar: str | Path, *, out: str | Path | None = None, weights: st
     Args:
         sidecar: the JSON file beside the image, or the image.
         out: folder for the new image and its sidecar; None writes nothing.
+        sources: folder in which the sources lie now; None takes the places that the sidecar names.
         weights: the weights that made the image; None takes the shipped ones.
 
     Raises:
@@ -71,7 +78,7 @@ def reproduce(sidecar: str | Path, *, out: str | Path | None = None, weights: st
     if place is not None and place.sidecar.resolve() == path.resolve():
         raise SettingsError(f"out must be another folder than that of {path}, got {out}; choose a new one")
     case = read_case(
-        _sources(note, path),
+        _sources(note, path, sources),
         allow_synthetic=any(source.get("Synthetic") for source in note["Sources"]),
         assume_aligned="assume-aligned" in note.get("Overrides", ()),
     )
@@ -85,13 +92,17 @@ def reproduce(sidecar: str | Path, *, out: str | Path | None = None, weights: st
     return Reproduction(completed, note["Modality"], "VoxelSHA256" not in differences, differences)
 
 
-def _sources(note: Mapping[str, Any], path: Path) -> CaseFiles:
-    """The sources that a sidecar names, where it says that they lie."""
+def _sources(note: Mapping[str, Any], path: Path, folder: str | Path | None) -> CaseFiles:
+    """The sources that a sidecar names, where it says that they lie, or in a folder."""
     paths = source_paths(note, path)
-    gone = next((source for source in paths.values() if not source.is_file()), None)
+    if folder is not None:
+        paths = {s["Modality"]: Path(folder) / s["File"] for s in note["Sources"] if "File" in s}
+    gone = next((file for file in paths.values() if not file.is_file()), None)
     if gone is not None or not paths:
         got = f"nothing at {gone}" if gone else "arrays, which no file holds"
-        raise CaseError(f"{path}: the sources must lie where they were, got {got}; put them back")
+        raise CaseError(
+            f"{path}: the sources must lie where they were, got {got}; put them back, or give their folder (sources=…)"
+        )
     index = {s["Modality"]: s["VolumeIndex"] for s in note["Sources"] if "VolumeIndex" in s}
     if index:  # the volumes that are no source are zeros, whichever modality each stands for
         stack = next(iter(paths.values()))

@@ -39,7 +39,7 @@ def _complete(cohort: Path, out: Path, weights: Path, log: Path | None, die: tup
     if die is not None:
         _die_at(*die)
     torch.set_num_threads(1)
-    for result in ModalityCompleter(weights, "cpu").complete_cohort(cohort, out):
+    for result in ModalityCompleter(weights, device="cpu").complete_cohort(cohort, out=out):
         if result.error is not None:
             raise result.error
         if log is not None:

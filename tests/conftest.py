@@ -59,7 +59,7 @@ def tiny_weights(tiny_model: Synthesiser, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def completer(tiny_weights: Path) -> ModalityCompleter:
     """A completer with the tiny model, on the CPU."""
-    return ModalityCompleter(tiny_weights, "cpu")
+    return ModalityCompleter(tiny_weights, device="cpu")
 
 
 @pytest.fixture

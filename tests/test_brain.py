@@ -42,7 +42,7 @@ def test_ripples_of_interpolation_are_not_brain(modality: str, kind: str) -> Non
 @pytest.mark.parametrize("kind", ["int16", "float"])
 def test_nothing_outside_a_brain_with_ripples_is_filled(completer: ModalityCompleter, kind: str) -> None:
     (volume, touched), (other, _) = interpolated("t1n", kind), interpolated("t2f", kind)
-    made = completer.complete_arrays({"t1n": volume, "t2f": other}, np.eye(4), targets=["t1c"])["t1c"]
+    made = completer.complete_arrays({"t1n": volume, "t2f": other}, affine=np.eye(4), targets=["t1c"])["t1c"]
     assert not made[~touched].any() and made[touched].any()
 
 

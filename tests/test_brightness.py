@@ -80,7 +80,7 @@ def test_a_synthetic_image_is_as_bright_as_is_said_of_it(
     monkeypatch.setattr(Synthesiser, "predict", flat)
     source = brain_volumes()["t1n"].astype(np.float64) ** power
     scale, own = IntensityScale.of(source, source != 0), completer.model.brightness
-    made = completer.complete_arrays({"t1n": source}, np.eye(4), targets=["t2w"])["t2w"]
+    made = completer.complete_arrays({"t1n": source}, affine=np.eye(4), targets=["t2w"])["t2w"]
     unit = (made[source != 0] - scale.low) / (scale.high - scale.low)
     normalised = scale.normalise(source, "zscore")
     mean, _ = own([scale.brightness(normalised, source != 0)], [0], 2)

@@ -65,8 +65,10 @@ def test_module_does_not_import_torch() -> None:
 
 
 def test_same_as_the_completer(sources: dict, tiny_weights: Path, completer: ModalityCompleter, tmp_path: Path) -> None:
-    made = complete_arrays(sources, AFFINE, Settings(seed=3), case_id="p1", weights=tiny_weights, cache=tmp_path)
-    expected = completer.complete_arrays(sources, AFFINE, "p1", seed=3)
+    made = complete_arrays(
+        sources, affine=AFFINE, settings=Settings(seed=3), case_id="p1", weights=tiny_weights, cache=tmp_path
+    )
+    expected = completer.complete_arrays(sources, affine=AFFINE, case_id="p1", settings=Settings(seed=3))
     assert list(made) == ["t1c", "t2w"]
     assert all(np.array_equal(made[m].volume, expected[m]) for m in made)
     assert {made[m].volume.dtype for m in made} == {np.dtype(np.int16)}
@@ -76,19 +78,19 @@ def test_same_as_the_completer(sources: dict, tiny_weights: Path, completer: Mod
 
 
 def test_second_call_does_not_run_the_model(sources: dict, tiny_weights: Path, tmp_path: Path, runs: list) -> None:
-    first = complete_arrays(sources, AFFINE, weights=tiny_weights, cache=tmp_path / "cache")
+    first = complete_arrays(sources, affine=AFFINE, weights=tiny_weights, cache=tmp_path / "cache")
     assert len(runs) == 1 and len(entries(tmp_path / "cache")) == 2
-    second = complete_arrays(sources, AFFINE, weights=tiny_weights, cache=tmp_path / "cache")
+    second = complete_arrays(sources, affine=AFFINE, weights=tiny_weights, cache=tmp_path / "cache")
     assert len(runs) == 1 and equal(first, second)
     assert second["t1c"].volume.flags.writeable
 
 
 def test_only_what_the_cache_lacks_is_made(sources: dict, tiny_weights: Path, tmp_path: Path, runs: list) -> None:
-    one = complete_arrays(sources, AFFINE, targets=["t2w"], weights=tiny_weights, cache=tmp_path)
-    both = complete_arrays(sources, AFFINE, weights=tiny_weights, cache=tmp_path)
+    one = complete_arrays(sources, affine=AFFINE, targets=["t2w"], weights=tiny_weights, cache=tmp_path)
+    both = complete_arrays(sources, affine=AFFINE, weights=tiny_weights, cache=tmp_path)
     assert len(runs) == 2 and len(entries(tmp_path)) == 2
     assert equal(one, {"t2w": both["t2w"]})
-    assert equal(both, complete_arrays(sources, AFFINE, weights=tiny_weights))
+    assert equal(both, complete_arrays(sources, affine=AFFINE, weights=tiny_weights))
 
 
 def test_an_entry_depends_on_inputs_weights_and_settings(
@@ -112,22 +114,24 @@ def test_an_entry_depends_on_inputs_weights_and_settings(
         (sources, AFFINE, {"weights": other_weights}),
     ]
     for count, (arrays, affine, options) in enumerate(ways, 1):
-        complete_arrays(arrays, affine, targets=["t2w"], cache=tmp_path / "c", **{"weights": tiny_weights, **options})
+        complete_arrays(
+            arrays, affine=affine, targets=["t2w"], cache=tmp_path / "c", **{"weights": tiny_weights, **options}
+        )
         assert len(runs) == len(entries(tmp_path / "c")) == count
 
 
 def test_arrays_take_no_uncertainty(sources: dict, tiny_weights: Path, completer: ModalityCompleter) -> None:
     with pytest.raises(CaseError, match="uncertainty must be left out for arrays"):
-        complete_arrays(sources, AFFINE, Settings(uncertainty=True), weights=tiny_weights)
+        complete_arrays(sources, affine=AFFINE, settings=Settings(uncertainty=True), weights=tiny_weights)
     with pytest.raises(TypeError, match="uncertainty"):
-        completer.complete_arrays(sources, AFFINE, uncertainty=True)  # type: ignore[call-arg]
+        completer.complete_arrays(sources, affine=AFFINE, settings=Settings(uncertainty=True))  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut", "flipped", "deleted", "another file"])
 def test_damaged_entries_are_made_again(
     sources: dict, tiny_weights: Path, tmp_path: Path, runs: list, damage: str
 ) -> None:
-    first = complete_arrays(sources, AFFINE, weights=tiny_weights, cache=tmp_path)
+    first = complete_arrays(sources, affine=AFFINE, weights=tiny_weights, cache=tmp_path)
     path = entries(tmp_path)[0]
     content = path.read_bytes()
     middle = len(content) // 2
@@ -141,7 +145,7 @@ def test_damaged_entries_are_made_again(
         path.unlink()
     else:
         path.write_bytes(damaged[damage])
-    assert equal(first, complete_arrays(sources, AFFINE, weights=tiny_weights, cache=tmp_path))
+    assert equal(first, complete_arrays(sources, affine=AFFINE, weights=tiny_weights, cache=tmp_path))
     assert len(runs) == 2
     assert path.read_bytes() == content
 
@@ -160,7 +164,7 @@ def test_round_trip_and_file_that_numpy_reads(tmp_path: Path) -> None:
 def test_folder_that_cannot_be_written(sources: dict, tiny_weights: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(ModfillError, match="the cache folder .*file must be writable, got .*; choose another one"):
-        complete_arrays(sources, AFFINE, weights=tiny_weights, cache=tmp_path / "file")
+        complete_arrays(sources, affine=AFFINE, weights=tiny_weights, cache=tmp_path / "file")
 
 
 def write_often(folder: Path, volume: npt.NDArray) -> None:
@@ -193,7 +197,7 @@ def test_completer_is_loaded_once_and_again_when_the_file_changes(tiny_weights: 
 
 def test_missing_weights(sources: dict, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="none.safetensors: weights must be a file .*; give another one"):
-        complete_arrays(sources, AFFINE, weights=tmp_path / "none.safetensors", cache=tmp_path)
+        complete_arrays(sources, affine=AFFINE, weights=tmp_path / "none.safetensors", cache=tmp_path)
 
 
 RAW_FORK = """
@@ -229,34 +233,34 @@ def test_what_synthesis_freed_is_given_back(
     calls: list[str] = []
     monkeypatch.setattr("modfill.integrations.cache.give_back_freed_memory", lambda: calls.append("given back"))
     for _ in range(2):
-        complete_arrays(sources, AFFINE, weights=tiny_weights, cache=tmp_path)
+        complete_arrays(sources, affine=AFFINE, weights=tiny_weights, cache=tmp_path)
     assert calls == ["given back"]  # nothing was taken for what came from the cache
 
 
 def test_nothing_missing(tiny_weights: Path, tmp_path: Path, runs: list) -> None:
-    assert complete_arrays(brain_volumes(), AFFINE, weights=tiny_weights, cache=tmp_path) == {}
+    assert complete_arrays(brain_volumes(), affine=AFFINE, weights=tiny_weights, cache=tmp_path) == {}
     assert runs == [] and entries(tmp_path) == []
 
 
 def test_blank_volumes_never_pass_for_acquired_ones(sources: dict, tiny_weights: Path) -> None:
     blank = np.zeros_like(sources["t1n"])
     with pytest.raises(CaseError, match="t1c must show a brain, got all zero; .* to have t1c synthesised"):
-        complete_arrays({**sources, "t1c": blank}, AFFINE, weights=tiny_weights)
+        complete_arrays({**sources, "t1c": blank}, affine=AFFINE, weights=tiny_weights)
     with pytest.raises(CaseError, match="t1c must show a brain, got all zero; .* leave it out to have t1c synthesised"):
-        complete_arrays({**brain_volumes(), "t1c": blank}, AFFINE, weights=tiny_weights)
+        complete_arrays({**brain_volumes(), "t1c": blank}, affine=AFFINE, weights=tiny_weights)
 
 
 def test_grids_must_agree(sources: dict, tiny_weights: Path) -> None:
-    one = complete_arrays(sources, AFFINE, targets=["t2w"], weights=tiny_weights)
-    by_modality = complete_arrays(sources, dict.fromkeys(sources, AFFINE), targets=["t2w"], weights=tiny_weights)
+    one = complete_arrays(sources, affine=AFFINE, targets=["t2w"], weights=tiny_weights)
+    by_modality = complete_arrays(sources, affine=dict.fromkeys(sources, AFFINE), targets=["t2w"], weights=tiny_weights)
     assert equal(one, by_modality)
     shifted = AFFINE.copy()
     shifted[0, 3] += 1
     with pytest.raises(CaseError, match="case p1: all images must be on one grid, got t1n .* and t2f"):
-        complete_arrays(sources, {"t1n": AFFINE, "t2f": shifted}, case_id="p1", weights=tiny_weights)
+        complete_arrays(sources, affine={"t1n": AFFINE, "t2f": shifted}, case_id="p1", weights=tiny_weights)
 
 
 def test_targets_must_be_missing(sources: dict, tiny_weights: Path) -> None:
     for target in ("t1n", "t9"):
         with pytest.raises(CaseError, match=f"a target must be .*, got '{target}'"):
-            complete_arrays(sources, AFFINE, targets=[target], weights=tiny_weights)
+            complete_arrays(sources, affine=AFFINE, targets=[target], weights=tiny_weights)

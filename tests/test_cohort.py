@@ -14,11 +14,12 @@ import psutil
 import pytest
 import torch
 
+from modfill import completion
 from modfill.cases.files import CaseFiles
 from modfill.cases.finding import find_cases
 from modfill.cohort.locks import take
 from modfill.cohort.parts import Part
-from modfill.cohort.pipeline import Stages, run_cohort
+from modfill.cohort.pipeline import run_cohort
 from modfill.cohort.table import TABLE, read_table
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, ModfillError
@@ -55,7 +56,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(one_thread: None, cohort: Path, completer: ModalityCompleter) -> dict[str, str]:
     """The files that completing one case after the other gives."""
     for files in find_cases(cohort):
-        completer.complete(cohort / files.case_id, cohort.parent / "expected")
+        completer.complete(cohort / files.case_id, out=cohort.parent / "expected")
     return hashes(cohort.parent / "expected")
 
 
@@ -70,7 +71,7 @@ def test_files_do_not_depend_on_jobs_or_order(
     completer: ModalityCompleter, cohort: Path, expected: dict[str, str], out: Path, jobs: int
 ) -> None:
     found = find_cases(cohort)[:: 1 if jobs == 1 else -1]
-    results = list(completer.complete_cohort(found, out, jobs=jobs))
+    results = list(completer.complete_cohort(found, out=out, jobs=jobs))
     assert [result.case_id for result in results] == [files.case_id for files in found]
     assert hashes(out) == expected
     for result in results:
@@ -82,7 +83,7 @@ def test_files_do_not_depend_on_jobs_or_order(
 
 def test_results_come_one_by_one_and_memory_holds_few(completer: ModalityCompleter, cohort: Path, out: Path) -> None:
     """Whoever takes one result and stops has had no more than that one and those under way done, and gets no lock."""
-    results = completer.complete_cohort(cohort, out)
+    results = completer.complete_cohort(cohort, out=out)
     assert next(results).case_id == "p000"
     results.close()
     assert 1 <= len(list(out.glob("p*"))) <= 3
@@ -91,62 +92,69 @@ def test_results_come_one_by_one_and_memory_holds_few(completer: ModalityComplet
 
 def test_reading_computing_and_writing_overlap(tmp_path: Path) -> None:
     """A case is computed while the next is read, and written while the next is computed; two at once if asked."""
-    read_next, compute_next, both = threading.Event(), threading.Event(), threading.Barrier(2, timeout=20)
 
-    def read(files: CaseFiles) -> str:
-        if files.case_id == "p2":
-            read_next.set()
-        return files.case_id
+    class Meeting:
+        """In place of a completion: each case goes on when the case or step that it shares the time with is there."""
 
-    def compute(case_id: str) -> str:
-        assert case_id == "p2" or read_next.wait(20)
-        if case_id == "p2":
-            compute_next.set()
-        return case_id
+        def __init__(self, jobs: int):
+            self.read_next, self.compute_next = threading.Event(), threading.Event()
+            self.both = threading.Barrier(2, timeout=20) if jobs == 2 else None
 
-    def write(case_id: str) -> Completed:
-        assert case_id == "p2" or compute_next.wait(20)
-        return Completed(case_id)
+        def read(self, files: CaseFiles) -> str:
+            if files.case_id == "p2":
+                self.read_next.set()
+            return files.case_id
 
-    def together(case_id: str) -> str:
-        both.wait()
-        return case_id
+        def has_work(self, case_id: str) -> bool:
+            return True
+
+        def synthesise(self, case_id: str) -> str:
+            if self.both is not None:
+                self.both.wait()
+            assert case_id == "p2" or self.read_next.wait(20)
+            if case_id == "p2":
+                self.compute_next.set()
+            return case_id
+
+        def write(self, case_id: str) -> Completed:
+            assert case_id == "p2" or self.compute_next.wait(20)
+            return Completed(case_id)
 
     found, out = [CaseFiles("p1", {}), CaseFiles("p2", {})], OutputFolder(tmp_path)
-    for stages, jobs in ((Stages(read, compute, write), 1), (Stages(read, together, Completed), 2)):
-        results = list(run_cohort(found, out, stages, jobs))
+    for jobs in (1, 2):
+        results = list(run_cohort(found, out, Meeting(jobs), jobs=jobs))  # type: ignore[arg-type]
         assert [(result.case_id, result.problem) for result in results] == [("p1", None), ("p2", None)]
 
 
 def test_what_is_done_is_skipped_and_settings_count(
     completer: ModalityCompleter, cohort: Path, expected: dict[str, str], out: Path
 ) -> None:
-    list(completer.complete_cohort(cohort, out))
+    list(completer.complete_cohort(cohort, out=out))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")}
-    again = list(completer.complete_cohort(cohort, out))
+    again = list(completer.complete_cohort(cohort, out=out))
     assert not any(result.synthesised for result in again)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.nii.gz")} == before
-    others = list(completer.complete_cohort(cohort, out, ["t1c"], Settings(seed=1)))
+    others = list(completer.complete_cohort(cohort, out=out, targets=["t1c"], settings=Settings(seed=1)))
     assert [result.case_id for result in others if result.error] == ["p000", "p002"]
     assert "Seed" in str(others[0].problem)
-    assert not list(completer.complete_cohort(cohort, out, ["t1c"], Settings(seed=1), overwrite=True))[0].error
+    assert not list(
+        completer.complete_cohort(cohort, out=out, targets=["t1c"], settings=Settings(seed=1), overwrite=True)
+    )[0].error
 
 
 def test_a_failure_stops_nothing_whatever_it_is(
     completer: ModalityCompleter, cohort: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modfill import completer as module
-
-    def read(files: CaseFiles, *options: bool) -> object:
+    def read(files: CaseFiles, **options: bool) -> object:
         if files.case_id == "p001":
             raise CaseError("case p001: must be better, got worse")
         if files.case_id == "p002":
             raise MemoryError("no room\nat all")
-        return original(files, *options)
+        return original(files, **options)
 
-    original = module.read_case
-    monkeypatch.setattr(module, "read_case", read)
-    results = {result.case_id: result for result in completer.complete_cohort(cohort, out)}
+    original = completion.read_case
+    monkeypatch.setattr(completion, "read_case", read)
+    results = {result.case_id: result for result in completer.complete_cohort(cohort, out=out)}
     assert [case for case, result in results.items() if result.completed is None] == ["p001", "p002"]
     assert results["p001"].problem == "case p001: must be better, got worse"
     assert results["p002"].problem == "case p002: it must be computable, got MemoryError: no room"
@@ -159,8 +167,8 @@ def test_the_table_lists_every_case_and_what_lies_there(
     completer: ModalityCompleter, cohort: Path, out: Path, expected: dict[str, str]
 ) -> None:
     found = find_cases(cohort)
-    list(completer.complete_cohort(found[:2], out, ["t2w"]))
-    list(completer.complete_cohort(found, out))
+    list(completer.complete_cohort(found[:2], out=out, targets=["t2w"]))
+    list(completer.complete_cohort(found, out=out))
     rows = read_table(out)
     assert [(row["case"], row["status"], row["targets"]) for row in rows] == [
         ("p000", "completed", "t1c t2w"),
@@ -174,7 +182,7 @@ def test_the_table_lists_every_case_and_what_lies_there(
         names = [f"{row['case']}/{row['case']}-{target}.nii.gz" for target in row["targets"].split()]
         assert row["sha256"].split() == [expected[name] for name in names]
     seconds = [row["seconds"] for row in rows]
-    list(completer.complete_cohort(found, out))
+    list(completer.complete_cohort(found, out=out))
     assert [row["seconds"] for row in read_table(out)] == seconds
 
 
@@ -183,7 +191,7 @@ def test_another_table_is_left_alone(completer: ModalityCompleter, cohort: Path,
     out.mkdir()
     (out / TABLE).write_text(text)
     with pytest.raises(ModfillError, match=r"cohort\.csv must be free or modfill's table, got another file; move it"):
-        completer.complete_cohort(find_cases(cohort)[:1], out)
+        completer.complete_cohort(find_cases(cohort)[:1], out=out)
     assert (out / TABLE).read_text() == text and [path.name for path in out.iterdir()] == [TABLE]
 
 
@@ -192,11 +200,11 @@ def test_a_table_that_somebody_opened_keeps_its_rows_and_columns(
 ) -> None:
     """A byte order mark before the header, a column more, a name with a line break that csv would not quote."""
     found = find_cases(cohort)
-    list(completer.complete_cohort(found[3:4], out))
+    list(completer.complete_cohort(found[3:4], out=out))
     header, row = (out / TABLE).read_text().splitlines()
     other = '"a\rb",failed,,,,,"no\rroom",by hand'
     (out / TABLE).write_bytes(f"\ufeff{header},note\n{row},as it was\n{other}\n".encode())
-    list(completer.complete_cohort(found[4:], out))
+    list(completer.complete_cohort(found[4:], out=out))
     rows = {row["case"]: row for row in read_table(out)}
     assert list(rows) == ["a\rb", "p003", "p004"] and rows["a\rb"]["reason"] == "no\rroom"
     assert [row["note"] for row in rows.values()] == ["by hand", "as it was", ""]
@@ -210,18 +218,18 @@ def test_what_cannot_be_begun_is_refused_before_a_result_is_asked_for(
     if not damage:
         out.write_text("a file")
     with pytest.raises(ModfillError, match="jobs must be" if damage else "must be writable"):
-        completer.complete_cohort(cohort, out, jobs=0 if damage else 1)
+        completer.complete_cohort(cohort, out=out, jobs=0 if damage else 1)
 
 
 def test_a_synthetic_image_gives_way_to_what_has_been_acquired(
     completer: ModalityCompleter, tmp_path: Path, out: Path
 ) -> None:
     folder = write_case(tmp_path / "in", "p1", ("t1n", "t2w", "t2f"))
-    list(completer.complete_cohort(tmp_path / "in", out, settings=Settings(uncertainty=True)))
+    list(completer.complete_cohort(tmp_path / "in", out=out, settings=Settings(uncertainty=True)))
     save(folder / "p1-t1c.nii.gz", brain_volumes()["t1c"])
-    (result,) = completer.complete_cohort(tmp_path / "in", out)
+    (result,) = completer.complete_cohort(tmp_path / "in", out=out)
     assert "p1-t1c.nii.gz must go, got a synthetic t1c where an acquired one has come" in (result.problem or "")
-    (result,) = completer.complete_cohort(tmp_path / "in", out, overwrite=True)
+    (result,) = completer.complete_cohort(tmp_path / "in", out=out, overwrite=True)
     assert result.problem is None and not list((out / "p1").iterdir())
     assert [(row["status"], row["targets"]) for row in read_table(out)] == [("nothing missing", "")]
 
@@ -232,7 +240,7 @@ def test_a_case_that_another_process_does_is_waited_for(
     out.mkdir()
     lock = take(out / ".lock-p000")
     assert lock is not None
-    results = completer.complete_cohort(cohort, out)
+    results = completer.complete_cohort(cohort, out=out)
     assert [next(results).case_id for _ in range(2)] == ["p001", "p002"]
     lock.release()
     assert [result.case_id for result in results] == ["p003", "p004", "p000"]
@@ -316,7 +324,7 @@ def test_killed_at_twenty_moments(tiny_weights: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_memory_stays_flat_over_200_cases(completer: ModalityCompleter, tmp_path: Path) -> None:
     cohort, process, sizes = write_cohort(tmp_path / "in", 200), psutil.Process(), []
-    for _ in completer.complete_cohort(cohort, tmp_path / "out", jobs=2):
+    for _ in completer.complete_cohort(cohort, out=tmp_path / "out", jobs=2):
         sizes.append(process.memory_info().rss / 2**20)
     print(f"MiB after 50, 100, 150, 200 cases: {[round(sizes[n - 1]) for n in (50, 100, 150, 200)]}")
     assert sizes[-1] - sizes[49] < 20
@@ -329,7 +337,7 @@ def test_shards_are_equal_and_disjoint_and_give_the_same_files(
     parts = [Part.parse(f"{number}/3").of(found) for number in (1, 2, 3)]
     assert sorted(len(part) for part in parts) == [1, 2, 2]
     for part in parts:
-        list(completer.complete_cohort(part, out))
+        list(completer.complete_cohort(part, out=out))
     assert hashes(out) == expected
     assert [row["case"] for row in read_table(out)] == [files.case_id for files in found]
 
@@ -347,7 +355,7 @@ def test_threads_hardly_change_an_image(completer: ModalityCompleter, threads: i
     before, made = torch.get_num_threads(), []
     for number in (2, threads):
         torch.set_num_threads(number)
-        made.append(completer.complete_arrays(arrays, np.eye(4), targets=["t1c"])["t1c"])
+        made.append(completer.complete_arrays(arrays, affine=np.eye(4), targets=["t1c"])["t1c"])
     torch.set_num_threads(before)
     apart, half = np.abs(made[0] - made[1]) / np.ptp(made[0]), half_is_fast(torch.device("cpu"))
     assert apart.max() <= (0.02 if half else 1e-4) and apart.mean() <= (1e-4 if half else 1e-6)
@@ -360,7 +368,7 @@ def test_sidecars_tell_the_number_of_threads(completer: ModalityCompleter, cohor
 
 def test_jobs_and_folder_are_checked(completer: ModalityCompleter, cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(ModfillError, match="jobs must be at least 1, got 0"):
-        next(completer.complete_cohort(cohort, tmp_path / "out", jobs=0))
+        next(completer.complete_cohort(cohort, out=tmp_path / "out", jobs=0))
     (tmp_path / "file").write_text("")
     with pytest.raises(ModfillError, match="must be writable"):
-        next(completer.complete_cohort(cohort, tmp_path / "file"))
+        next(completer.complete_cohort(cohort, out=tmp_path / "file"))

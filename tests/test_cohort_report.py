@@ -34,12 +34,12 @@ def original(tmp_path_factory: pytest.TempPathFactory, completer: ModalityComple
     """Cohorts and their completion `out`: an odd name with maps of uncertainty, two plain cases, one that failed."""
     folder = tmp_path_factory.mktemp("report")
     write_case(folder / "in", ODD, ("t1n", "t2f"))
-    list(completer.complete_cohort(folder / "in", folder / "out", settings=Settings(steps=1, uncertainty=True)))
+    list(completer.complete_cohort(folder / "in", out=folder / "out", settings=Settings(steps=1, uncertainty=True)))
     for name in ("p2", "p10"):
         write_case(folder / "plain", name, ("t1n", "t1c", "t2w"), seed=len(name))
     write_case(folder / "plain", "broken", ("t1n",))
     (folder / "plain" / "broken" / "broken-t2f.nii.gz").write_text("no image")
-    list(completer.complete_cohort(folder / "plain", folder / "out"))
+    list(completer.complete_cohort(folder / "plain", out=folder / "out"))
     return folder
 
 
@@ -161,7 +161,9 @@ def test_other_namings(completer: ModalityCompleter, tmp_path: Path) -> None:
     write_case(tmp_path / "in", "p1", ("t1n", "t2f"))
     for naming in ("brats2021", "nnunet", "bids"):
         out = OutputFolder(tmp_path / naming, naming)
-        list(completer.complete_cohort(tmp_path / "in", out, settings=Settings(steps=1, uncertainty=True), link=True))
+        list(
+            completer.complete_cohort(tmp_path / "in", out=out, settings=Settings(steps=1, uncertainty=True), link=True)
+        )
         assert len(pictures(write_report(out.path).read_text())) == 6
 
 

@@ -13,8 +13,10 @@ import numpy.typing as npt
 import pytest
 
 from modfill.cases.marks import SYNTHETIC_MARK
+from modfill.cases.reading import inspect
 from modfill.completer import ModalityCompleter
-from modfill.errors import CaseError
+from modfill.errors import CaseError, SettingsError
+from modfill.settings import Settings
 from tests.case_files import brain_volumes, oblique_affine, save, write_case
 
 MISSING = ("t1c", "t2w")
@@ -39,7 +41,7 @@ def test_what_is_missing_appears_on_the_exact_grid(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path
 ) -> None:
     before = hashes(case_folder)
-    done = completer.complete(case_folder, tmp_path / "out")
+    done = completer.complete(case_folder, out=tmp_path / "out")
     assert hashes(case_folder) == before
     assert tuple(done.images) == tuple(done.paths) == tuple(done.provenance) == MISSING
     assert (done.uncertainty, done.skipped) == ({}, ())
@@ -72,7 +74,7 @@ def test_orientation_codes_and_both_matrices_are_kept(
     (tmp_path / "p1").mkdir()
     nib.save(image, tmp_path / "p1" / "p1-t1n.nii.gz")
     source = nib.load(tmp_path / "p1" / "p1-t1n.nii.gz")
-    done = completer.complete(tmp_path / "p1", tmp_path / "out", ["t1c"])
+    done = completer.complete(tmp_path / "p1", out=tmp_path / "out", targets=["t1c"])
     written = nib.load(done.paths["t1c"])
     assert (int(written.header["sform_code"]), int(written.header["qform_code"])) == (sform, qform)
     np.testing.assert_allclose(written.affine, source.affine, atol=1e-5)
@@ -82,15 +84,19 @@ def test_orientation_codes_and_both_matrices_are_kept(
 
 
 def test_the_same_input_gives_the_same_files(completer: ModalityCompleter, case_folder: Path, tmp_path: Path) -> None:
-    completer.complete(case_folder, tmp_path / "a")
-    completer.complete(case_folder, tmp_path / "b")
+    completer.complete(case_folder, out=tmp_path / "a")
+    completer.complete(case_folder, out=tmp_path / "b")
     first, second = hashes(tmp_path / "a"), hashes(tmp_path / "b")
     assert len(first) == 4 and first == second
 
 
 def test_the_seed_decides_a_sample(completer: ModalityCompleter, case_folder: Path) -> None:
     images = [
-        voxels(completer.complete(case_folder, targets=["t1c"], mode="sample", steps=2, seed=seed).images["t1c"])
+        voxels(
+            completer.complete(
+                case_folder, targets=["t1c"], settings=Settings(mode="sample", steps=2, seed=seed)
+            ).images["t1c"]
+        )
         for seed in (0, 0, 1)
     ]
     np.testing.assert_array_equal(images[0], images[1])
@@ -99,7 +105,9 @@ def test_the_seed_decides_a_sample(completer: ModalityCompleter, case_folder: Pa
 
 def test_modes_and_steps_matter(completer: ModalityCompleter, case_folder: Path) -> None:
     settings = ({}, {"steps": 3}, {"mode": "sample", "steps": 3}, {"samples": 3, "steps": 3})
-    images = [voxels(completer.complete(case_folder, targets=["t2w"], **s).images["t2w"]) for s in settings]
+    images = [
+        voxels(completer.complete(case_folder, targets=["t2w"], settings=Settings(**s)).images["t2w"]) for s in settings
+    ]
     for index, image in enumerate(images):
         assert all((image != other).mean() > 0.01 for other in images[:index])
 
@@ -109,16 +117,18 @@ def test_modes_and_steps_matter(completer: ModalityCompleter, case_folder: Path)
 def test_targets_do_not_influence_each_other(
     completer: ModalityCompleter, case_folder: Path, targets: list[str], mode: str
 ) -> None:
-    together = completer.complete(case_folder, mode=mode, steps=2).images
-    some = completer.complete(case_folder, targets=targets, mode=mode, steps=2).images
+    together = completer.complete(case_folder, settings=Settings(mode=mode, steps=2)).images
+    some = completer.complete(case_folder, targets=targets, settings=Settings(mode=mode, steps=2)).images
     assert list(some) == targets
     assert_same(some, {modality: together[modality] for modality in targets})
 
 
 def test_a_case_before_changes_nothing(completer: ModalityCompleter, case_folder: Path, tmp_path: Path) -> None:
-    alone = completer.complete(case_folder, mode="sample", steps=2).images
-    completer.complete(write_case(tmp_path / "other", "p0", ("t2f",), seed=7), mode="sample", steps=2)
-    assert_same(completer.complete(case_folder, mode="sample", steps=2).images, alone)
+    alone = completer.complete(case_folder, settings=Settings(mode="sample", steps=2)).images
+    completer.complete(
+        write_case(tmp_path / "other", "p0", ("t2f",), seed=7), settings=Settings(mode="sample", steps=2)
+    )
+    assert_same(completer.complete(case_folder, settings=Settings(mode="sample", steps=2)).images, alone)
 
 
 @pytest.mark.parametrize("axes", ["RAS", "SPR", "ILA"])
@@ -130,7 +140,9 @@ def test_a_reoriented_case_gives_the_reoriented_answer(completer: ModalityComple
     turn = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(tuple(axes)))
     turned = {m: image.as_reoriented(turn) for m, image in images.items()}
     answers = [
-        completer.complete_arrays({m: voxels(i) for m, i in case.items()}, case["t1n"].affine, "p1")["t1c"]
+        completer.complete_arrays({m: voxels(i) for m, i in case.items()}, affine=case["t1n"].affine, case_id="p1")[
+            "t1c"
+        ]
         for case in (images, turned)
     ]
     expected = nib.orientations.apply_orientation(answers[0], turn)
@@ -143,7 +155,7 @@ def test_a_reoriented_case_gives_the_reoriented_answer(completer: ModalityComple
 def test_sidecar_tells_where_it_comes_from(
     completer: ModalityCompleter, tiny_weights: Path, case_folder: Path, tmp_path: Path, target: str
 ) -> None:
-    done = completer.complete(case_folder, tmp_path, mode="mean", steps=3, samples=2, seed=5)
+    done = completer.complete(case_folder, out=tmp_path, settings=Settings(mode="mean", steps=3, samples=2, seed=5))
     note = json.loads((tmp_path / "p1" / f"p1-{target}.json").read_text())
     assert note == done.provenance[target]
     assert note["Synthetic"] is True and note["Modality"] == target
@@ -181,7 +193,7 @@ def test_intensities_and_type_are_those_of_the_nearest_source(
     brain = volumes["t1n"] != 0
     small = np.where(brain, np.clip(volumes["t1n"] / 8, 1, 255), 0).astype(np.uint8)
     arrays = {"t1n": small, "t2w": (volumes["t2w"] * 30).astype(np.int16)}
-    made = completer.complete_arrays(arrays, np.eye(4), targets=[target])[target]
+    made = completer.complete_arrays(arrays, affine=np.eye(4), targets=[target])[target]
     assert made.dtype == arrays[nearest].dtype
     low, high = np.percentile(arrays[nearest][brain], (0.5, 99.5))
     assert low - 1 <= made[brain].min() and made[brain].max() <= high + 1
@@ -190,7 +202,7 @@ def test_intensities_and_type_are_those_of_the_nearest_source(
 
 
 def test_the_header_bears_the_mark(completer: ModalityCompleter, case_folder: Path, tmp_path: Path) -> None:
-    done = completer.complete(case_folder, tmp_path)
+    done = completer.complete(case_folder, out=tmp_path)
     description = nib.load(done.paths["t2w"]).header["descrip"].item().decode()
     assert description == f"{SYNTHETIC_MARK} t2w from t1n+t2f"
 
@@ -198,30 +210,32 @@ def test_the_header_bears_the_mark(completer: ModalityCompleter, case_folder: Pa
 def test_a_synthetic_image_never_becomes_a_source(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path
 ) -> None:
-    first = completer.complete(case_folder, tmp_path)
+    first = completer.complete(case_folder, out=tmp_path)
     (case_folder / "p1-t1c.nii.gz").write_bytes(first.paths["t1c"].read_bytes())  # its sidecar is lost
-    case = completer.inspect(case_folder)
+    case = inspect(case_folder)
     assert (case.available, case.synthetic, case.missing) == (("t1n", "t2f"), ("t1c",), MISSING)
     assert_same(completer.complete(case_folder).images, first.images)
 
 
 def test_finished_outputs_are_kept_unless_told(completer: ModalityCompleter, case_folder: Path, tmp_path: Path) -> None:
-    first = completer.complete(case_folder, tmp_path / "out", uncertainty=True, steps=2)
+    first = completer.complete(case_folder, out=tmp_path / "out", settings=Settings(uncertainty=True, steps=2))
     before = hashes(tmp_path / "out")
     stamps = {path: path.stat().st_mtime_ns for path in first.paths.values()}
-    again = completer.complete(case_folder, tmp_path / "out", uncertainty=True, steps=2)
+    again = completer.complete(case_folder, out=tmp_path / "out", settings=Settings(uncertainty=True, steps=2))
     assert again.skipped == MISSING and again.provenance == first.provenance
     assert_same(again.images, first.images)
     assert_same(again.uncertainty, first.uncertainty)
     assert {path: path.stat().st_mtime_ns for path in first.paths.values()} == stamps
-    redone = completer.complete(case_folder, tmp_path / "out", uncertainty=True, steps=2, overwrite=True)
+    redone = completer.complete(
+        case_folder, out=tmp_path / "out", overwrite=True, settings=Settings(uncertainty=True, steps=2)
+    )
     assert redone.skipped == () and hashes(tmp_path / "out") == before
 
 
 def test_an_output_of_other_settings_or_sources_is_not_taken_for_this_one(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path
 ) -> None:
-    completer.complete(case_folder, tmp_path / "out")
+    completer.complete(case_folder, out=tmp_path / "out")
     before = hashes(tmp_path / "out")
     others = {
         "Seed": {"seed": 3},
@@ -230,13 +244,13 @@ def test_an_output_of_other_settings_or_sources_is_not_taken_for_this_one(
         "Uncertainty": {"uncertainty": True},
     }
     for key, settings in others.items():
-        with pytest.raises(CaseError, match=f"{key} of this run.*--overwrite"):
-            completer.complete(case_folder, tmp_path / "out", **settings)
+        with pytest.raises(CaseError, match=f"{key} of this run.*overwrite=True"):
+            completer.complete(case_folder, out=tmp_path / "out", settings=Settings(**settings))
     save(case_folder / "p1-t1n.nii.gz", brain_volumes(seed=1)["t1n"])
     with pytest.raises(CaseError, match="Sources of this run"):
-        completer.complete(case_folder, tmp_path / "out")
+        completer.complete(case_folder, out=tmp_path / "out")
     assert hashes(tmp_path / "out") == before
-    redone = completer.complete(case_folder, tmp_path / "out", seed=3, overwrite=True)
+    redone = completer.complete(case_folder, out=tmp_path / "out", overwrite=True, settings=Settings(seed=3))
     assert redone.skipped == ()
     assert json.loads((tmp_path / "out" / "p1" / "p1-t1c.json").read_text())["Seed"] == 3
 
@@ -244,29 +258,29 @@ def test_an_output_of_other_settings_or_sources_is_not_taken_for_this_one(
 def test_an_overwritten_image_keeps_no_old_uncertainty(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path
 ) -> None:
-    completer.complete(case_folder, tmp_path / "out", ["t1c"], uncertainty=True, steps=2)
-    completer.complete(case_folder, tmp_path / "out", ["t1c"], overwrite=True)
+    completer.complete(case_folder, out=tmp_path / "out", targets=["t1c"], settings=Settings(uncertainty=True, steps=2))
+    completer.complete(case_folder, out=tmp_path / "out", targets=["t1c"], overwrite=True)
     assert set(hashes(tmp_path / "out")) == {"p1/p1-t1c.json", "p1/p1-t1c.nii.gz"}
-    assert completer.complete(case_folder, tmp_path / "out", ["t1c"]).uncertainty == {}
+    assert completer.complete(case_folder, out=tmp_path / "out", targets=["t1c"]).uncertainty == {}
 
 
 @pytest.mark.parametrize("lost", ["p1-t1c.nii.gz", "p1-t2w.nii.gz"])
 def test_an_image_without_its_partner_is_done_again(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path, lost: str
 ) -> None:
-    first = completer.complete(case_folder, tmp_path)
+    first = completer.complete(case_folder, out=tmp_path)
     (tmp_path / "p1" / lost).unlink()  # killed between sidecar and image
-    again = completer.complete(case_folder, tmp_path)
+    again = completer.complete(case_folder, out=tmp_path)
     assert len(again.skipped) == 1
     assert_same({m: nib.load(path) for m, path in again.paths.items()}, first.images)
 
 
 def test_outputs_may_lie_beside_their_sources(completer: ModalityCompleter, case_folder: Path) -> None:
     sources = hashes(case_folder)
-    first = completer.complete(case_folder, case_folder.parent)
+    first = completer.complete(case_folder, out=case_folder.parent)
     assert sources.items() <= hashes(case_folder).items() and len(hashes(case_folder)) == len(sources) + 4
-    assert completer.complete(case_folder, case_folder.parent).skipped == MISSING
-    again = completer.complete(case_folder, case_folder.parent, overwrite=True)
+    assert completer.complete(case_folder, out=case_folder.parent).skipped == MISSING
+    again = completer.complete(case_folder, out=case_folder.parent, overwrite=True)
     assert_same(again.images, first.images)
 
 
@@ -280,7 +294,7 @@ def test_an_acquired_file_in_the_way_is_refused_and_survives(
         (acquired.parent / "p1-t1c.json").write_text(sidecar)
     before = hashes(tmp_path / "out")
     with pytest.raises(CaseError, match="p1-t1c.nii.gz"):
-        completer.complete(case_folder, tmp_path / "out", ["t1c"], overwrite=overwrite)
+        completer.complete(case_folder, out=tmp_path / "out", targets=["t1c"], overwrite=overwrite)
     assert hashes(tmp_path / "out") == before
 
 
@@ -288,10 +302,10 @@ def test_an_acquired_file_in_the_way_is_refused_and_survives(
 def test_a_damaged_output_is_one_line(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path, damage: bytes
 ) -> None:
-    done = completer.complete(case_folder, tmp_path / "out", ["t1c"])
+    done = completer.complete(case_folder, out=tmp_path / "out", targets=["t1c"])
     done.paths["t1c"].write_bytes(damage)
     with pytest.raises(CaseError, match="p1-t1c.nii.gz"):
-        completer.complete(case_folder, tmp_path / "out", ["t1c"])
+        completer.complete(case_folder, out=tmp_path / "out", targets=["t1c"])
 
 
 def test_a_target_must_be_missing(completer: ModalityCompleter, case_folder: Path) -> None:
@@ -303,12 +317,12 @@ def test_a_target_must_be_missing(completer: ModalityCompleter, case_folder: Pat
     ("settings", "reason"), [({"mode": "best"}, "mode"), ({"steps": 0}, "steps"), ({"samples": 0}, "samples")]
 )
 def test_settings_are_checked(completer: ModalityCompleter, case_folder: Path, settings: dict, reason: str) -> None:
-    with pytest.raises(CaseError, match=f"{reason} must be"):
-        completer.complete(case_folder, **settings)
+    with pytest.raises(SettingsError, match=f"{reason} must be"):
+        completer.complete(case_folder, settings=Settings(**settings))
 
 
 def test_a_complete_case_needs_nothing(completer: ModalityCompleter, tmp_path: Path) -> None:
-    done = completer.complete(write_case(tmp_path / "in", "p1"), tmp_path / "out")
+    done = completer.complete(write_case(tmp_path / "in", "p1"), out=tmp_path / "out")
     assert (done.images, done.paths) == ({}, {}) and not (tmp_path / "out").exists()
     with pytest.raises(CaseError, match="none is"):
-        completer.complete_arrays(brain_volumes(), np.eye(4), targets=["t1n"])
+        completer.complete_arrays(brain_volumes(), affine=np.eye(4), targets=["t1n"])

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from modfill.cases.reading import case_from_arrays
 from modfill.completer import ModalityCompleter
-from modfill.errors import CaseError
+from modfill.errors import CaseError, SettingsError
 from modfill.model.synthesiser import Encoded, Synthesiser
+from modfill.settings import Settings
 from tests.case_files import brain_volumes, oblique_affine, save
 
 
@@ -24,8 +25,10 @@ def sources(dtype: npt.DTypeLike = np.int16, factor: float = 1.0) -> dict[str, n
 
 def test_arrays_give_what_files_give(completer: ModalityCompleter, case_folder: Path) -> None:
     affine = nib.load(case_folder / "p1-t1n.nii.gz").affine
-    arrays = completer.complete_arrays(sources(), affine, "p1", mode="sample", steps=2, seed=4)
-    files = completer.complete(case_folder, mode="sample", steps=2, seed=4)
+    arrays = completer.complete_arrays(
+        sources(), affine=affine, case_id="p1", settings=Settings(mode="sample", steps=2, seed=4)
+    )
+    files = completer.complete(case_folder, settings=Settings(mode="sample", steps=2, seed=4))
     assert list(arrays) == list(files.images) == ["t1c", "t2w"]
     for modality, array in arrays.items():
         np.testing.assert_array_equal(array, np.asanyarray(files.images[modality].dataobj))
@@ -33,7 +36,7 @@ def test_arrays_give_what_files_give(completer: ModalityCompleter, case_folder: 
 
 def test_arrays_are_left_alone_and_their_voxels_hashed(completer: ModalityCompleter) -> None:
     arrays = sources()
-    completer.complete_arrays(arrays, oblique_affine())
+    completer.complete_arrays(arrays, affine=oblique_affine())
     for modality, array in sources().items():
         np.testing.assert_array_equal(arrays[modality], array)
 
@@ -41,7 +44,7 @@ def test_arrays_are_left_alone_and_their_voxels_hashed(completer: ModalityComple
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.int64, np.uint64])
 def test_integers_give_integers(completer: ModalityCompleter, dtype: type) -> None:
     arrays = sources(dtype, 0.2)
-    for array in completer.complete_arrays(arrays, oblique_affine()).values():
+    for array in completer.complete_arrays(arrays, affine=oblique_affine()).values():
         assert array.dtype == dtype
         np.testing.assert_array_equal(array != 0, np.any([v != 0 for v in arrays.values()], axis=0))
         assert len(np.unique(array)) > 10
@@ -51,7 +54,7 @@ def test_integers_give_integers(completer: ModalityCompleter, dtype: type) -> No
 @pytest.mark.parametrize("factor", [1e-3, 1.0])
 def test_floats_give_float32(completer: ModalityCompleter, dtype: type, factor: float) -> None:
     arrays = sources(dtype, factor)
-    for array in completer.complete_arrays(arrays, oblique_affine()).values():
+    for array in completer.complete_arrays(arrays, affine=oblique_affine()).values():
         assert array.dtype == np.float32
         np.testing.assert_array_equal(array != 0, arrays["t1n"] != 0)
         inside = array[array != 0]
@@ -61,7 +64,7 @@ def test_floats_give_float32(completer: ModalityCompleter, dtype: type, factor: 
 
 def test_negative_floats_as_z_scores_are_allowed(completer: ModalityCompleter) -> None:
     arrays = {m: np.where(v != 0, (v - 480) / 100, 0).astype(np.float32) for m, v in sources(np.float32).items()}
-    array = completer.complete_arrays(arrays, oblique_affine())["t1c"]
+    array = completer.complete_arrays(arrays, affine=oblique_affine())["t1c"]
     brain = np.any([v != 0 for v in arrays.values()], axis=0)
     assert (array[brain] < 0).any() and (array[brain] > 0).any()
     np.testing.assert_array_equal(array != 0, brain)
@@ -78,7 +81,7 @@ def test_intensities_below_1_in_scaled_integer_files_survive(completer: Modality
     """int16 on disk with scl_slope, as fsl and nibabel write floats: 0.3 to 0.8 must not be rounded to 1."""
     for modality, volume in sources().items():
         _saved_with_slope(tmp_path / "p1" / f"p1-{modality}.nii.gz", volume)
-    done = completer.complete(tmp_path / "p1", tmp_path / "out", ["t1c"])
+    done = completer.complete(tmp_path / "p1", out=tmp_path / "out", targets=["t1c"])
     values = nib.load(done.paths["t1c"]).get_fdata()
     assert len(np.unique(values)) > 100
     assert 0.1 < values[values != 0].mean() < 1
@@ -90,7 +93,7 @@ def test_intensities_below_1_in_scaled_integer_files_survive(completer: Modality
 def test_other_spacings_come_back_on_their_own_grid(completer: ModalityCompleter, spacing: tuple[float, ...]) -> None:
     affine = oblique_affine() @ np.diag((*(np.array(spacing) / (1.0, 1.1, 1.3)), 1.0))
     arrays = sources()
-    array = completer.complete_arrays(arrays, affine)["t1c"]
+    array = completer.complete_arrays(arrays, affine=affine)["t1c"]
     assert array.shape == arrays["t1n"].shape
     np.testing.assert_array_equal(array != 0, arrays["t1n"] != 0)
 
@@ -99,15 +102,15 @@ def test_a_brain_that_touches_the_borders(completer: ModalityCompleter) -> None:
     extents = [(int(axis.min()), int(axis.max()) + 1) for axis in np.nonzero(sources()["t1n"])]
     box = tuple(slice(start, stop) for start, stop in extents)
     arrays = {m: v[box] for m, v in sources().items()}
-    array = completer.complete_arrays(arrays, oblique_affine())["t1c"]
+    array = completer.complete_arrays(arrays, affine=oblique_affine())["t1c"]
     np.testing.assert_array_equal(array != 0, arrays["t1n"] != 0)
 
 
 @pytest.mark.parametrize("layout", ["C", "F"])
 def test_memory_layout_does_not_matter(completer: ModalityCompleter, layout: str) -> None:
     arrays = {m: np.asarray(v, order=layout) for m, v in sources().items()}  # type: ignore[call-overload]
-    reference = completer.complete_arrays(sources(), oblique_affine())["t1c"]
-    again = completer.complete_arrays(arrays, oblique_affine())["t1c"]
+    reference = completer.complete_arrays(sources(), affine=oblique_affine())["t1c"]
+    again = completer.complete_arrays(arrays, affine=oblique_affine())["t1c"]
     np.testing.assert_array_equal(again, reference)
 
 
@@ -115,8 +118,8 @@ def test_memory_layout_does_not_matter(completer: ModalityCompleter, layout: str
 def test_uncertainty_comes_with_the_image_where_it_is_asked_for(
     completer: ModalityCompleter, case_folder: Path, mode: str
 ) -> None:
-    assert completer.complete(case_folder, targets=["t1c"], steps=2, mode=mode).uncertainty == {}
-    done = completer.complete(case_folder, targets=["t1c"], uncertainty=True, mode=mode)
+    assert completer.complete(case_folder, targets=["t1c"], settings=Settings(steps=2, mode=mode)).uncertainty == {}
+    done = completer.complete(case_folder, targets=["t1c"], settings=Settings(uncertainty=True, mode=mode))
     image = done.uncertainty["t1c"]
     values, brain = np.asanyarray(image.dataobj), np.asanyarray(done.images["t1c"].dataobj) != 0
     assert values.shape == brain.shape and image.get_data_dtype() == np.float32
@@ -137,12 +140,14 @@ def test_no_sample_is_drawn_that_nothing_depends_on(
 
     def images(samples: int, steps: int | None, mode: str) -> tuple[list[int], np.ndarray]:
         drawn.clear()
-        done = completer.complete(case_folder, None, ["t1c"], steps, samples, mode, uncertainty=True)
+        done = completer.complete(
+            case_folder, targets=["t1c"], settings=Settings(steps=steps, samples=samples, mode=mode, uncertainty=True)
+        )
         return list(drawn), np.asanyarray(done.images["t1c"].dataobj)
 
     for steps, mode, counts in ((None, "mean", [1]), (2, "sample", [1, 1])):
         assert images(1, steps, mode)[0] == counts
-        with pytest.raises(CaseError, match="samples must be 1 here, got 3; .* more count in mode mean with steps"):
+        with pytest.raises(SettingsError, match="samples must be 1 here, got 3; .* more count in mode mean with steps"):
             images(3, steps, mode)
     assert images(3, 2, "mean")[0] == [3], "the mean averages them"
 
@@ -150,7 +155,9 @@ def test_no_sample_is_drawn_that_nothing_depends_on(
 def test_a_sample_is_less_sure_than_the_mean(completer: ModalityCompleter) -> None:
     """Its departure from the mean adds to what is to be expected, voxel by voxel and on the whole."""
     case = case_from_arrays(sources(np.float32), np.eye(4), "p1")
-    mean, sample = (completer.complete(case, mode=mode, uncertainty=True) for mode in ("mean", "sample"))
+    mean, sample = (
+        completer.complete(case, settings=Settings(mode=mode, uncertainty=True)) for mode in ("mean", "sample")
+    )
     assert sample.provenance["t1c"]["Confidence"] < mean.provenance["t1c"]["Confidence"]
     known, less = (np.asanyarray(done.uncertainty["t1c"].dataobj) for done in (mean, sample))
     images = [np.asanyarray(done.images["t1c"].dataobj) for done in (mean, sample)]
@@ -166,7 +173,7 @@ def test_uncertainty_is_in_the_image_s_intensities(completer: ModalityCompleter)
     spreads = []
     for factor in (1.0, 10.0):
         case = case_from_arrays(sources(np.float32, factor), oblique_affine(), "p1")
-        done = completer.complete(case, targets=["t1c"], uncertainty=True)
+        done = completer.complete(case, targets=["t1c"], settings=Settings(uncertainty=True))
         spreads.append(np.asanyarray(done.uncertainty["t1c"].dataobj))
     np.testing.assert_allclose(spreads[1].mean(), 10 * spreads[0].mean(), rtol=0.02)
 
@@ -175,7 +182,7 @@ def test_too_small_a_brain_is_refused(completer: ModalityCompleter) -> None:
     volume = np.zeros((12, 12, 12), np.int16)
     volume[4:7, 4:7, 4:7] = np.arange(27).reshape(3, 3, 3) + 1
     with pytest.raises(CaseError, match="at least 64 voxels"):
-        completer.complete_arrays({"t1n": volume}, np.eye(4))
+        completer.complete_arrays({"t1n": volume}, affine=np.eye(4))
 
 
 def test_an_unusable_image_is_not_quietly_replaced(completer: ModalityCompleter, case_folder: Path) -> None:

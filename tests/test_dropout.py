@@ -123,7 +123,7 @@ def test_completed_data_keep_an_acquired_one(tiny_weights: Path, stacked: bool) 
 @pytest.mark.parametrize("library", ["torchio", "monai"])
 def test_a_file_that_modfill_wrote_may_always_go(library: str, completer: ModalityCompleter, tmp_path: Path) -> None:
     folder = write_case(tmp_path, "p1", ("t1n",))
-    paths = {"t1n": folder / "p1-t1n.nii.gz", "t2w": completer.complete(folder, tmp_path / "out").paths["t2w"]}
+    paths = {"t1n": folder / "p1-t1n.nii.gz", "t2w": completer.complete(folder, out=tmp_path / "out").paths["t2w"]}
     data = tio.Subject(**{m: tio.ScalarImage(path) for m, path in paths.items()})
     drop: Any = RandomModalityDropout(1)
     if library == "monai":

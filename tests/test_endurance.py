@@ -7,7 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from modfill.cases.reading import inspect
 from modfill.completer import ModalityCompleter
+from modfill.settings import Settings
 from tests.case_files import write_case
 
 CASES = 500
@@ -22,8 +24,13 @@ def test_memory_and_open_files_are_flat(completer: ModalityCompleter, tmp_path: 
     write_case(tmp_path, "p1", ("t1n", "t2f"))
     use = []
     for number in range(CASES):
-        case = completer.inspect(tmp_path / "p1")
-        completer.complete(case, tmp_path / "out", uncertainty=bool(number % 2), steps=1, seed=number, overwrite=True)
+        case = inspect(tmp_path / "p1")
+        completer.complete(
+            case,
+            out=tmp_path / "out",
+            overwrite=True,
+            settings=Settings(uncertainty=bool(number % 2), steps=1, seed=number),
+        )
         use.append((process.memory_info().rss, process.num_fds(), process.num_threads()))
     memory, files, threads = zip(*use, strict=True)
     print(f"memory {memory[WARM] / 1e6:.1f} MB after {WARM} cases, {memory[-1] / 1e6:.1f} MB after {CASES}; "

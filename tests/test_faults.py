@@ -21,9 +21,11 @@ from modfill.cases import finding
 from modfill.cases.files import Cohort
 from modfill.cases.finding import find_cohort
 from modfill.cases.marks import matches_sidecar, read_sidecar
+from modfill.cases.reading import inspect
 from modfill.cli import main
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, ModfillError, within_memory
+from modfill.settings import Settings
 from tests.case_files import write_case
 from tests.test_cli import one_line
 
@@ -86,16 +88,20 @@ def test_a_stop_at_any_step_of_writing_leaves_whole_files(
     completer: ModalityCompleter, tmp_path: Path, stop: str, former: bool
 ) -> None:
     """Each single step of writing an image, its uncertainty and its sidecar is once the one that fails."""
-    case = completer.inspect(write_case(tmp_path / "in", "p1", ("t1n",), shape=SHAPE))
+    case = inspect(write_case(tmp_path / "in", "p1", ("t1n",), shape=SHAPE))
     if former:
-        completer.complete(case, tmp_path / "former", ["t1c"], uncertainty=True, steps=1, seed=1)
+        completer.complete(
+            case, out=tmp_path / "former", targets=["t1c"], settings=Settings(uncertainty=True, steps=1, seed=1)
+        )
     for number in range(1, 99):
         out = tmp_path / f"out-{number}"
         if former:
             shutil.copytree(tmp_path / "former", out)
         finished = False
         with suppress(CaseError, KeyboardInterrupt, Dead), stopping_at(number, STOPS[stop]):
-            completer.complete(case, out, ["t1c"], uncertainty=True, steps=1, overwrite=True)
+            completer.complete(
+                case, out=out, targets=["t1c"], overwrite=True, settings=Settings(uncertainty=True, steps=1)
+            )
             finished = True
         images = whole_images(out)
         assert stop == "SIGKILL" or leftovers(out) == []
@@ -208,10 +214,10 @@ def test_a_full_disk_another_disk_and_a_read_only_disk(
 def test_the_input_is_gone_once_it_was_read(completer: ModalityCompleter, case_folder: Path, tmp_path: Path) -> None:
     """The sidecar tells of what was read, not of what lies there later."""
     expected = hashlib.sha256((case_folder / "p1-t1n.nii.gz").read_bytes()).hexdigest()
-    case = completer.inspect(case_folder)
+    case = inspect(case_folder)
     (case_folder / "p1-t1n.nii.gz").write_bytes(b"another scan")
     (case_folder / "p1-t2f.nii.gz").unlink()
-    done = completer.complete(case, tmp_path / "out", ["t1c"])
+    done = completer.complete(case, out=tmp_path / "out", targets=["t1c"])
     assert done.provenance["t1c"]["Sources"][0]["SHA256"] == expected
     assert whole_images(tmp_path / "out") == 1
 
@@ -223,8 +229,8 @@ def test_a_case_that_disappears_does_not_hold_back_the_others(
     for name in ("p1", "p2"):
         write_case(tmp_path / "in", name, ("t1n", "t2w"), shape=SHAPE)
 
-    def find_and_lose(folder: Path, ignore_unexplained: bool) -> Cohort:
-        found = find_cohort(folder, ignore_unexplained)
+    def find_and_lose(folder: Path, *, ignore_unexplained: bool) -> Cohort:
+        found = find_cohort(folder, ignore_unexplained=ignore_unexplained)
         shutil.rmtree(folder / "p1")
         return found
 

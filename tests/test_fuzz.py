@@ -38,7 +38,7 @@ def completed(completer: ModalityCompleter, folder: Path) -> bool:
     before = {path: path.read_bytes() for path in (folder / "in").iterdir()}
     try:
         files = find_cases(folder / "in")[0]
-        done = completer.complete(read_case(files), folder / "out", [TARGET])
+        done = completer.complete(read_case(files), out=folder / "out", targets=[TARGET])
     except ModfillError as error:
         assert len(str(error)) < 4000 and str(error).isprintable()
         return False

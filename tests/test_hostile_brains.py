@@ -15,6 +15,7 @@ from modfill.cases.reading import case_from_arrays
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
 from modfill.model.synthesiser import Prediction, Synthesiser
+from modfill.settings import Settings
 from tests.case_files import brain_volumes
 
 Volume = npt.NDArray[np.float32]
@@ -53,7 +54,7 @@ def nearly_constant(value: float) -> Volume:
 )
 @pytest.mark.usefixtures("in_float32")
 def test_an_answer_wherever_there_is_a_brain(completer: ModalityCompleter, brain: Volume, spacing: tuple) -> None:
-    made = completer.complete_arrays({"t1n": brain}, np.diag((*spacing, 1.0)), targets=["t1c"])["t1c"]
+    made = completer.complete_arrays({"t1n": brain}, affine=np.diag((*spacing, 1.0)), targets=["t1c"])["t1c"]
     assert np.isfinite(made).all()
     np.testing.assert_array_equal(made != 0, brain != 0)
 
@@ -73,7 +74,7 @@ def test_a_brain_of_which_nothing_is_left_at_1_mm_is_refused(completer: Modality
     for corner in ((0, 2, 2), (2, 0, 2), (2, 2, 0)):
         brain[corner] = 1
     with pytest.raises(CaseError, match="must be thick enough to be seen at 1 mm, got 1731 voxels far apart"):
-        completer.complete_arrays({"t1n": brain}, np.diag((0.2, 0.2, 0.2, 1.0)))
+        completer.complete_arrays({"t1n": brain}, affine=np.diag((0.2, 0.2, 0.2, 1.0)))
 
 
 @torch.inference_mode()
@@ -112,7 +113,7 @@ def test_what_is_not_finite_is_never_given_out(
     monkeypatch.setattr(Synthesiser, "predict", lambda *arguments: spoil(original(*arguments)))
     case = case_from_arrays({"t1n": brain_volumes((14, 16, 12))["t1n"]}, np.eye(4))
     with pytest.raises(CaseError, match="a synthesised t1c must be finite"):
-        completer.complete(case, targets=["t1c"], uncertainty=True, steps=1)
+        completer.complete(case, targets=["t1c"], settings=Settings(uncertainty=True, steps=1))
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, object, "U3"])

@@ -104,7 +104,7 @@ def test_header_fields_that_make_no_sense_are_copied_not_stumbled_over(
 ) -> None:
     folder = folder_with(tmp_path, put(place, value, dtype))
     (folder / "p1-t1n.nii.gz").unlink()
-    written = completer.complete(folder, tmp_path / "out", ["t2f"]).paths["t2f"]
+    written = completer.complete(folder, out=tmp_path / "out", targets=["t2f"]).paths["t2f"]
     size = np.dtype(dtype).itemsize
     assert gzip.decompress(written.read_bytes())[place : place + size] == np.array([value], dtype).tobytes()
 
@@ -150,7 +150,7 @@ def test_negative_integers_stay_negative(completer: ModalityCompleter, dtype: ty
     volume[brain] = 10 * (volume[brain] - volume[brain].mean()) / volume[brain].std() - 7
     volume[brain & (np.rint(volume) == 0)] = 1
     volume = np.rint(volume).astype(dtype)
-    made = completer.complete_arrays({"t1n": volume}, oblique_affine())
+    made = completer.complete_arrays({"t1n": volume}, affine=oblique_affine())
     for array in made.values():
         np.testing.assert_array_equal(array != 0, volume != 0)
         assert array.dtype == dtype
@@ -168,5 +168,5 @@ def test_nifti2_files_are_understood_whole(completer: ModalityCompleter, tmp_pat
     image.header.structarr["quatern_b"] = 1e300  # more than NIfTI-1 can say, and not used
     (tmp_path / "p1").mkdir()
     nib.save(image, tmp_path / "p1" / "p1-t1n.nii")
-    written = nib.load(completer.complete(tmp_path / "p1", tmp_path / "out", ["t1c"]).paths["t1c"])
+    written = nib.load(completer.complete(tmp_path / "p1", out=tmp_path / "out", targets=["t1c"]).paths["t1c"])
     np.testing.assert_allclose(written.affine, oblique_affine(), atol=1e-5)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from torch import Tensor
 
-from modfill import completion
+from modfill import job
 from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError
 from modfill.model.synthesiser import Encoded, Prediction, Synthesiser
@@ -123,7 +123,7 @@ def test_files_keep_grid_inputs_and_answer(completer: ModalityCompleter, grid: G
         folder = write(Path(name) / "in", grid)
         before = hashes(folder)
         try:
-            done = completer.complete(folder, Path(name) / "a", [TARGET])
+            done = completer.complete(folder, out=Path(name) / "a", targets=[TARGET])
         except ModfillError as error:
             assert str(error).isprintable()
             assert refusable(grid, str(error))
@@ -143,7 +143,7 @@ def test_files_keep_grid_inputs_and_answer(completer: ModalityCompleter, grid: G
         brain = np.any([voxels(nib.load(path)) != 0 for path in folder.iterdir()], axis=0)
         np.testing.assert_array_equal(voxels(written) != 0, brain)
         assert np.isfinite(voxels(written)).all()
-        completer.complete(folder, Path(name) / "b", [TARGET])
+        completer.complete(folder, out=Path(name) / "b", targets=[TARGET])
         assert hashes(Path(name) / "a") == hashes(Path(name) / "b")
 
 
@@ -170,7 +170,7 @@ def test_reorienting_the_input_reorients_the_output(completer: ModalityCompleter
     for arrays, place in ((volumes, grid.affine), (turned, affine)):
         kept = {m: v.tobytes() for m, v in arrays.items()}
         try:
-            answers.append(completer.complete_arrays(arrays, place, "p1", targets=[TARGET])[TARGET])
+            answers.append(completer.complete_arrays(arrays, affine=place, case_id="p1", targets=[TARGET])[TARGET])
         except ModfillError as error:
             assert refusable(grid, str(error))
             answers.append(None)
@@ -204,9 +204,9 @@ def test_an_answer_lands_on_the_voxels_it_is_about(completer: ModalityCompleter,
     source = brains(grid)["t1n"].astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         said_again(patch)
-        patch.setattr(completion, "output_scale", lambda like, unit: like)
+        patch.setattr(job, "output_scale", lambda like, unit: like)
         try:
-            made = completer.complete_arrays({"t1n": source}, grid.affine, targets=[TARGET])[TARGET]
+            made = completer.complete_arrays({"t1n": source}, affine=grid.affine, targets=[TARGET])[TARGET]
         except ModfillError as error:
             assert refusable(grid, str(error))
             event("refused")
@@ -225,6 +225,6 @@ def test_a_brain_larger_than_the_training_volume(completer: ModalityCompleter) -
     brain = sum(abs(axis) for axis in axes) < 1
     volume = np.where(brain, np.random.default_rng(0).integers(100, 900, shape), 0).astype(np.int16)
     affine = nib.orientations.inv_ornt_aff(ornt_transform(axcodes2ornt("SPL"), axcodes2ornt("RAS")), shape)
-    made = completer.complete_arrays({"t1n": volume}, affine, targets=[TARGET])[TARGET]
+    made = completer.complete_arrays({"t1n": volume}, affine=affine, targets=[TARGET])[TARGET]
     assert made.dtype == np.int16
     np.testing.assert_array_equal(made != 0, volume != 0)

@@ -54,7 +54,7 @@ def thin(kept: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_scan_finds_exactly_the_truth(tmp_path: Path, kept: Cohort, layout: str, deep: bool) -> None:
     assert len(kept) == 35
-    scan = scan_cohort(LAYOUTS[layout](tmp_path / layout, kept), deep)
+    scan = scan_cohort(LAYOUTS[layout](tmp_path / layout, kept), deep=deep)
     found = {case.case_id: case.available for case in scan.cases}
     assert found == {case_name(layout, case_id): tuple(files) for case_id, files in kept.items()}
     assert [case for case in scan.cases if case.problem or case.unusable or case.synthetic or case.swap] == []

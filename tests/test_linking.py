@@ -75,13 +75,13 @@ def test_python_makes_the_same_dataset(
 ) -> None:
     where = LAYOUTS[layout](tmp_path / "in", sources)
     assert complete(tiny_weights, where, "--out", tmp_path / "out", "--naming", "auto", "--link") == 0
-    results = list(completer.complete_cohort(where, tmp_path / "same", link=True, naming="auto"))
+    results = list(completer.complete_cohort(where, out=tmp_path / "same", link=True, naming="auto"))
     assert [result.problem for result in results] == [None] * 3
     one, two = ({path.relative_to(out): path.read_bytes() for path in out.rglob("*.[jn]*") if path.is_file()}
                 for out in (tmp_path / "out", tmp_path / "same"))  # fmt: skip
     assert one == two and len(one) > 12
     with pytest.raises(ModfillError, match="naming must be one of auto, brats2023, .* got 'brats'"):
-        completer.complete_cohort(where, tmp_path / "other", naming="brats")
+        completer.complete_cohort(where, out=tmp_path / "other", naming="brats")
 
 
 def test_a_description_is_written_by_several_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,9 @@ def test_missing_keys_are_added(complete: CompleteModalitiesd, completer: Modali
     before = item(subject_id="p1", label=3)
     after = complete(before)
     assert set(before) == {"t1n", "t2f", "subject_id", "label"}
-    expected = completer.complete_arrays({m: before[m].numpy()[0] for m in ("t1n", "t2f")}, oblique_affine(), "p1")
+    expected = completer.complete_arrays(
+        {m: before[m].numpy()[0] for m in ("t1n", "t2f")}, affine=oblique_affine(), case_id="p1"
+    )
     for modality in ("t1c", "t2w"):
         assert isinstance(after[modality], MetaTensor)
         assert np.array_equal(after[modality].numpy()[0], expected[modality])
@@ -107,7 +109,7 @@ def test_a_file_that_modfill_wrote_is_never_a_source(
     tiny_weights: Path, completer: ModalityCompleter, tmp_path: Path
 ) -> None:
     folder = write_case(tmp_path, "p1", ("t1n", "t2f"))
-    paths = {"t1n": folder / "p1-t1n.nii.gz", "t1c": completer.complete(folder, tmp_path / "out").paths["t1c"]}
+    paths = {"t1n": folder / "p1-t1n.nii.gz", "t1c": completer.complete(folder, out=tmp_path / "out").paths["t1c"]}
     steps = pipeline(tiny_weights)
     after = steps({m: str(path) for m, path in paths.items()})
     assert after["acquired_modalities"].tolist() == [True, False, False, False]

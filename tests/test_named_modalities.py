@@ -34,17 +34,17 @@ def test_arrays_and_cohorts_take_the_same_names(
     completer: ModalityCompleter, tiny_weights: Path, tmp_path: Path, arrays: dict[str, Any]
 ) -> None:
     write_case(tmp_path / "in", "p1", ("t1n", "t2f"))
-    (result,) = completer.complete_cohort(tmp_path / "in", tmp_path / "out", "T1ce")
+    (result,) = completer.complete_cohort(tmp_path / "in", out=tmp_path / "out", targets="T1ce")
     assert result.synthesised == ("t1c",)
     affine = oblique_affine()
     assert case_from_arrays(arrays, affine).available == ("t1n", "t2f")
-    made = completer.complete_arrays(arrays, affine, "p1", targets="T1ce")
+    made = completer.complete_arrays(arrays, affine=affine, case_id="p1", targets="T1ce")
     canonical = {"t1n": arrays["T1"], "t2f": arrays["FLAIR"]}
-    again = completer.complete_arrays(canonical, affine, "p1", targets=["t1c"])
+    again = completer.complete_arrays(canonical, affine=affine, case_id="p1", targets=["t1c"])
     np.testing.assert_array_equal(made["t1c"], again["t1c"])
     affines = {"flair": affine, "T1": affine}
-    kept = complete_arrays(arrays, affines, targets="T1ce", weights=tiny_weights, cache=tmp_path / "cache")
-    complete_arrays(canonical, affine, targets=["t1c"], weights=tiny_weights, cache=tmp_path / "cache")
+    kept = complete_arrays(arrays, affine=affines, targets="T1ce", weights=tiny_weights, cache=tmp_path / "cache")
+    complete_arrays(canonical, affine=affine, targets=["t1c"], weights=tiny_weights, cache=tmp_path / "cache")
     assert list(kept) == ["t1c"] and len(list((tmp_path / "cache").rglob("*.npz"))) == 1
 
 
@@ -65,9 +65,9 @@ def test_a_wrong_name_is_refused_before_any_work(
     folder = write_case(tmp_path / "in", "p1", ("t1n", "t2w"))
     wanted = "a target must be one of t1n, t1c, t2w, t2f, or a name of theirs"
     with pytest.raises(ModfillError, match=wanted):
-        completer.complete_cohort(tmp_path / "in", tmp_path / "out", targets, naming=naming)
+        completer.complete_cohort(tmp_path / "in", out=tmp_path / "out", targets=targets, naming=naming)
     with pytest.raises(ModfillError, match=wanted):
-        completer.complete(folder, tmp_path / "out", targets)
+        completer.complete(folder, out=tmp_path / "out", targets=targets)
     assert not (tmp_path / "out").exists()
 
 

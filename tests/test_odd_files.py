@@ -92,7 +92,7 @@ def test_a_header_without_orientation_codes_is_named_and_can_be_set_aside(
     ):
         read(folder)
     assert "without orientation codes" in str(scan_cohort(tmp_path / "in").cases[0].problem)
-    (result,) = completer.complete_cohort(tmp_path / "in", tmp_path / "out", ["t1c"], assume_aligned=True)
+    (result,) = completer.complete_cohort(tmp_path / "in", out=tmp_path / "out", targets=["t1c"], assume_aligned=True)
     assert result.error is None
     written, source = nib.load(tmp_path / "out/p1/p1-t1c.nii.gz"), nib.load(folder / f"p1-{coded}.nii.gz")
     np.testing.assert_array_equal(written.affine, source.affine)

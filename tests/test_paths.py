@@ -16,6 +16,7 @@ from modfill.cohort.table import read_table
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
 from modfill.outputs.naming import OutputFolder
+from modfill.settings import Settings
 from tests.case_files import brain_volumes, oblique_affine, write_case
 
 SHAPE = (14, 16, 12)
@@ -55,7 +56,7 @@ def test_outputs_never_leave_the_output_folder(completer: ModalityCompleter, tmp
     """Names that come from Python or from an nnU-Net dataset.json, not from a folder listing."""
     case = case_from_arrays({"t1n": brain_volumes(SHAPE)["t1n"]}, oblique_affine(), case_id)
     with pytest.raises(CaseError) as caught:
-        completer.complete(case, tmp_path / "deep" / "out", ["t1c"])
+        completer.complete(case, out=tmp_path / "deep" / "out", targets=["t1c"])
     assert str(caught.value).isprintable() and files_under(tmp_path) == set()
 
 
@@ -81,7 +82,7 @@ def test_a_link_in_place_of_a_lock_is_not_followed(completer: ModalityCompleter,
         write_case(tmp_path / "in", name, ("t1n",), SHAPE, seed=seed)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".lock-p1").symlink_to(tmp_path / "elsewhere")
-    results = list(completer.complete_cohort(tmp_path / "in", tmp_path / "out", ["t1c"]))
+    results = list(completer.complete_cohort(tmp_path / "in", out=tmp_path / "out", targets=["t1c"]))
     assert [result.problem is None for result in results] == [False, True]
     assert not (tmp_path / "elsewhere").exists()
 
@@ -92,7 +93,7 @@ def test_links_to_what_was_acquired_stay_inside_too(completer: ModalityCompleter
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "p1").symlink_to(tmp_path / "elsewhere")
-    (result,) = completer.complete_cohort(tmp_path / "in", tmp_path / "out", link=True)
+    (result,) = completer.complete_cohort(tmp_path / "in", out=tmp_path / "out", link=True)
     assert result.problem is not None and "must be a folder, got a link" in result.problem
     assert files_under(tmp_path / "elsewhere") == set()
 
@@ -103,7 +104,12 @@ def test_maps_stay_inside_too(completer: ModalityCompleter, tmp_path: Path) -> N
     (tmp_path / "out" / "imagesTs").mkdir(parents=True)
     (tmp_path / "out" / "imagesTs" / "uncertainty").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CaseError, match="must be a folder, got a link"):
-        completer.complete(folder, OutputFolder(tmp_path / "out", "nnunet"), ["t1c"], uncertainty=True, steps=1)
+        completer.complete(
+            folder,
+            out=OutputFolder(tmp_path / "out", "nnunet"),
+            targets=["t1c"],
+            settings=Settings(uncertainty=True, steps=1),
+        )
     assert files_under(tmp_path / "elsewhere") == set()
 
 
@@ -126,7 +132,7 @@ def test_a_link_in_the_output_folder_is_not_followed(completer: ModalityComplete
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "p1").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CaseError, match="must be a folder, got a link"):
-        completer.complete(folder, tmp_path / "out", ["t1c"])
+        completer.complete(folder, out=tmp_path / "out", targets=["t1c"])
     assert files_under(tmp_path / "elsewhere") == set()
 
 
@@ -136,7 +142,7 @@ def test_a_link_in_place_of_an_output_is_replaced_not_written_through(
     folder = write_case(tmp_path / "in", "p1", ("t1n",), SHAPE)
     (tmp_path / "out" / "p1").mkdir(parents=True)
     (tmp_path / "out" / "p1" / "p1-t1c.nii.gz").symlink_to(tmp_path / "nowhere")
-    completer.complete(folder, tmp_path / "out", ["t1c"])
+    completer.complete(folder, out=tmp_path / "out", targets=["t1c"])
     assert not (tmp_path / "nowhere").exists() and not (tmp_path / "out" / "p1" / "p1-t1c.nii.gz").is_symlink()
 
 

@@ -14,13 +14,14 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import modfill
-from modfill.cases.files import CaseFiles
-from modfill.cases.reading import Case, read_case
+from modfill.cases.reading import Case, inspect
 from modfill.cli import main
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
 from modfill.outputs.naming import uncertainty_path
+from modfill.reproduction import reproduce
 from modfill.results import Completed
+from modfill.settings import Settings
 from tests.case_files import brain_volumes, oblique_affine, save, write_case
 from tests.test_completion import voxels
 
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("in_float32")
 @pytest.fixture
 def synthetic(completer: ModalityCompleter, case_folder: Path, tmp_path: Path) -> Path:
     """The image and sidecar of a synthesised t1c, in a folder of their own."""
-    return completer.complete(case_folder, tmp_path / "made", ["t1c"]).paths["t1c"]
+    return completer.complete(case_folder, out=tmp_path / "made", targets=["t1c"]).paths["t1c"]
 
 
 def put(case_folder: Path, image: nib.Nifti1Image | Path, note: Path | None = None, ending: str = ".nii.gz") -> Case:
@@ -45,7 +46,7 @@ def put(case_folder: Path, image: nib.Nifti1Image | Path, note: Path | None = No
         nib.save(image, path)
     if note is not None:
         (case_folder / "p1_t1ce.json").write_bytes(note.read_bytes())
-    return ModalityCompleter.inspect(None, case_folder)  # type: ignore[arg-type]  # needs no model
+    return inspect(case_folder)  # type: ignore[arg-type]  # needs no model
 
 
 def rewritten(path: Path, dtype: type) -> nib.Nifti1Image:
@@ -76,7 +77,7 @@ def test_an_acquired_image_beside_an_old_sidecar_is_acquired(synthetic: Path, ca
 
 def test_a_case_of_synthetic_images_alone_is_refused(synthetic: Path) -> None:
     with pytest.raises(CaseError, match="none that is acquired.*--allow-synthetic"):
-        ModalityCompleter.inspect(None, synthetic.parent)  # type: ignore[arg-type]
+        inspect(synthetic.parent)  # type: ignore[arg-type]
 
 
 def test_a_synthetic_source_must_be_allowed_and_is_recorded(
@@ -101,10 +102,12 @@ def test_a_synthetic_source_must_be_allowed_and_is_recorded(
 def test_sidecars_follow_the_schema(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    completer.complete(case_folder, tmp_path, **settings)
+    completer.complete(case_folder, out=tmp_path, settings=Settings(**settings))
     notes = [json.loads(path.read_text(encoding="utf8")) for path in tmp_path.rglob("*.json")]
     arrays = {m: brain_volumes()[m] for m in ("t1n", "t2w", "t2f")}
-    from_arrays = completer.complete(modfill.cases.reading.case_from_arrays(arrays, oblique_affine()), **settings)
+    from_arrays = completer.complete(
+        modfill.cases.reading.case_from_arrays(arrays, oblique_affine()), settings=Settings(**settings)
+    )
     notes += [json.loads(json.dumps(note)) for note in from_arrays.provenance.values()]
     assert len(notes) == 3
     for note in notes:
@@ -143,21 +146,19 @@ def test_a_sidecar_is_enough_to_make_the_image_again(
     completer: ModalityCompleter, tiny_weights: Path, case_folder: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     """Bit for bit, by another completer, from renamed files: nothing but the sidecar says how (as in the README)."""
-    completer.complete(case_folder, tmp_path / "first", ["t2w"], **settings)
+    completer.complete(case_folder, out=tmp_path / "first", targets=["t2w"], settings=Settings(**settings))
     note = json.loads((tmp_path / "first" / "p1" / "p1-t2w.json").read_text(encoding="utf8"))
     moved = case_folder.rename(tmp_path / "moved")
     save(moved / "p1-t1c.nii.gz", brain_volumes()["t1c"])  # found later; it was no source then
-    sources = {source["Modality"]: moved / source["File"] for source in note["Sources"]}
-    case = read_case(CaseFiles(note["CaseID"], sources), allow_synthetic=True)
-    assert [case.hashes[source["Modality"]] for source in note["Sources"]] == [s["SHA256"] for s in note["Sources"]]
-    again = ModalityCompleter(tiny_weights, "cpu").complete(
-        case, tmp_path / "again", [note["Modality"]], note["Steps"], note["Samples"], note["Mode"], note["Seed"],
-        uncertainty=note["Uncertainty"],
-    )  # fmt: skip
+    sidecar = tmp_path / "first" / "p1" / "p1-t2w.json"
+    with pytest.raises(CaseError, match="the sources must lie where they were, got nothing at"):
+        reproduce(sidecar, weights=tiny_weights)
+    again = reproduce(sidecar, out=tmp_path / "again", sources=moved, weights=tiny_weights)
+    assert again.identical and again.differences == {}
     files = [sorted((tmp_path / run / "p1").glob("*.nii.gz")) for run in ("first", "again")]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]]
     assert len(files[0]) == 1 + note["Uncertainty"]
-    made = again.provenance["t2w"]
+    made = again.completed.provenance["t2w"]
     assert made.pop("SourcePaths") != note.pop("SourcePaths")  # they were moved
     assert made == note
 
@@ -166,22 +167,22 @@ def test_a_finished_output_with_other_voxels_is_done_again(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path
 ) -> None:
     """Neither a damaged nor an exchanged image passes for what its sidecar describes."""
-    path = completer.complete(case_folder, tmp_path, ["t1c"]).paths["t1c"]
+    path = completer.complete(case_folder, out=tmp_path, targets=["t1c"]).paths["t1c"]
     whole = path.read_bytes()
     image = nib.load(path)
     other = nib.Nifti1Image(voxels(image)[::-1].copy(), image.affine, image.header)
     for damage in (lambda: path.write_bytes(whole[:-300]), lambda: nib.save(other, path)):
         damage()
-        assert completer.complete(case_folder, tmp_path, ["t1c"]).skipped == ()
+        assert completer.complete(case_folder, out=tmp_path, targets=["t1c"]).skipped == ()
         assert path.read_bytes() == whole
-    assert completer.complete(case_folder, tmp_path, ["t1c"]).skipped == ("t1c",)
+    assert completer.complete(case_folder, out=tmp_path, targets=["t1c"]).skipped == ("t1c",)
 
 
 def test_a_finished_output_without_its_uncertainty_is_done_again(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path
 ) -> None:
     def complete() -> Completed:
-        return completer.complete(case_folder, tmp_path, ["t1c"], uncertainty=True)
+        return completer.complete(case_folder, out=tmp_path, targets=["t1c"], settings=Settings(uncertainty=True))
 
     path = uncertainty_path(complete().paths["t1c"])
     whole = path.read_bytes()
@@ -195,6 +196,6 @@ def test_a_finished_output_without_its_uncertainty_is_done_again(
 def test_the_files_of_a_cohort_are_marked_one_by_one(completer: ModalityCompleter, tmp_path: Path) -> None:
     """Completed in place, a case is what it was before: its synthetic images are not sources of the next run."""
     folder = write_case(tmp_path, "p1", ("t1n",))
-    completer.complete(folder, tmp_path, ["t2w"])
-    case = completer.inspect(folder)
+    completer.complete(folder, out=tmp_path, targets=["t2w"])
+    case = inspect(folder)
     assert (case.available, case.synthetic) == (("t1n",), ("t2w",))

@@ -45,7 +45,7 @@ def test_two_processes_give_one_weights_file(case_folder: Path, tmp_path: Path) 
         with (out / f"{stage}.csv").open() as file:
             names = [row["name"] for row in csv.DictReader(file)]
         assert "loss" in names and names.count("validation_psnr") == 1
-    completed = ModalityCompleter(out / "weights.safetensors", "cpu").complete(case_folder)
+    completed = ModalityCompleter(out / "weights.safetensors", device="cpu").complete(case_folder)
     assert set(completed.images) == {"t1c", "t2w"}
 
 
@@ -65,7 +65,7 @@ def test_two_processes_complete_a_cohort_as_one_does(
     for seed in range(5):
         write_case(cohort, f"p{seed}", ("t1n", "t2f"), shape=(20, 24, 16), seed=seed)
     (cohort / "p0" / "p0-t2f.nii.gz").write_text("no image")
-    results = list(completer.complete_cohort(cohort, tmp_path / "one"))
+    results = list(completer.complete_cohort(cohort, out=tmp_path / "one"))
     assert [result.case_id for result in results if result.error] == ["p0"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "modfill"]
     options = ["complete", cohort, "--out", tmp_path / "two", "--weights", tiny_weights, "--device", "cpu"]

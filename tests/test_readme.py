@@ -61,7 +61,7 @@ def cohort() -> dict[str, Any]:
 def completed_case() -> dict[str, Any]:
     """The same case, completed."""
     brats_case()
-    completer.ModalityCompleter().complete("p1", "completed")
+    completer.ModalityCompleter().complete("p1", out="completed")
     return {}
 
 

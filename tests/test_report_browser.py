@@ -34,7 +34,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, completer: ModalityCompleter)
     for seed, (name, present) in enumerate(CASES.items()):
         write_case(folder / name, name, present, seed=seed)
         settings = Settings(steps=1, uncertainty=name != "p10")
-        list(completer.complete_cohort(folder / name, folder / "out", settings=settings))
+        list(completer.complete_cohort(folder / name, out=folder / "out", settings=settings))
         for sidecar, confidence in zip(sorted((folder / "out" / name).glob("*.json")), CONFIDENCE[name], strict=True):
             sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "Confidence": confidence}))
     return write_report(folder / "out")

@@ -33,7 +33,7 @@ def one(scan: Scan, case_id: str = "p1") -> ScannedCase:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_truth_in_every_layout(tmp_path: Path, layout: str, deep: bool) -> None:
     files = small_cohort(tmp_path / "in")
-    scan = scan_cohort(LAYOUTS[layout](tmp_path / layout, files), deep)
+    scan = scan_cohort(LAYOUTS[layout](tmp_path / layout, files), deep=deep)
     assert {case.case_id: case.available for case in scan.cases} == {
         case_name(layout, case_id): available for case_id, available in AVAILABLE.items()
     }
@@ -77,9 +77,9 @@ def test_bad_cases_are_reported_and_hold_nothing_back(tmp_path: Path) -> None:
 
 def test_synthetic_images_are_not_available(tmp_path: Path, completer: ModalityCompleter) -> None:
     folder = write_case(tmp_path, "p1", ("t1n", "t2w", "t2f"))
-    completer.complete(folder, tmp_path)
+    completer.complete(folder, out=tmp_path)
     for deep in (False, True):
-        case = one(scan_cohort(tmp_path, deep))
+        case = one(scan_cohort(tmp_path, deep=deep))
         assert (case.synthetic, case.missing) == (("t1c",), ("t1c",))
         assert case_table(Scan(tmp_path, deep, [case]))["t1c"][0] == "synthetic"
 
@@ -92,7 +92,7 @@ def test_duplicates_are_found_and_twins_on_one_grid_are_none(tmp_path: Path, dee
             volume = brain_volumes((40, 44, 36), seed)[modality]  # its first 4 KiB are header and background
             save(tmp_path / case_id / f"{case_id}-{modality}{ending}", volume)
     shutil.copy(tmp_path / "p1" / f"p1-t2w{ending}", tmp_path / "p3" / f"p3-t2w{ending}")
-    scan = scan_cohort(tmp_path, deep)
+    scan = scan_cohort(tmp_path, deep=deep)
     assert scan.duplicates == [("p1 t2w", "p3 t2w")]
     assert list(case_table(scan)["duplicates"]) == ["t2w as p3 t2w", "", "t2w as p1 t2w"]
 

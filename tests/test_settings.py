@@ -13,15 +13,15 @@ import pytest
 import torch
 from modfill.integrations import cache
 
-from modfill import completer as completion
 from modfill.cases.finding import find_cases, find_cohort
 from modfill.completer import ModalityCompleter
-from modfill.errors import ModfillError
+from modfill.errors import ModfillError, SettingsError
 from modfill.model import device
 from modfill.model.config import PRESETS
 from modfill.model.synthesiser import Synthesiser
 from modfill.outputs.naming import OutputFolder
 from modfill.settings import Settings
+from modfill.weights import checkpoint
 from tests.case_files import write_case
 
 pytestmark = pytest.mark.usefixtures("in_float32")
@@ -40,7 +40,7 @@ def test_a_setting_of_another_type_or_range_is_refused(completer: ModalityComple
     with pytest.raises(ModfillError, match=rf"^{name} must be .*, got .*; give"):
         Settings(**wrong)
     with pytest.raises(ModfillError, match=rf"^{name} must be"):
-        completer.complete("not read", **wrong)
+        completer.complete("not read", settings=Settings(**wrong))
 
 
 @pytest.mark.parametrize("kind", [int, np.int64, np.uint8])
@@ -69,31 +69,28 @@ def test_a_refused_cohort_leaves_nothing_behind(
 ) -> None:
     write_case(tmp_path / "in", "p1", ("t1n", "t2w"))
     with pytest.raises(ModfillError, match=reason):
-        completer.complete_cohort(tmp_path / "in", tmp_path / "out", **{"naming": naming, **options})
+        completer.complete_cohort(tmp_path / "in", out=tmp_path / "out", **{"naming": naming, **options})
     assert not (tmp_path / "out").exists()
 
 
-def test_samples_count_where_the_spread_or_the_mean_depends_on_them(
-    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = ModalityCompleter(tiny_weights, "cpu")
-    own._possible(Settings(steps=2, samples=3))
+def test_samples_count_where_the_spread_or_the_mean_depends_on_them(tiny_weights: Path, tmp_path: Path) -> None:
+    ModalityCompleter(tiny_weights, settings=Settings(steps=2, samples=3))
     plain = Synthesiser(replace(PRESETS["tiny"], refiner=None, unet=None))
-    monkeypatch.setattr(own, "model", plain)
-    own._possible(Settings("sample", 2, 3, uncertainty=True))
-    with pytest.raises(ModfillError, match="samples must be 1 here, got 3; .* or for uncertainty only"):
-        own._possible(Settings("sample", 2, 3))
+    checkpoint.save(plain, tmp_path / "plain.safetensors", plain.preset.stages)
+    ModalityCompleter(tmp_path / "plain.safetensors", settings=Settings("sample", 2, 3, uncertainty=True))
+    with pytest.raises(SettingsError, match="samples must be 1 here, got 3; .* or for uncertainty only"):
+        ModalityCompleter(tmp_path / "plain.safetensors", settings=Settings("sample", 2, 3))
 
 
 def test_paths_and_devices_come_in_any_type(tiny_weights: Path, tmp_path: Path) -> None:
     folder = write_case(tmp_path / "in", "p1", ("t1n", "t2w", "t2f"))
     for number, (kind, where) in enumerate(((str, "cpu"), (Path, torch.device("cpu")))):
-        own = ModalityCompleter(kind(tiny_weights), where)
-        done = own.complete(kind(folder), kind(tmp_path / f"out{number}"))
+        own = ModalityCompleter(kind(tiny_weights), device=where)
+        done = own.complete(kind(folder), out=kind(tmp_path / f"out{number}"))
         assert done.paths["t1c"].is_file()
         assert cache.shared_completer(kind(tiny_weights), where) is cache.shared_completer(tiny_weights, "cpu")
-    with pytest.raises(ModfillError, match="device must be auto, cpu or a GPU"):
-        ModalityCompleter(tiny_weights, 7)  # type: ignore[arg-type]
+    with pytest.raises(ModfillError, match="device must be one of auto, cpu.*, got '7'"):
+        ModalityCompleter(tiny_weights, device=7)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("naming", ["nnunet", "auto"])
@@ -103,14 +100,14 @@ def test_cases_alone_do_not_tell_the_order_of_channels(
     write_case(tmp_path / "in", "p1", ("t1n", "t2w", "t2f"))
     found, out = find_cases(tmp_path / "in"), tmp_path / "out"
     with pytest.raises(ModfillError, match=f"naming '{naming}' must have the whole cohort, .*; give the folder"):
-        completer.complete_cohort(found, out, naming=naming)
+        completer.complete_cohort(found, out=out, naming=naming)
     assert not out.exists()
     for cohort, place in ((find_cohort(tmp_path / "in"), out), (found, OutputFolder(tmp_path / "own", "nnunet"))):
-        assert [result.error for result in completer.complete_cohort(cohort, place, naming=naming)] == [None]
+        assert [result.error for result in completer.complete_cohort(cohort, out=place, naming=naming)] == [None]
 
 
 def test_threads_that_ask_at_the_same_time_load_one_model(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loads, original = [], completion.load
+    loads, original = [], checkpoint.load
     gate = threading.Barrier(4)
 
     def counted(path: Path) -> Any:
@@ -119,9 +116,11 @@ def test_threads_that_ask_at_the_same_time_load_one_model(tiny_weights: Path, mo
 
     def ask(_: int) -> ModalityCompleter:
         gate.wait()
-        return cache.shared_completer(tiny_weights, "cpu")
+        own = cache.shared_completer(tiny_weights, "cpu")
+        own.networks.load()
+        return own
 
-    monkeypatch.setattr(completion, "load", counted)
+    monkeypatch.setattr(checkpoint, "load", counted)
     monkeypatch.setattr(cache, "_completers", {})
     with ThreadPoolExecutor(4) as pool:
         assert len(set(map(id, pool.map(ask, range(4))))) == 1

@@ -47,7 +47,9 @@ def test_what_is_missing_is_added_on_the_same_grid(complete: Any, completer: Mod
     before = subject(subject_id="p1", age=45)
     after = complete(before)
     assert "t1c" not in before and "acquired_modalities" not in before  # the input is not changed
-    expected = completer.complete_arrays({m: before[m].numpy()[0] for m in ("t1n", "t2f")}, oblique_affine(), "p1")
+    expected = completer.complete_arrays(
+        {m: before[m].numpy()[0] for m in ("t1n", "t2f")}, affine=oblique_affine(), case_id="p1"
+    )
     for modality in ("t1c", "t2w"):
         assert isinstance(after[modality], tio.ScalarImage)
         assert torch.equal(after[modality].data[0], torch.from_numpy(expected[modality]))
@@ -133,7 +135,7 @@ def test_a_file_that_modfill_wrote_is_never_a_source(
     complete: Any, completer: ModalityCompleter, tmp_path: Path
 ) -> None:
     folder = write_case(tmp_path, "p1", ("t1n", "t2f"))
-    done = completer.complete(folder, tmp_path / "out")
+    done = completer.complete(folder, out=tmp_path / "out")
     paths = {"t1n": folder / "p1-t1n.nii.gz", "t1c": done.paths["t1c"]}
     before = tio.ToCanonical()(tio.Subject(**{m: tio.ScalarImage(path) for m, path in paths.items()}))
     after = complete(before)

@@ -87,7 +87,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
 
 
 def test_weights_load_and_complete_a_case(trained: Path, case_folder: Path) -> None:
-    completer = ModalityCompleter(trained / "weights.safetensors", "cpu")
+    completer = ModalityCompleter(trained / "weights.safetensors", device="cpu")
     assert completer.model.preset == run.PRESETS["tiny"]
     assert checkpoint.load(trained / "weights.safetensors")[1].stages == ",".join(STAGES)
     done = completer.complete(case_folder)

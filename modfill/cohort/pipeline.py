@@ -22,7 +22,6 @@ from modfill.cohort.locks import FileLock, take
 from modfill.cohort.table import COLUMNS, require_own_table, row_of, update_table
 from modfill.completion import Completion
 from modfill.errors import CaseError, ModfillError, WeightsError
-from modfill.job import Job
 from modfill.outputs.naming import OutputFolder
 from modfill.process import ThreadShare, in_a_hurry
 from modfill.results import CaseResult
@@ -213,9 +212,9 @@ class _Run:
     def _compute(self, passage: _Passage) -> _Passage:
         if self.stopped.is_set():
             raise InterruptedError
-        if isinstance(passage.value, Job) and passage.value.prepared is not None:
+        if passage.error is None and self.completion.has_work(passage.value):
             self.threads.take()
-            passage.go("compute", self.completion.synthesise)
+        passage.go("compute", self.completion.synthesise)
         return passage
 
     def _write(self, passage: _Passage) -> CaseResult:
