@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and one wording for a file that cannot be written."""
+"""Files written whole or not at all, and the one message for a file that cannot be written."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pathlib import Path
 
 from modfill.errors import ModfillError
 
-__all__ = ["leftovers_removed", "replacing", "writable"]
+__all__ = ["remove_leftovers", "replacing", "writable"]
 
 
 @contextmanager
 def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
-    """Write a file under another name and give it its own name at the end.
+    """Write a file beside its place and move it there once it is whole.
 
-    Nothing is left behind on failure, and a former file stays as it was. Any number of processes, on any number of
-    machines, may write the same file: the last one wins.
+    On an error the former file stays as it is, and nothing is left behind.
 
     Args:
-        path: the file; its folder is made.
-        sync: wait until the content is on the disk, so that a power cut leaves no empty file under the name.
+        path: The file; its folder is made if need be.
+        sync: Wait until the content is on the disk. Without, an empty file may be left after a power cut.
 
     Yields:
-        Where to write: a path of the same file name in a hidden folder beside the file. A reader of the folder that
-        takes every file, as nnU-Net does, finds none there.
+        A path of the same file name, to be written to, in a hidden folder of its own.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=_prefix(path), dir=path.parent) as scratch:
+    # a folder with a random name: two machines or containers may share process numbers, and nnU-Net would take a
+    # file in imagesTr that a killed process left for a case
+    with tempfile.TemporaryDirectory(prefix=_prefix(path), dir=path.parent, ignore_cleanup_errors=True) as scratch:
         temporary = Path(scratch) / path.name
         yield temporary
         if sync:
@@ -43,33 +43,36 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
-def leftovers_removed(path: Path) -> None:
-    """Remove what processes that were killed while they wrote a file left behind. Nobody may be writing it now."""
+def remove_leftovers(path: Path) -> None:
+    """Remove the folders that killed processes left behind while they wrote a file. Nobody may be writing it now.
+
+    Args:
+        path: The file that was given to `replacing`.
+    """
     for scratch in path.parent.glob(f"{_prefix(path)}*"):
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _prefix(path: Path) -> str:
-    """The beginning of the scratch folders' names: no longer than the longest name that the file may have."""
-    return f".tmp-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}-"
-
-
 @contextmanager
-def writable(path: Path | str, error: type[ModfillError] = ModfillError, case_id: str | None = None) -> Iterator[None]:
-    """Turn a failed write into one line.
+def writable(what: Path | str, error: type[ModfillError] = ModfillError, case: str | None = None) -> Iterator[None]:
+    """Turn an OSError into one line that says what cannot be written.
 
     Args:
-        path: what is written in the context.
-        error: raised instead of OSError.
-        case_id: the case, with which the message begins.
+        what: The file or folder.
+        error: The class to raise.
+        case: The case's id, with which the message begins.
 
     Raises:
-        ModfillError: an `error`, if the folder or disk does not take it.
+        ModfillError: `error`, if an OSError is raised in the context.
     """
     try:
         yield
-    except OSError as reason:
-        where = f"case {case_id}: " if case_id is not None else ""
-        raise error(
-            f"{where}cannot write {path} ({reason.strerror or reason}); free space or choose another folder"
-        ) from reason
+    except OSError as problem:
+        where = "" if case is None else f"case {case}: "
+        reason = problem.strerror or problem
+        raise error(f"{where}cannot write {what} ({reason}); free space or choose another folder") from problem
+
+
+def _prefix(path: Path) -> str:
+    """Start of the names of a file's scratch folders; short, whatever the length of the file's name."""
+    return f".tmp-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}-"

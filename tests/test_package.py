@@ -81,7 +81,7 @@ def test_modality_completer_comes_when_asked_for() -> None:
 
 
 LAYERS = (  # from the ground up: a module may know its own layer and those before it
-    ("errors", "metrics", "process"),
+    ("errors", "atomic", "metrics", "process"),
     ("modalities",),
     ("settings", "results"),
     ("cases",),

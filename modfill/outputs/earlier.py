@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from modfill.atomic import remove_leftovers
 from modfill.cases.files import CaseFiles
 from modfill.cases.marks import has_mark, read_sidecar, voxel_hash
 from modfill.cases.nifti import read_header, read_image
@@ -17,7 +18,7 @@ from modfill.errors import CaseError
 from modfill.modalities import MODALITIES
 from modfill.outputs.naming import OutputFolder, Place
 from modfill.outputs.sidecar import DECISIVE, is_ours
-from modfill.outputs.writing import remove, remove_leftovers
+from modfill.outputs.writing import remove
 
 __all__ = ["Earlier"]
 
@@ -112,7 +113,8 @@ class Earlier:
     def remove_leftovers(self) -> None:
         """Remove what a killed process left half written. The case must be locked."""
         for place in self.places.values():
-            remove_leftovers(place)
+            for part in (place.image, place.uncertainty, place.sidecar):
+                remove_leftovers(part)
 
     def sources(self, files: CaseFiles, *, allow_synthetic: bool) -> tuple[str, ...] | None:
         """The available modalities, if the case's files are those of the sidecars, byte for byte; else None.

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import ExitStack
-from pathlib import Path
 
 import nibabel as nib
 
-from modfill.atomic import leftovers_removed, replacing, writable
+from modfill.atomic import replacing, writable
 from modfill.errors import CaseError
 from modfill.outputs.naming import Place
 from modfill.outputs.sidecar import is_ours
 from modfill.results import Synthesis
 
-__all__ = ["remove", "remove_leftovers", "write"]
+__all__ = ["remove", "write"]
 
 
 def write(synthesis: Synthesis, place: Place) -> str:
@@ -44,27 +43,17 @@ def write(synthesis: Synthesis, place: Place) -> str:
         with ExitStack() as stack:  # left in reverse order: the sidecar appears first
             image = stack.enter_context(replacing(place.image, sync=True))
             if synthesis.uncertainty is not None:
-                _save(synthesis.uncertainty, stack.enter_context(replacing(place.uncertainty, sync=True)))
+                nib.save(synthesis.uncertainty, stack.enter_context(replacing(place.uncertainty, sync=True)))
             note = stack.enter_context(replacing(place.sidecar, sync=True))
             note.write_text(json.dumps(synthesis.provenance, indent=1) + "\n", encoding="utf8")
-            _save(synthesis.image, image)
+            nib.save(synthesis.image, image)
             digest = hashlib.sha256(image.read_bytes()).hexdigest()
             for former in (place.image, place.uncertainty):  # neither may stand beside a new sidecar
                 former.unlink(missing_ok=True)
     return digest
 
 
-def _save(image: nib.Nifti1Image, path: Path) -> None:
-    nib.save(image, path)
-
-
 def remove(place: Place) -> None:
     """Remove a former output, the image first."""
     for part in (place.image, place.uncertainty, place.sidecar):
         part.unlink(missing_ok=True)
-
-
-def remove_leftovers(place: Place) -> None:
-    """Remove what a process that was killed while it wrote left behind. Nobody may be writing there now."""
-    for part in (place.image, place.uncertainty, place.sidecar):
-        leftovers_removed(part)
