@@ -54,7 +54,7 @@ def complete_case(
         case: a checked case.
         prepared: the same, as `prepare_case` gives it.
         model: in evaluation mode, on any device.
-        notes: the sidecar by target, a missing modality each; `UnitRange`, `Confidence`, `VoxelSHA256` and, where
+        notes: the sidecar by target, a missing modality each; `UnitRange`, `ExpectedPSNR`, `VoxelSHA256` and, where
             a source covers only part of the brain, `SourcesLeftOut` are added here.
         settings: mode, steps, samples, seed, and whether uncertainty is wanted.
 
@@ -88,8 +88,8 @@ def complete_case(
             found["Threads"] = torch.get_num_threads()  # another number may change the last bit
         if left_out:
             found["SourcesLeftOut"] = left_out
-        if prediction.confidence is not None:
-            found["Confidence"] = round(prediction.confidence, 2)
+        if prediction.expected_psnr is not None:
+            found["ExpectedPSNR"] = round(prediction.expected_psnr, 2)
         found["VoxelSHA256"] = voxel_hash(np.asanyarray(image.dataobj))
         yield Synthesis(target, image, uncertainty, notes[target] | found)
 
@@ -97,7 +97,7 @@ def complete_case(
 def _finite(prediction: Prediction) -> bool:
     """Whether all that is given out of a prediction, or goes into it, is a number."""
     volumes = [v for v in (prediction.volume, prediction.spread, prediction.expected) if v is not None]
-    return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.confidence or 0)
+    return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.expected_psnr or 0)
 
 
 def samples_needed(model: Synthesiser, settings: Settings) -> int:

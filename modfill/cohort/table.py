@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modfill.cases.marks import confidence, read_sidecar, sidecar_path
+from modfill.cases.marks import expected_psnr, read_sidecar, sidecar_path
 from modfill.cohort.locks import locked
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES
@@ -24,7 +24,7 @@ __all__ = ["COLUMNS", "TABLE", "read_table", "require_own_table", "row_of", "upd
 
 TABLE = "cohort.csv"
 _ODD_NAMES = "surrogateescape"  # what Python makes of names that are not Unicode comes back as it was
-COLUMNS = ("case", "status", "targets", "seconds", "confidence", "sha256", "reason")
+COLUMNS = ("case", "status", "targets", "seconds", "expected_psnr", "sha256", "reason")
 
 Row = dict[str, str]
 
@@ -37,9 +37,9 @@ def row_of(result: CaseResult, out: OutputFolder) -> Row:
         out: the output folder.
 
     Returns:
-        By column: `status` is completed, nothing missing or failed (then with its `reason`); `targets`, `confidence`
-        in dB and `sha256` tell the synthetic images, parted by blanks, those of earlier runs too; `seconds` is empty if
-        nothing was synthesised in this run.
+        By column: `status` is completed, nothing missing or failed (then with its `reason`); `targets`,
+        `expected_psnr` in dB and `sha256` tell the synthetic images, parted by blanks, those of earlier runs too;
+        `seconds` is empty if nothing was synthesised in this run.
     """
     try:
         paths = {modality: output_path(out, result.case_id, modality) for modality in MODALITIES}
@@ -51,8 +51,8 @@ def row_of(result: CaseResult, out: OutputFolder) -> Row:
         "status": "failed" if result.error else "completed" if made else "nothing missing",
         "targets": " ".join(made),
         "seconds": f"{result.seconds:.2f}" if result.synthesised else "",
-        "confidence": " ".join(
-            "" if (found := confidence(read_sidecar(sidecar_path(path)) or {})) is None else str(found)
+        "expected_psnr": " ".join(
+            "" if (found := expected_psnr(read_sidecar(sidecar_path(path)) or {})) is None else str(found)
             for path in made.values()
         ),
         "sha256": " ".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in made.values()),

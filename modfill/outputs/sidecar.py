@@ -32,7 +32,7 @@ def sidecar(
 ) -> dict[str, Any]:
     """The JSON sidecar of one synthesised image; the same inputs give the same text.
 
-    Completion adds `UnitRange`, the intensities that stand for normalised 0 and 1, `Confidence`, the PSNR over the
+    Completion adds `UnitRange`, the intensities that stand for normalised 0 and 1, `ExpectedPSNR`, the PSNR over the
     brain in dB that is to be expected after a linear fit of intensities, and `VoxelSHA256` of the image.
     `sidecar.schema.json` beside this file describes every key.
 
