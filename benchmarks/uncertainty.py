@@ -1,4 +1,4 @@
-"""Does modfill know where it is wrong? Its two maps and its confidence against the true error.
+"""Does modfill know where it is wrong? Its two maps and its expected PSNR against the true error.
 
     python -m benchmarks.uncertainty --cases DIR --out DIR [--samples 8]
 
@@ -6,7 +6,7 @@ For every case each modality is synthesised once from the one after it and once 
 `uncertainty.csv` and `uncertainty.md`: for the spread of the samples and for the map of `--uncertainty`, the rank
 correlation with the true absolute error over the brain's voxels, the mean error in the tenth of the voxels where the
 map is highest, as a multiple of the mean elsewhere, and the share of voxels whose error is within one and two of it;
-how far a sample strays from the mean, scale by scale, beside the mean's own error; and the confidence beside the
+how far a sample strays from the mean, scale by scale, beside the mean's own error; and the expected PSNR beside the
 observed PSNR over the brain. Every error is what the best linear fit of intensities leaves: of a scan's brightness no
 map knows anything.
 """
@@ -70,7 +70,7 @@ def measure(model: Synthesiser, case: Case, sources: tuple[str, ...], target: st
         row |= {f"{name}_{key}": value for key, value in agreement(values, error).items()}
     row |= {f"error_{n}": value for n, value in enumerate(by_scale(truth - matched, brain))}
     row |= {f"sample_{n}": value for n, value in enumerate(by_scale(strayed - given, brain))}
-    return row | {"confidence": prediction.confidence, "observed": psnr(truth, matched, brain)}
+    return row | {"expected_psnr": prediction.expected_psnr, "observed": psnr(truth, matched, brain)}
 
 
 def by_scale(difference: np.ndarray, brain: np.ndarray) -> Iterator[float]:
@@ -98,8 +98,8 @@ def agreement(values: np.ndarray, error: np.ndarray) -> dict[str, float]:
 
 
 def summary(frame: pd.DataFrame) -> str:
-    """Markdown: the maps' figures on average, how far samples stray, and how far the confidence is off."""
-    off = frame.confidence - frame.observed
+    """Markdown: the maps' figures on average, how far samples stray, and how far the expected PSNR is off."""
+    off = frame.expected_psnr - frame.observed
     means = frame.mean(numeric_only=True)
     lines = ["| map | rank correlation with the error | error in the top tenth / elsewhere | within one | within two |"]
     lines.append("|---" * 5 + "|")
@@ -111,10 +111,10 @@ def summary(frame: pd.DataFrame) -> str:
     for number, sigmas in enumerate(zip((0, *SCALES), (*SCALES, "the whole brain"), strict=True)):
         rms = (f"{np.sqrt((frame[f'{name}_{number}'] ** 2).mean()):.3f}" for name in ("error", "sample"))
         lines.append("| " + " | ".join([f"{sigmas[0]} to {sigmas[1]}", *rms]) + " |")
-    correlation = frame.confidence.corr(frame.observed)
+    correlation = frame.expected_psnr.corr(frame.observed)
     lines += [
         "",
-        f"Confidence against observed PSNR over the brain, matched, {len(frame)} images: correlation "
+        f"Expected against observed PSNR over the brain, matched, {len(frame)} images: correlation "
         f"{correlation:.2f}, mean difference {off.mean():+.2f} dB, mean absolute difference {off.abs().mean():.2f} dB.",
     ]
     return "\n".join(lines) + "\n"

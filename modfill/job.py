@@ -78,7 +78,7 @@ class Job:
         if left_out := [m for m in case.available if m not in prepared.sources]:
             found["SourcesLeftOut"] = left_out
         if estimate.expected_psnr is not None:
-            found["Confidence"] = round(estimate.expected_psnr, 2)
+            found["ExpectedPSNR"] = round(estimate.expected_psnr, 2)
         found["VoxelSHA256"] = voxel_hash(np.asanyarray(image.dataobj))
         note = sidecar(case, target, self.decisive, found, place=self.earlier.places.get(target))
         return Synthesis(target, image, uncertainty, note)

@@ -142,7 +142,7 @@ def test_a_link_to_a_folder_above_is_no_case(tmp_path: Path) -> None:
 def test_outputs_inside_the_cohort_are_no_case(tmp_path: Path) -> None:
     touch(tmp_path / "p1", "p1_t1.nii.gz")
     touch(tmp_path / "completed" / "p1", "p1-t1c.nii.gz")
-    (tmp_path / "completed" / "cohort.csv").write_text("case,status,targets,seconds,confidence,sha256,reason\n")
+    (tmp_path / "completed" / "cohort.csv").write_text("case,status,targets,seconds,expected_psnr,sha256,reason\n")
     cohort = find_cohort(tmp_path)
     assert [(case.case_id, case.problem) for case in cohort.cases] == [("p1", None)]
     assert cohort.left_alone == {"completed": "output of modfill"}

@@ -57,16 +57,16 @@ def pictures(page: str) -> dict[str, Image.Image]:
 
 
 @pytest.mark.parametrize("found", ['"=1+1"', "NaN", "1e999", "-1e999", "[[]]", "null", "9" * 400, '"<b>"'])
-def test_a_confidence_that_is_none_is_left_out(folder: Path, found: str) -> None:
+def test_an_expected_psnr_that_is_none_is_left_out(folder: Path, found: str) -> None:
     """Whatever stands in a sidecar: neither page nor table repeat it."""
     note = folder / "out" / "p2" / "p2-t2f.json"
-    altered, count = re.subn(r'"Confidence": [^,]+', f'"Confidence": {found}', note.read_text())
+    altered, count = re.subn(r'"ExpectedPSNR": [^,]+', f'"ExpectedPSNR": {found}', note.read_text())
     note.write_text(altered)
     page = write_report(folder / "out").read_text()
     out = OutputFolder(folder / "out")
     row = row_of(CaseResult("p2", None, None, 0.0, 0.0), out)
-    assert count == 1 and 'data-case="p2"' in page and 'data-case="p2" data-count="1" data-confidence' not in page
-    assert (row["targets"], row["confidence"]) == ("t2f", "")
+    assert count == 1 and 'data-case="p2"' in page and 'data-case="p2" data-count="1" data-psnr' not in page
+    assert (row["targets"], row["expected_psnr"]) == ("t2f", "")
 
 
 def test_one_page_holds_everything(folder: Path) -> None:
@@ -99,22 +99,22 @@ def test_synthetic_is_told_by_more_than_colour(folder: Path) -> None:
     assert re.search(r"figure.synthetic.*dashed", page)
 
 
-def test_uncertainty_and_confidence_where_there_are_any(folder: Path) -> None:
+def test_uncertainty_and_expected_psnr_where_there_are_any(folder: Path) -> None:
     page = write_report(folder / "out").read_text()
     assert page.count(' data-uncertainty="') == 1 and '<option value="uncertainty">' in page
-    assert page.count(' data-confidence="') == 3 and '<option value="confidence">' in page
+    assert page.count(' data-psnr="') == 3 and '<option value="psnr">' in page
     for sidecar in (folder / "out").rglob("*.json"):
         note = json.loads(sidecar.read_text())
-        del note["Confidence"]
+        del note["ExpectedPSNR"]
         sidecar.write_text(json.dumps(note))
     page = write_report(folder / "out").read_text()
-    assert "data-confidence" not in page and '<option value="confidence">' not in page
+    assert "data-psnr" not in page and '<option value="psnr">' not in page
     sidecar = folder / "out" / "p2" / "p2-t2f.json"
-    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "Confidence": 24.56}))
+    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "ExpectedPSNR": 24.56}))
     page = write_report(folder / "out").read_text()
-    assert page.count('data-confidence="24.560000"') == 1 and "· confidence 24.6 dB" in page
+    assert page.count('data-psnr="24.560000"') == 1 and "· expected PSNR 24.6 dB" in page
     assert re.search(r'synthetic</span> <span class="value">24.6 dB</span></figcaption>', page)
-    assert '<th scope="row">Confidence</th><td>24.6 dB</td>' in page and "the more dB, the closer" in page
+    assert '<th scope="row">Expected PSNR</th><td>24.6 dB</td>' in page and "the more dB, the closer" in page
 
 
 @pytest.mark.parametrize("spoil", ["remove", "change", "truncate"])

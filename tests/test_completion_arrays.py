@@ -158,7 +158,7 @@ def test_a_sample_is_less_sure_than_the_mean(completer: ModalityCompleter) -> No
     mean, sample = (
         completer.complete(case, settings=Settings(mode=mode, uncertainty=True)) for mode in ("mean", "sample")
     )
-    assert sample.provenance["t1c"]["Confidence"] < mean.provenance["t1c"]["Confidence"]
+    assert sample.provenance["t1c"]["ExpectedPSNR"] < mean.provenance["t1c"]["ExpectedPSNR"]
     known, less = (np.asanyarray(done.uncertainty["t1c"].dataobj) for done in (mean, sample))
     images = [np.asanyarray(done.images["t1c"].dataobj) for done in (mean, sample)]
     low, high = sample.provenance["t1c"]["UnitRange"]

@@ -65,7 +65,7 @@ def test_voxels_of_mean_intensity_belong_to_the_brain(completer: ModalityComplet
     arrays = {"t1n": nearly_constant(7), "t2w": nearly_constant(3)}
     arrays["t2w"][9, 9, 9], arrays["t2w"][8, 9, 9] = 3, 9
     made = completer.complete(case_from_arrays(arrays, np.eye(4)), targets=["t1c"])
-    assert np.isfinite(made.provenance["t1c"]["Confidence"])
+    assert np.isfinite(made.provenance["t1c"]["ExpectedPSNR"])
     assert (np.asanyarray(made.images["t1c"].dataobj)[CUBE] != 0).all()
 
 
@@ -101,10 +101,10 @@ def _nan(volume: Tensor) -> Tensor:
     [
         lambda p: replace(p, volume=_nan(p.volume)),
         lambda p: replace(p, expected=_nan(p.expected)),
-        lambda p: replace(p, confidence=float("nan")),
-        lambda p: replace(p, confidence=float("inf")),
+        lambda p: replace(p, expected_psnr=float("nan")),
+        lambda p: replace(p, expected_psnr=float("inf")),
     ],
-    ids=["volume", "uncertainty", "confidence", "infinite confidence"],
+    ids=["volume", "uncertainty", "expected PSNR", "infinite expected PSNR"],
 )
 def test_what_is_not_finite_is_never_given_out(
     completer: ModalityCompleter, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Prediction], Prediction]

@@ -112,7 +112,7 @@ def test_uncertainty_tells_each_map_and_scale(
     assert len(frame) == 8 and set(frame.target) == set(MODALITIES)
     assert frame.notna().all(axis=None) and (frame.filter(like="sample_") > 0).all(axis=None)
     text = (tmp_path / "out" / "uncertainty.md").read_text()
-    assert "| 0 to 1 |" in text and "| 16 to the whole brain |" in text and "Confidence" in text
+    assert "| 0 to 1 |" in text and "| 16 to the whole brain |" in text and "Expected against observed" in text
     assert "| spread of the samples |" in text and text.count("%") == 4  # within one and two, of both maps
 
 

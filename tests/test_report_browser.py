@@ -23,20 +23,20 @@ pytestmark = pytest.mark.skipif(
 )
 
 CASES = {"p10": ("t1n", "t1c", "t2w"), "p2": ("t1n",), "p3": ("t1n", "t2f")}
-CONFIDENCE = {"p10": [22.0], "p2": [25.0, 21.5, 30.0], "p3": [9.75, 31.0]}  # dB, of the synthetic images
+EXPECTED_PSNR = {"p10": [22.0], "p2": [25.0, 21.5, 30.0], "p3": [9.75, 31.0]}  # dB, of the synthetic images
 OFFLINE = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, completer: ModalityCompleter) -> Path:
-    """Three cases, each as confident as `CONFIDENCE` says; p2 and p3 have maps of uncertainty."""
+    """Three cases, with the expected PSNR of `EXPECTED_PSNR`; p2 and p3 have maps of uncertainty."""
     folder = tmp_path_factory.mktemp("browser")
     for seed, (name, present) in enumerate(CASES.items()):
         write_case(folder / name, name, present, seed=seed)
         settings = Settings(steps=1, uncertainty=name != "p10")
         list(completer.complete_cohort(folder / name, out=folder / "out", settings=settings))
-        for sidecar, confidence in zip(sorted((folder / "out" / name).glob("*.json")), CONFIDENCE[name], strict=True):
-            sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "Confidence": confidence}))
+        for sidecar, psnr in zip(sorted((folder / "out" / name).glob("*.json")), EXPECTED_PSNR[name], strict=True):
+            sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "ExpectedPSNR": psnr}))
     return write_report(folder / "out")
 
 
@@ -115,13 +115,14 @@ def test_the_keyboard_alone_sorts_and_opens(opened: Any) -> None:
     assert opened.execute_script("return document.activeElement.textContent") == "Provenance of p2"
 
 
-def test_the_keyboard_sorts_by_the_lowest_confidence(opened: Any) -> None:
+def test_the_keyboard_sorts_by_the_lowest_expected_psnr(opened: Any) -> None:
     press(opened, "\ue004")
-    press(opened, *"conf")
+    press(opened, *"exp")
     assert order(opened) == ["p3", "p2", "p10"]
     press(opened, "\ue004", " ")
     assert order(opened) == ["p10", "p2", "p3"]
-    assert opened.find_element("css selector", "article[data-case=p3] .facts").text.endswith("lowest confidence 9.8 dB")
+    facts = opened.find_element("css selector", "article[data-case=p3] .facts").text
+    assert facts.endswith("lowest expected PSNR 9.8 dB")
     captions = [caption.text for caption in opened.find_elements("css selector", "article[data-case=p2] figcaption")]
     assert [text.split()[-2] for text in captions if text.endswith("dB")] == ["25.0", "30.0", "21.5"]
 

@@ -187,7 +187,7 @@ def test_the_calibration_is_of_the_mixture_and_of_contrast_alone() -> None:
     few = answers(IntensityScale(0, 1, 0.5, 0.05))
     model = SimpleNamespace(
         unet_share=torch.tensor([1.0, 0.0]), preset=SimpleNamespace(normalisation="zscore"),
-        expected_psnr=lambda target, error: 20.0 + error + target,
+        psnr_of=lambda target, error: 20.0 + error + target,
     )  # fmt: skip
     given = few[0].second, few[1].refined
     expected = [20.0 + expected_error(g, 0.2) + n for n, g in enumerate(given)]
@@ -207,7 +207,7 @@ def test_what_an_estimate_does_not_vary_it_does_not_know() -> None:
         estimate, truth = known**0.5 * seen, known**0.5 * seen + (1 - known) ** 0.5 * unseen
         error = (float(model.brightness.mean[1, 1]) * (estimate - truth)).square().mean()
         own = expected_error(estimate + 7, 1 - known)
-        assert model.expected_psnr(1, own) == pytest.approx(-10 * float(error.log10()), abs=0.1)
+        assert model.psnr_of(1, own) == pytest.approx(-10 * float(error.log10()), abs=0.1)
     assert expected_error(3 * seen, 0.2) == expected_error(2 * seen, 0.2) == pytest.approx(0.1), "never less than none"
 
 

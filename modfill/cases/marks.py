@@ -16,7 +16,7 @@ from modfill.cases.filenames import nifti_stem
 
 __all__ = [
     "SYNTHETIC_MARK",
-    "confidence",
+    "expected_psnr",
     "has_mark",
     "mark_synthetic",
     "matches_sidecar",
@@ -28,7 +28,7 @@ __all__ = [
 SYNTHETIC_MARK = "modfill synthetic"
 """How the NIfTI field ``descrip`` of every synthesised image begins."""
 
-_MOST_DECIBELS = 1e6  # more is no confidence; nor is NaN, which is not less
+_MOST_DECIBELS = 1e6  # a PSNR is below; NaN fails the comparison too
 
 
 def has_mark(header: nib.Nifti1Header) -> bool:
@@ -75,9 +75,9 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     return note if ours else None
 
 
-def confidence(note: Mapping[str, Any]) -> float | None:
-    """The confidence in dB that a sidecar tells; None if it tells none, or something else under that name."""
-    found = note.get("Confidence")
+def expected_psnr(note: Mapping[str, Any]) -> float | None:
+    """The expected PSNR in dB that a sidecar states; None if it states none, or no finite number."""
+    found = note.get("ExpectedPSNR")
     return float(found) if isinstance(found, int | float) and abs(found) < _MOST_DECIBELS else None
 
 

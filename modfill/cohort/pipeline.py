@@ -93,7 +93,7 @@ class CohortResults(Iterator[CaseResult]):
 
         Returns:
             The columns of `cohort.csv`: `case`, `status` (completed, nothing missing, failed), `targets`, `seconds`,
-            `confidence` in dB, `sha256` and `reason`; several values in a cell are parted by blanks.
+            `expected_psnr` in dB, `sha256` and `reason`; several values in a cell are parted by blanks.
         """
         import pandas as pd
 

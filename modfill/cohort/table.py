@@ -10,7 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modfill.cases.marks import confidence
+from modfill.cases.marks import expected_psnr
 from modfill.cohort.locks import locked
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES
@@ -24,9 +24,9 @@ __all__ = ["COLUMNS", "TABLE", "read_table", "require_own_table", "row_of", "upd
 
 TABLE = "cohort.csv"
 _ODD_NAMES = "surrogateescape"  # what Python makes of names that are not Unicode comes back as it was
-COLUMNS = ("case", "status", "targets", "seconds", "confidence", "sha256", "reason")
+COLUMNS = ("case", "status", "targets", "seconds", "expected_psnr", "sha256", "reason")
 
-_PER_IMAGE = ("targets", "confidence", "sha256")  # columns with a value for each image
+_PER_IMAGE = ("targets", "expected_psnr", "sha256")  # columns with a value for each image
 
 Row = dict[str, str]
 
@@ -35,17 +35,17 @@ def row_of(result: CaseResult) -> Row:
     """The line of one case of this run.
 
     Returns:
-        By column: `status` is completed, nothing missing or failed (then with its `reason`); `targets`, `confidence`
+        By column: `status` is completed, nothing missing or failed (then with its `reason`); `targets`, `expected_psnr`
         in dB and `sha256` tell the synthetic images, parted by blanks; `seconds` is empty if nothing was synthesised.
     """
     done = result.completed
-    figures = {} if done is None else {m: confidence(note) for m, note in done.provenance.items()}
+    figures = {} if done is None else {m: expected_psnr(note) for m, note in done.provenance.items()}
     return {
         "case": result.case_id,
         "status": "failed" if done is None else "completed" if done.paths else "nothing missing",
         "targets": " ".join(done.paths) if done else "",
         "seconds": f"{result.seconds:.2f}" if result.synthesised else "",
-        "confidence": " ".join("" if value is None else str(value) for value in figures.values()),
+        "expected_psnr": " ".join("" if value is None else str(value) for value in figures.values()),
         "sha256": " ".join(done.sha256.values()) if done else "",
         "reason": result.problem or "",
     }

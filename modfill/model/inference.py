@@ -101,7 +101,7 @@ class Inference:
         return Estimate(
             prediction.volume.cpu().numpy(),
             None if deviation is None else deviation.cpu().numpy(),
-            prediction.confidence,
+            prediction.expected_psnr,
             _is_finite(prediction),
         )
 
@@ -123,4 +123,4 @@ def draw_noise(shape: Sequence[int], case_id: str, target: str, seed: int, sampl
 
 def _is_finite(prediction: Prediction) -> bool:
     volumes = [v for v in (prediction.volume, prediction.spread, prediction.expected) if v is not None]
-    return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.confidence or 0)
+    return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.expected_psnr or 0)

@@ -51,7 +51,7 @@ class Prediction:
         expected: the squared error that the refiner expects of the mean estimate, voxel by voxel, 0 outside the brain;
             None without one.
         error: the mean squared error to be expected of it over the brain, z-scored; None likewise.
-        confidence: PSNR over the brain, in dB, that `volume` is expected to have after the best linear fit of its
+        expected_psnr: PSNR over the brain, in dB, that `volume` is expected to have after the best linear fit of its
             intensities, calibrated; None likewise.
     """
 
@@ -60,7 +60,7 @@ class Prediction:
     departure: Tensor | None = None
     expected: Tensor | None = None
     error: float | None = None
-    confidence: float | None = None
+    expected_psnr: float | None = None
 
     @property
     def deviation(self) -> Tensor | None:
@@ -78,7 +78,7 @@ class Synthesiser(nn.Module):
 
     Attributes:
         latent_std: latents are divided by it before translation and diffusion.
-        calibration: (2,) intercept in dB and slope by which `expected_psnr` becomes a confidence.
+        calibration: (2,) intercept in dB and slope that turn `psnr_of` into `Prediction.expected_psnr`.
         unet_share: (M,) weight of the U-Net's answer in its mean with the refiner's; only with a U-Net.
     """
 
@@ -166,15 +166,15 @@ class Synthesiser(nn.Module):
         volume, expected = self.refine(encoded, target, target_like, mean)
         samples = [self.decode(one[None]).float()[0, 0] for one in latents] if sampled else []
         departure = samples[0] - self.decode(mean).float()[0, 0] if mode == "sample" else None
-        error = confidence = None
+        error = expected_psnr = None
         if expected is not None and encoded.seen is not None:
             brain, (intercept, slope) = encoded.seen.brain, self.calibration.tolist()
             error = expected_error(volume[brain], float(expected[brain].mean()))
             more = 0.0 if departure is None else left_by_fit(departure[brain], volume[brain])
-            confidence = intercept + slope * self.expected_psnr(target, error + more)
+            expected_psnr = intercept + slope * self.psnr_of(target, error + more)
         given = volume if departure is None else volume + departure
         spread = torch.stack(samples).std(0) if len(samples) > 1 else None
-        return Prediction(given, spread, departure, expected, error, confidence)
+        return Prediction(given, spread, departure, expected, error, expected_psnr)
 
     def refine(
         self, encoded: Encoded, target: int, target_like: Tensor, latent: Tensor
@@ -197,7 +197,7 @@ class Synthesiser(nn.Module):
             volume = torch.where(brain, volume.lerp(encoded.second[target], self.unet_share[target]), 0)
         return volume, expected
 
-    def expected_psnr(self, target: int, error: float) -> float:
+    def psnr_of(self, target: int, error: float) -> float:
         """PSNR in dB in unit range, not calibrated, that a mean squared error of z-scores stands for."""
         return -10 * math.log10(max(float(self.brightness.mean[target, 1]) ** 2 * error, 1e-12))
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from modfill import __version__
 from modfill.cases.layouts.dataset_json import FILE_ENDING
-from modfill.cases.marks import confidence
+from modfill.cases.marks import expected_psnr
 from modfill.cases.nifti import read_header, read_image
 from modfill.cohort.table import read_table
 from modfill.errors import CaseError, ModfillError
@@ -55,9 +55,9 @@ class Synthetic:
         return low, high
 
     @property
-    def confidence(self) -> str:
-        """E.g. `24.6 dB`; empty where the sidecar tells none."""
-        found = confidence(self.note)
+    def expected_psnr(self) -> str:
+        """E.g. `24.6 dB`; empty where the sidecar states none."""
+        found = expected_psnr(self.note)
         return "" if found is None else f"{found:.1f} dB"
 
     def uncertainty(self) -> nib.Nifti1Image | None:
@@ -66,7 +66,7 @@ class Synthetic:
 
 
 def write_report(completed: Path, page: Path | None = None) -> Path:
-    """Show a completed cohort on one page: slices, uncertainty, confidence and provenance of every case.
+    """Show a completed cohort on one page: slices, uncertainty, expected PSNR and provenance of every case.
 
     Acquired images are found by what the sidecars tell of them; where one is gone or has changed, the page says so.
 
@@ -95,13 +95,14 @@ def write_report(completed: Path, page: Path | None = None) -> Path:
 
 def _page(completed: Path, cases: Mapping[str, Sequence[Synthetic]], articles: Sequence[str]) -> str:
     rows = read_table(completed)
-    measured = [name for name in ("uncertainty", "confidence") if any(f' data-{name}="' in a for a in articles)]
+    sorted_by = {"uncertainty": "Uncertainty", "psnr": "Expected PSNR"}
+    measured = {name: label for name, label in sorted_by.items() if any(f' data-{name}="' in a for a in articles)}
     return Template(PAGE.read_text(encoding="utf8")).substitute(
         title=escape(os.path.basename(os.path.abspath(completed))),
         version=__version__,
         summary=_summary(cases, rows),
         failures=_failures(rows),
-        measured="".join(f'<option value="{name}">{name.capitalize()}</option>' for name in measured),
+        measured="".join(f'<option value="{name}">{label}</option>' for name, label in measured.items()),
         full_amber=f"{FULL_AMBER:.0%}",
         cases="\n".join(articles),
     )
@@ -166,16 +167,16 @@ def _article(case_id: str, synthetic: Sequence[Synthetic], edge: int | None) -> 
 def _facts(synthetic: Sequence[Synthetic]) -> tuple[dict[str, object], list[str]]:
     """What a case can be sorted by, and the same in words."""
     spreads = [spread for one in synthetic if (spread := _mean_spread(one)) is not None]
-    confidences = [found for one in synthetic if (found := confidence(one.note)) is not None]
+    psnrs = [found for one in synthetic if (found := expected_psnr(one.note)) is not None]
     values: dict[str, object] = {"count": len(synthetic)}
     facts = [f"{len(synthetic)} synthesised: {', '.join(_short(one.note['Modality']) for one in synthetic)}"]
     if spreads:
         values["uncertainty"] = f"{np.mean(spreads):.6f}"
         facts.append(f"uncertainty {np.mean(spreads):.1%}")
-    if confidences:
-        values["confidence"] = f"{min(confidences):.6f}"
-        which = "lowest confidence" if len(confidences) > 1 else "confidence"
-        facts.append(f"{which} {min(confidences):.1f} dB")
+    if psnrs:
+        values["psnr"] = f"{min(psnrs):.6f}"
+        which = "lowest expected PSNR" if len(psnrs) > 1 else "expected PSNR"
+        facts.append(f"{which} {min(psnrs):.1f} dB")
     return values, facts
 
 
@@ -208,7 +209,7 @@ def _synthetic_figures(one: Synthetic, frame: Frame) -> list[str]:
     modality, case_id = one.note["Modality"], one.note["CaseID"]
     image, spread, (low, high) = _read(one.path), one.uncertainty(), one.window
     strip = draw_strip(image, frame, mark="SYNTHETIC")
-    figures = [_figure(strip, modality, "synthetic", f"{_short(modality)} of {case_id}, synthetic", one.confidence)]
+    figures = [_figure(strip, modality, "synthetic", f"{_short(modality)} of {case_id}, synthetic", one.expected_psnr)]
     if spread is not None:
         over = draw_strip(image, frame, spread, FULL_AMBER * (high - low), "SYNTHETIC WITH UNCERTAINTY")
         what = f"{_short(modality)} of {case_id}, synthetic, with its uncertainty laid over"
@@ -264,7 +265,7 @@ def _provenance(one: Synthetic) -> str:
         "Weights": f"{note['Weights']['Preset']}, {note['Weights']['File']}, SHA-256 {note['Weights']['SHA256'][:12]}…",
         "Settings": f"mode {note['Mode']}, steps {note['Steps'] or 'by default'}, samples {note['Samples']}, "
                     f"seed {note['Seed']}",
-        "Confidence": one.confidence,
+        "Expected PSNR": one.expected_psnr,
         "Contrast agent": note.get("ContrastAgent", ""),
     }  # fmt: skip
     rows = "".join(

@@ -100,7 +100,7 @@ def calibration(model: Synthesiser, answers: list[Answer]) -> list[float]:
         acquired = answer.scale.to_unit(answer.truth.numpy(), model.preset.normalisation)
         every = np.ones(len(acquired), bool)
         matched = match(acquired, given.numpy(), every)
-        own = model.expected_psnr(answer.target, expected_error(given, answer.said))
+        own = model.psnr_of(answer.target, expected_error(given, answer.said))
         found.append((own, psnr(acquired, matched, every)))
     expected, observed = np.array(found).T
     slope, intercept = np.polyfit(expected, observed, 1)
