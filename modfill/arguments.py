@@ -41,8 +41,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, in one line after the usage, and end with status 2."""
-        print(f"{self.prog}: {message}{self._suggestion(message)} (see {self.prog} --help)", file=sys.stderr)
+        """Say what is wrong in one line, and end with status 2."""
+        print(f"modfill: {message}{self._suggestion(message)} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
     def _suggestion(self, message: str) -> str:

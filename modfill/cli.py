@@ -9,14 +9,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modfill import __version__
 from modfill.arguments import Parser, build_parser, joined_targets
-from modfill.errors import ModfillError, SettingsError, printable
+from modfill.errors import ModfillError, SettingsError
 from modfill.process import Terminated, end_now_if_busy, terminable, tune_process
+from modfill.terminal import shown
 
 if TYPE_CHECKING:
     from modfill.cases.files import CaseFiles
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("a command is missing")
     try:
         tune_process()
-        with terminable(), _told(options):
+        with terminable(), shown(**_wanted(options)):
             return _COMMANDS[options.command](options, parser)
     except ModfillError as error:
         print(f"modfill: {error}", file=sys.stderr)
@@ -67,43 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
         return status
 
 
-class _Terminal(logging.Handler):
-    """Writes what the library logs: news to stdout, warnings and errors to stderr, above a bar if there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from tqdm import tqdm
-
-        news = record.levelno < logging.WARNING
-        text = record.getMessage() if news else f"modfill: {record.getMessage()}"
-        tqdm.write(printable(text), file=sys.stdout if news else sys.stderr)
-        (sys.stdout if news else sys.stderr).flush()
-
-
-@contextlib.contextmanager
-def _told(options: argparse.Namespace) -> Iterator[None]:
-    """Show the library's log on the terminal, as -q and -v say, and append it to a file with --log."""
-    quiet, verbose, file = (getattr(options, name, None) for name in ("quiet", "verbose", "log"))
-    handlers: list[logging.Handler] = [_Terminal(logging.ERROR if quiet else logging.DEBUG)]
-    if file is not None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(file, encoding="utf8", errors="backslashreplace"))
-        except OSError as error:
-            raise SettingsError(f"--log: cannot write {file} ({error.strerror}); choose another file") from error
-        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level, propagates = _LOG.level, _LOG.propagate
-    _LOG.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet and file is None else logging.INFO)
-    _LOG.propagate = False
-    for handler in handlers:
-        _LOG.addHandler(handler)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            _LOG.removeHandler(handler)
-            handler.close()
-        _LOG.setLevel(level)
-        _LOG.propagate = propagates
+def _wanted(options: argparse.Namespace) -> dict[str, Any]:
+    """What -q, -v and --log ask for; not every command has them."""
+    return {name: value for name in ("quiet", "verbose", "log") if (value := getattr(options, name, None)) is not None}
 
 
 def _complete(options: argparse.Namespace, parser: Parser) -> int:

@@ -23,10 +23,10 @@ from tests.conftest import awake
 
 
 def test_round_trip_in_half_precision(tiny_model: Synthesiser, tiny_weights: Path) -> None:
-    model, metadata = checkpoint.load(tiny_weights)
+    model, file = checkpoint.load(tiny_weights)
     assert not model.training and model.preset == tiny_model.preset
-    assert metadata["stages"] == "autoencoder,translator,denoiser,refiner,unet"
-    assert metadata["sha256"] == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
+    assert file.stages == ("autoencoder", "translator", "denoiser", "refiner", "unet")
+    assert file.sha256 == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
     original = tiny_model.state_dict()
     assert model.state_dict().keys() == original.keys()
     for name, value in model.state_dict().items():

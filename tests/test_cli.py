@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import torch
 
 from modfill import __version__
 from modfill.cli import main
+from modfill.completer import ModalityCompleter
+from modfill.errors import WeightsError
 from modfill.model.config import PRESETS
 from modfill.model.synthesiser import Synthesiser
 from modfill.weights import checkpoint
@@ -80,7 +83,7 @@ def test_uncertainty_without_a_refiner_needs_samples(
     words = ("complete", case_folder, "--out", tmp_path / "out", "--targets", "t2w", "--steps", 1, "--uncertainty",
              "--weights", tmp_path / "w.safetensors")  # fmt: skip
     command = [str(word) for word in words]
-    assert main([*command, "--naming", "nnunet"]) == 1 and not (tmp_path / "out").exists()
+    assert main([*command, "--naming", "nnunet"]) == 2 and not (tmp_path / "out").exists()
     wanted = "uncertainty must have two samples or more by weights without a refiner, got 1"
     one_line(capsys.readouterr().err, wanted, "--samples 8")
     assert main([*command, "--samples", "2"]) == 0
@@ -93,7 +96,7 @@ def test_a_setting_that_is_refused_leaves_nothing_behind(
 ) -> None:
     for option in ("--steps", "--samples"):
         status, _, error = run("complete", case_folder, "--out", tmp_path / "out", "--naming", naming, option, 0)
-        assert status == 1 and option[2:] in error and not (tmp_path / "out").exists()
+        assert status == 2 and option in error and not (tmp_path / "out").exists()
 
 
 def _truncate(folder: Path) -> None:
@@ -159,7 +162,7 @@ def test_a_bad_case_does_not_hold_back_the_cohort(run: Run, tmp_path: Path) -> N
 def test_no_case_at_all(run: Run, tmp_path: Path, make: Callable[[Path], object]) -> None:
     make(tmp_path / "in")
     status, out, error = run("complete", tmp_path / "in", "--out", tmp_path / "out")
-    assert (status, out) == (1, "")
+    assert (status, out) == (1 if (tmp_path / "in").exists() else 2, "")
     one_line(error, str(tmp_path / "in"))
 
 
@@ -208,16 +211,19 @@ def test_a_damaged_sidecar_is_no_traceback(run: Run, case_folder: Path, tmp_path
 
 def test_missing_weights(case_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     absent = tmp_path / "none.safetensors"
-    assert main(["complete", str(case_folder), "--out", str(tmp_path / "out"), "--weights", str(absent)]) == 1
-    one_line(capsys.readouterr().err, str(absent), "no such weights file")
-    assert main(["info", "--weights", str(absent)]) == 1
-    one_line(capsys.readouterr().err, "no such weights file")
+    for command in (["complete", str(case_folder), "--out", str(tmp_path / "out")], ["info"]):
+        with pytest.raises(SystemExit) as caught:
+            main([*command, "--weights", str(absent)])
+        assert caught.value.code == 2
+        one_line(capsys.readouterr().err, f"--weights: {absent} is not there")
+    with pytest.raises(WeightsError, match="no such weights file"):
+        ModalityCompleter(absent)
 
 
 def test_missing_shipped_weights(
     case_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "gone.safetensors")
+    monkeypatch.setattr("modfill.weights.file.SHIPPED", tmp_path / "gone.safetensors")
     assert main(["info"]) == 1
     one_line(capsys.readouterr().err, "gone.safetensors")
 
@@ -225,15 +231,17 @@ def test_missing_shipped_weights(
 def test_a_device_that_is_not_here(
     case_folder: Path, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for device in ("cuda:99", "abacus"):
-        options = ["--out", str(tmp_path / "out"), "--weights", str(tiny_weights), "--device", device]
-        assert main(["complete", str(case_folder), *options]) == 1
-        one_line(capsys.readouterr().err, f"got '{device}'")
+    options = ["--out", str(tmp_path / "out"), "--weights", str(tiny_weights), "--device"]
+    assert main(["complete", str(case_folder), *options, "cuda:99"]) == 2
+    one_line(capsys.readouterr().err, "device must be one of auto, cpu", "got 'cuda:99'")
+    with pytest.raises(SystemExit):
+        main(["complete", str(case_folder), *options, "abacus"])
+    one_line(capsys.readouterr().err, "must be one of auto, cpu", "got 'abacus'")
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("complete",), ("complete", "in"), ("complete", "in", "--out", "o", "--mode", "best"), ("abolish",),
+    [("complete",), ("complete", "in"), ("complete", "in", "--out", "o", "--mode", "best"), ("abolish",),
      ("complete", "in", "--out", "o", "--targets", "adc"), ("complete", "in", "--out", "o", "--steps", "few"),
      ("train", "--preset", "huge", "--data", "d", "--out", "o"), ("train", "--data", "d")],
 )  # fmt: skip
@@ -241,14 +249,116 @@ def test_wrong_usage_is_status_2(arguments: tuple[str, ...], capsys: pytest.Capt
     with pytest.raises(SystemExit) as caught:
         main(list(arguments))
     assert caught.value.code == 2
-    assert "usage: modfill" in capsys.readouterr().err
+    one_line(capsys.readouterr().err, "--help)")
+
+
+@pytest.mark.parametrize(
+    ("words", "suggestion"),
+    [
+        (("complete", "in", "-o", "out", "--ovewrite"), "--overwrite"),
+        (("scn", "in"), "scan"),
+        (("complete", "inn", "-o", "out"), "in"),
+        (("complete", "in", "-o", "out", "--device", "cudaa"), "cuda"),
+        (("complete", "in", "-o", "out", "--naming", "brats2032"), "brats2023"),
+    ],
+)
+def test_usage_errors_suggest_the_nearest_spelling(
+    words: tuple[str, ...],
+    suggestion: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    with pytest.raises(SystemExit) as caught:
+        main(list(words))
+    assert caught.value.code == 2
+    one_line(capsys.readouterr().err, f"did you mean {suggestion}?")
+
+
+def test_usage_errors_are_quick_and_need_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from modfill.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: sys.exit(99 if {'torch', 'nibabel', 'numpy'} & set(sys.modules) else end.code)"
+    )
+    for words in (["complete", str(tmp_path / "none"), "-o", "out"], ["complete", ".", "-o", "out", "--seed", "-1"]):
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+
+
+def test_targets_do_not_swallow_the_case(run: Run, case_folder: Path, tmp_path: Path) -> None:
+    for number, words in enumerate((("--targets", "T1ce", "t2", case_folder), (case_folder, "--targets", "T1ce,t2"))):
+        assert run("complete", "-o", tmp_path / f"{number}", *words)[0] == 0
+        assert len(list((tmp_path / f"{number}").glob("p1/*.nii.gz"))) == 2
+
+
+def test_files_are_named_one_by_one(run: Run, case_folder: Path, tmp_path: Path) -> None:
+    for modality, name in (("t1n", "a"), ("t2f", "b")):
+        (case_folder / f"p1-{modality}.nii.gz").rename(case_folder / f"{name}.nii.gz")
+    files = ("--t1", case_folder / "a.nii.gz", "--flair", case_folder / "b.nii.gz")
+    status, out, error = run("complete", *files, "-o", tmp_path / "out")
+    assert (status, error) == (0, "") and "p1: synthesised t1c, t2w" in out
+    assert run("complete", case_folder, *files, "-o", tmp_path / "out")[0] == 2
+
+
+def test_a_dry_run_writes_nothing(run: Run, case_folder: Path, tmp_path: Path) -> None:
+    status, out, error = run("complete", case_folder, "-o", tmp_path / "out", "-n")
+    assert (status, error) == (0, "") and not (tmp_path / "out").exists()
+    assert f"p1: t1c from t1n, t2f -> {tmp_path / 'out' / 'p1' / 'p1-t1c.nii.gz'}" in out
+    _truncate(case_folder)
+    assert run("complete", case_folder, "-o", tmp_path / "out", "--dry-run", "--targets", "t2w")[0] == 0
+    _text(case_folder)
+    assert run("complete", case_folder, "-o", tmp_path / "out", "--dry-run")[0] == 1
+
+
+def test_quiet_verbose_and_log(run: Run, case_folder: Path, tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "run.log"
+    status, out, error = run("complete", case_folder, "-o", tmp_path / "out", "-q", "--log", log)
+    assert (status, out, error) == (0, "", "")
+    assert "INFO [1/1] p1: synthesised t1c, t2w" in log.read_text()
+    _, out, _ = run("complete", case_folder, "-o", tmp_path / "out", "--overwrite", "-v")
+    assert "case p1: compute" in out
+    status, _, error = run("complete", case_folder, "-o", tmp_path / "out", "--log", tmp_path)
+    assert status == 2
+    one_line(error, "--log: cannot write")
+
+
+def test_success_names_the_files_and_the_next_command(run: Run, case_folder: Path, tmp_path: Path) -> None:
+    _, out, _ = run("complete", case_folder, "-o", tmp_path / "out")
+    assert f"{tmp_path / 'out' / 'p1' / 'p1-t1c.nii.gz'}\n" in out and f"modfill report {tmp_path / 'out'}" in out
+
+
+def test_modfill_alone_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "usage: modfill" in capsys.readouterr().out
+
+
+def test_an_image_is_reproduced(
+    run: Run, case_folder: Path, tmp_path: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("complete", case_folder, "-o", tmp_path / "out", "--targets", "t1c")
+    sidecar = tmp_path / "out" / "p1" / "p1-t1c.json"
+    words = ["reproduce", str(sidecar), "--weights", str(tiny_weights)]
+    assert main(words) == 0
+    assert "t1c of case p1: identical" in capsys.readouterr().out
+    note = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps({**note, "VoxelSHA256": "0" * 64}))
+    assert main([*words, "-o", str(tmp_path / "again")]) == 1
+    assert "differs" in capsys.readouterr().out and (tmp_path / "again" / "p1" / "p1-t1c.nii.gz").is_file()
+    save(case_folder / "p1-t1n.nii.gz", brain_volumes(seed=5)["t1n"])
+    assert main(words) == 1
+    one_line(capsys.readouterr().err, "the sources must be as they were")
+    assert main([*words[:2]]) == 1  # the shipped weights made no such image
+    one_line(capsys.readouterr().err, "must be the weights that made")
 
 
 @pytest.mark.parametrize("setting", [("--steps", 0), ("--steps", 1001), ("--samples", 0)])
 def test_settings_out_of_range(run: Run, case_folder: Path, tmp_path: Path, setting: tuple[str, int]) -> None:
     status, _, error = run("complete", case_folder, "--out", tmp_path / "out", *setting)
-    assert status == 1
-    one_line(error, f"got {setting[1]}")
+    assert status == 2
+    one_line(error, f"got '{setting[1]}'")
 
 
 def test_training_without_complete_cases(run: Run, case_folder: Path, tmp_path: Path) -> None:
@@ -262,6 +372,9 @@ def test_info_describes_the_weights(tiny_weights: Path, capsys: pytest.CaptureFi
     out, error = capsys.readouterr()
     assert error == "" and f"modfill {__version__}" in out and "tiny" in out
     assert checkpoint.load(tiny_weights)[1].sha256 in out
+    assert main(["info", "--json", "--weights", str(tiny_weights)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["preset"] == "tiny" and facts["parameters"]["unet"] > 0
     for stage in ("autoencoder", "translator", "denoiser", "refiner"):
         assert f"{stage} " in out
 

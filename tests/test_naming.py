@@ -12,7 +12,7 @@ from modfill.cases.files import CaseFiles, Cohort
 from modfill.cases.marks import sidecar_path
 from modfill.errors import ModfillError
 from modfill.modalities import MODALITIES
-from modfill.outputs.naming import NAMINGS, OutputFolder, output_folder, output_path, uncertainty_path
+from modfill.outputs.naming import NAMINGS, OutputFolder, output_folder, uncertainty_path
 
 OUT = Path("out")
 EXPECTED = {
@@ -34,14 +34,14 @@ def cohort(layout: str, *ids: str, names: tuple[str, ...] = (), channels: tuple[
 @pytest.mark.parametrize("naming", NAMINGS)
 def test_every_naming(naming: str) -> None:
     out = OutputFolder(OUT, naming)
-    paths = [output_path(out, "p_1", modality) for modality in MODALITIES]
+    paths = [out.place("p_1", modality).image for modality in MODALITIES]
     assert [path.as_posix() for path in paths] == [f"out/{stem}.nii.gz" for stem in EXPECTED[naming]]
     everything = {f(path) for path in paths for f in (lambda p: p, sidecar_path, uncertainty_path)}
     assert len(everything) == 12  # nothing shares a place
 
 
 def test_a_plain_folder_is_named_as_ever() -> None:
-    assert output_path(OUT, "p1", "t1c") == Path("out/p1/p1-t1c.nii.gz")
+    assert OutputFolder(OUT).place("p1", "t1c").image == Path("out/p1/p1-t1c.nii.gz")
     assert uncertainty_path(Path("out/p1/p1-t1c.nii.gz")) == Path("out/p1/p1-t1c-uncertainty.nii.gz")
 
 

@@ -81,18 +81,20 @@ def test_modality_completer_comes_when_asked_for() -> None:
 
 
 LAYERS = (  # from the ground up: a module may know its own layer and those before it
-    ("errors", "atomic", "metrics", "process"),
-    ("modalities",),
+    ("errors", "metrics", "process"),
+    ("atomic", "modalities"),
     ("settings", "results"),
     ("cases",),
     ("preprocessing", "model"),
     ("weights",),
     ("outputs",),
+    ("job",),
     ("completion",),
     ("cohort",),
     ("completer",),
-    ("reports", "demo", "training"),
+    ("reproduction", "reports", "demo", "training"),
     ("integrations",),
+    ("arguments", "terminal"),
     ("cli",),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

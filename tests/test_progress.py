@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 from modfill.cohort import progress
-from modfill.cohort.progress import follow
+from modfill.cohort.progress import case_bar, follow
+from modfill.terminal import shown
 
 
 def result(case_id: str, made: tuple[str, ...] = (), problem: str | None = None, skipped: tuple[str, ...] = ()) -> Any:
@@ -33,7 +35,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lines_tell_outcome_rate_and_remaining_time(clock: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert follow(iter(RESULTS), 4, 1) == 1
+    with shown():
+        assert follow(iter(RESULTS), 4, jobs=1).problems == ["case p2: bad"]
     out, error = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0].startswith("[1/4] p1: synthesised t1c (2.0 s, ") and "cases/min" in lines[0]
@@ -58,11 +61,13 @@ def test_a_terminal_gets_a_bar_and_parts_of_a_cohort_get_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
-    follow(iter(RESULTS), 4, 1)
+    with shown():
+        follow(iter(RESULTS), 4, jobs=1)
     assert "4/4" in sys.stderr.getvalue() and "case" in sys.stderr.getvalue()  # type: ignore[attr-defined]
     assert capsys.readouterr().out.startswith("3 of 4 cases completed")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    follow(iter(RESULTS), 4, 1, "rank 1/2")
+    with shown():
+        follow(iter(RESULTS), 4, jobs=1, label="rank 1/2")
     assert sys.stderr.getvalue() == "modfill: case p2: bad\n"  # type: ignore[attr-defined]
     out = capsys.readouterr().out
     assert out.startswith("[1/4] p1") and "\nrank 1/2: 3 of 4 cases completed" in out
@@ -73,7 +78,26 @@ def test_an_interruption_still_tells_what_failed(capsys: pytest.CaptureFixture[s
         yield from RESULTS[:2]
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        follow(interrupted(), 4, 1)
+    with pytest.raises(KeyboardInterrupt), shown():
+        follow(interrupted(), 4, jobs=1)
     out, error = capsys.readouterr()
     assert error == "modfill: case p2: bad\n" and "1 of 4 cases completed, 1 failed" in out
+
+
+def test_a_single_case_moves_on_a_terminal_while_a_step_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(progress, "_REFRESH", 0.01)
+    with shown(), case_bar("p1") as tell:
+        tell("encode", 0.4)
+        before = sys.stderr.getvalue()  # type: ignore[attr-defined]
+        time.sleep(0.5)
+        assert len(sys.stderr.getvalue()) > len(before)  # type: ignore[attr-defined]
+        assert "p1:  40%" in sys.stderr.getvalue() and "encode" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_quiet_run_has_no_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with shown(quiet=True), case_bar("p1") as tell:
+        tell("read", 0.0)
+        follow(iter(RESULTS), 4, jobs=1)
+    assert (capsys.readouterr().out, sys.stderr.getvalue()) == ("", "modfill: case p2: bad\n")  # type: ignore[attr-defined]
