@@ -143,7 +143,7 @@ def _modality(name: str) -> str:
 
 def _complete(options: argparse.Namespace) -> int:
     from modfill.cases.finding import find_cohort
-    from modfill.cohort.parts import Meeting, Part
+    from modfill.cohort.parts import Meeting, Share
     from modfill.cohort.progress import follow
     from modfill.completer import ModalityCompleter
     from modfill.outputs.linking import describe
@@ -152,20 +152,18 @@ def _complete(options: argparse.Namespace) -> int:
     from modfill.settings import Settings
 
     keep_freed_memory()
-    shard, rank = Part.parse(options.shard), Part.of_rank()
-    label = f"shard {options.shard}" if shard.count > 1 else ""
-    label = f"{label} rank {rank.number}/{rank.count}".strip() if rank.count > 1 else label
+    share = Share.of_shard(options.shard)
     settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
     cohort = find_cohort(options.cohort, options.ignore_unexplained)
-    found, out = rank.of(shard.of(cohort.cases)), output_folder(options.out, options.naming, cohort)
+    found, out = share.of(cohort.cases), output_folder(options.out, options.naming, cohort)
     completer = ModalityCompleter(options.weights, options.device)
-    meeting = Meeting(rank)
+    meeting = Meeting(share.rank)
     results = completer.complete_cohort(found, out, options.targets, settings, options.overwrite, options.link,
                                         options.jobs, options.allow_synthetic,
                                         assume_aligned=options.assume_aligned)  # fmt: skip
     describe(out, cohort)  # all of it, whatever this part is; once nothing can be refused any more
     with contextlib.closing(results):  # also when a signal comes between two results
-        failed = follow(results, len(found), options.jobs, label)
+        failed = follow(results, len(found), options.jobs, share.label)
     meeting.wait()
     return 1 if failed else 0
 

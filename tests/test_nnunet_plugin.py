@@ -279,7 +279,7 @@ def test_a_folder_without_a_model_is_an_error(world: Path, tiny_weights: Path, t
     with pytest.raises(ModfillError, match="file_ending must be '.nii.gz', got '.mha'; convert the images"):
         made.initialize_from_trained_model_folder(str(tmp_path), ("all",))
     with pytest.raises(ModfillError, match="Dataset9: file_ending must be '.nii.gz', got '.mha'"):
-        plugin.Completion().filler({**content, "file_ending": ".mha"}, "Dataset9")
+        plugin.Options().completer({**content, "file_ending": ".mha"}, "Dataset9")
 
 
 def test_the_snippet_of_the_readme(world: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +368,7 @@ def test_a_broken_torchvision_does_not_hide_trainers() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_channels_are_filled_on_the_predictor_s_own_device() -> None:
+def test_channels_are_completed_on_the_predictor_s_own_device() -> None:
     dataset = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0}, "file_ending": ".nii.gz"}
     made = ModalityCompletionPredictor("flair", device=torch.device("cpu"))
     assert made.channels == ("t2f",)
@@ -377,4 +377,4 @@ def test_channels_are_filled_on_the_predictor_s_own_device() -> None:
     made.plans_manager = SimpleNamespace(dataset_name="Dataset501")
     for device in ("cpu", "cuda:1"):
         made.device = torch.device(device)
-        assert made._filler().device == device and made._filler().modalities == ("t1n", "t2f")
+        assert made._completer().device == device and made._completer().channels == ("t1n", "t2f")
