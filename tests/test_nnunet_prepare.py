@@ -422,7 +422,8 @@ def test_other_layouts_are_refused(raw: Path) -> None:
         for file in (source / folder).iterdir():
             file.unlink()
     image = save(source / "imagesTr" / "a.nii.gz", np.ones((*SHAPE, 4), np.int16), SPACE)
-    content = {"modality": description()["channel_names"], "labels": {"0": "background"}, "training": [f"imagesTr/{image.name}"]}
+    content = {"modality": description()["channel_names"], "labels": {"0": "background"},
+               "training": ["imagesTr/a.nii.gz"]}  # fmt: skip
     (source / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(ModfillError, match="got layout 'decathlon'; modfill complete --naming nnunet --link"):
         prepare_dataset(501, new_id=502)
