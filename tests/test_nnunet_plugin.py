@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,7 +111,7 @@ def test_the_plugin_synthesises_once(world: Path) -> None:
 def test_a_worker_finds_what_the_main_process_made(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that had to load a model would fail here, and its memory would be a model's per worker."""
     preprocessor, cases = run_whole(world, monkeypatch)
-    monkeypatch.setattr("modfill.integrations.nnunet.filling.shared_completer", None)
+    preprocessor.options = replace(preprocessor.options, device="cuda:99")  # where no model can be loaded
     plans = PlansManager(str(world / "preprocessed" / "Dataset501_Toy" / "nnUNetPlans.json"))
     files = [str(path) for path in sorted((world / "raw" / "Dataset501_Toy" / "imagesTr").glob("c_*"))]
     description = str(world / "raw" / "Dataset501_Toy" / "dataset.json")
@@ -144,7 +145,7 @@ def test_a_listing_may_call_cases_otherwise_than_their_files(
     monkeypatch.setattr(plugin, "maybe_convert_to_dataset_name", lambda _: folder.name)
     configure(weights=tiny_weights, device="cpu")
     preprocessor, _ = run_whole(world, monkeypatch)
-    monkeypatch.setattr("modfill.integrations.nnunet.filling.shared_completer", None)
+    preprocessor.options = replace(preprocessor.options, device="cuda:99")
     plans = PlansManager(str(world / "preprocessed" / "Dataset501_Toy" / "nnUNetPlans.json"))
     files = [str(path) for path in images[0]]
     data, _, _ = pickle.loads(pickle.dumps(preprocessor)).run_case(

@@ -49,7 +49,6 @@ def main(argv: Sequence[str]) -> int:
 def _prepare(arguments: list[str]) -> None:
     from modfill.integrations.nnunet.prepare import prepare_dataset
 
-    from modfill.cli import JOBS_HELP
     from modfill.process import keep_freed_memory
 
     parser = _own_options("prepare", add_help=True)
@@ -57,7 +56,8 @@ def _prepare(arguments: list[str]) -> None:
     parser.add_argument("-o", type=int, required=True, metavar="NEW_ID", help="the number of the dataset to write")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     parser.add_argument("--overwrite", action="store_true", help="do finished synthetic images again")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help=JOBS_HELP)
+    parser.add_argument("--jobs", type=int, default=1, metavar="N",
+                        help="cases computed at the same time, as by modfill complete (default: 1)")  # fmt: skip
     parser.add_argument("--shard", default="1/1", metavar="K/N",
                         help="only the K-th of N equal parts of the cases, for array jobs; under torchrun the ranks "
                              "share the cases by themselves. Whichever finishes last writes dataset.json")  # fmt: skip

@@ -138,7 +138,7 @@ class ChannelCompleter:
         whole = dict(arrays)
         if targets:
             completer = shared_completer(self.weights, self.device)
-            whole |= completer.complete_arrays(sources, affine, case_id, targets=targets)
+            whole |= completer.complete_arrays(sources, affine=affine, case_id=case_id, targets=targets)
         return {modality: whole[modality] for modality in self.channels}
 
     def _acquired(self, case: ChannelCase) -> ChannelCase:

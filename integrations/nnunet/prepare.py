@@ -71,20 +71,21 @@ def prepare_dataset(
     source, target = _folders(dataset_id, new_id)
     cohort = _raw_cohort(source, channels)
     out, found = output_folder(target, "nnunet", cohort), share.of(cohort.cases)
-    completer, meeting = ModalityCompleter(weights, device), Meeting(share.rank)
+    completer, meeting = ModalityCompleter(weights, device=device), Meeting(share.rank)
     wanted = [modality for modality in MODALITIES if modality in cohort.channels]
     results = completer.complete_cohort(found, out=out, targets=wanted, overwrite=overwrite, link=True, jobs=jobs)
     remove_description(out)
     _remove_gone_cases(out, cohort)
     with contextlib.closing(results):  # also when a signal comes between two results
-        failed = follow(results, len(found), jobs, share.label)
+        follow(results, len(found), jobs=jobs, label=share.label)
     meeting.wait()
+    incomplete = _incomplete_cases(out, cohort)
+    failed = [case for case in found if case.case_id in incomplete]
     if failed:
         raise ModfillError(
-            f"{target.name} must have every case complete to get a dataset.json, got {failed} of {len(found)} failed; "
-            "correct them or move them away, and run the same command again"
+            f"{target.name} must have every case complete to get a dataset.json, got {len(failed)} of {len(found)} "
+            "failed; correct them or move them away, and run the same command again"
         )
-    incomplete = _incomplete_cases(out, cohort)
     if incomplete:
         _LOG.warning("%s has no dataset.json yet: %d of %d cases are not complete; run the other shards",
                      target.name, len(incomplete), len(cohort.cases))  # fmt: skip
@@ -146,16 +147,16 @@ def _remove_gone_cases(out: OutputFolder, cohort: Cohort) -> None:
                     sidecar_path(file).unlink(missing_ok=True)
 
 
-def _incomplete_cases(out: OutputFolder, cohort: Cohort) -> list[str]:
+def _incomplete_cases(out: OutputFolder, cohort: Cohort) -> set[str]:
     """The cases that failed, or have not been completed yet by whichever process does them."""
     status = {row["case"]: row["status"] for row in read_table(out.path)}
     numbers = range(len(cohort.channels))
-    return [
+    return {
         case.case_id
         for case in cohort.cases
         if status.get(case.case_id, "failed") == "failed"
         or not all(out.channel(case.case_id, number).exists() for number in numbers)
-    ]
+    }
 
 
 def _record(source: Path, out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
