@@ -87,8 +87,10 @@ def prepare_dataset(
             "failed; correct them or move them away, and run the same command again"
         )
     if incomplete:
-        _LOG.warning("%s has no dataset.json yet: %d of %d cases are not complete; run the other shards",
-                     target.name, len(incomplete), len(cohort.cases))  # fmt: skip
+        _LOG.warning(
+            "%s has no dataset.json yet: %d of %d cases are not complete; run the other shards, and see cohort.csv",
+            target.name, len(incomplete), len(cohort.cases),
+        )  # fmt: skip
     else:
         described = replace(out, channels=cohort.channels)  # the source's channels and no more
         describe(described, cohort, {"modfill": _record(source, out, cohort)})
