@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="modfill's; default: the shipped ones")
     options = parser.parse_args(arguments)
 
-    prepared = prepare_dataset(options.dataset, options.new_dataset, weights=options.weights)
+    prepared = prepare_dataset(options.dataset, new_id=options.new_dataset, weights=options.weights)
     print(f"completed dataset: {prepared}")
 
     from nnunetv2.experiment_planning import plan_and_preprocess_api as nnunet

@@ -76,7 +76,7 @@ def _wanted(options: argparse.Namespace) -> dict[str, Any]:
 def _complete(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.cases.files import Cohort
     from modfill.cases.finding import case_of_files, find_cohort
-    from modfill.cohort.parts import Meeting, Part
+    from modfill.cohort.parts import Meeting, Share
     from modfill.cohort.progress import case_bar, follow
     from modfill.completer import ModalityCompleter
     from modfill.modalities import MODALITIES
@@ -87,21 +87,19 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
     named = {modality: path for modality in MODALITIES if (path := getattr(options, modality)) is not None}
     if (options.cohort is None) == (not named):
         parser.error("complete needs either CASE_OR_COHORT or files such as --t1 FILE --flair FILE")
-    shard, rank = Part.parse(options.shard), Part.of_rank()
-    label = f"shard {options.shard}" if shard.count > 1 else ""
-    label = f"{label} rank {rank.number}/{rank.count}".strip() if rank.count > 1 else label
+    share = Share.of_shard(options.shard)
     settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
     if named:
         cohort = Cohort("folders", [case_of_files(named)])
     else:
         cohort = find_cohort(options.cohort, ignore_unexplained=options.ignore_unexplained)
-    found, out = rank.of(shard.of(cohort.cases)), output_folder(options.out, options.naming, cohort)
+    found, out = share.of(cohort.cases), output_folder(options.out, options.naming, cohort)
     completer = ModalityCompleter(options.weights, device=options.device, settings=settings)
     if options.dry_run:
         return _plan(found, out, options)
-    meeting = Meeting(rank)
+    meeting = Meeting(share.rank)
     with contextlib.ExitStack() as stack:
-        single = len(found) == 1 and not label
+        single = len(found) == 1 and not share.label
         progress = stack.enter_context(case_bar(found[0].case_id)) if single else None
         results = completer.complete_cohort(
             replace(cohort, cases=list(found)),
@@ -116,7 +114,7 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
         )
         describe(out, cohort)  # all of it, whatever this part is; once nothing can be refused any more
         stack.callback(results.close)  # also when a signal comes between two results
-        outcome = follow(results, len(found), jobs=options.jobs, label=label)
+        outcome = follow(results, len(found), jobs=options.jobs, label=share.label)
     meeting.wait()
     done = outcome.last.completed if single and outcome.last else None
     for path in done.paths.values() if done else ():

@@ -7,13 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from modfill.cases.layouts.dataset_json import (
-    cases_in,
-    channel_files,
-    channel_modalities,
-    channel_number,
-    read_dataset_json,
-)
+from modfill.cases.layouts.dataset_json import channel_modalities, channel_number, read_dataset_json
+from modfill.cases.layouts.nnunet import channel_case
 from modfill.errors import ModfillError
 from tests.nnunet_data import NAMES, description
 
@@ -118,13 +113,24 @@ def test_the_number_stands_before_the_ending(name: str, number: int | None) -> N
 
 
 def test_what_is_there_keeps_its_number() -> None:
-    files = channel_files("a", ["x/a_0003.nii.gz", "x/a_0001.nii.gz"], 4)
-    assert files.paths == {3: Path("x/a_0003.nii.gz"), 1: Path("x/a_0001.nii.gz")}
+    case = channel_case("a", ["x/a_0003.nii.gz", "x/a_0001.nii.gz"], ALL)
+    assert case.paths == {"t2f": Path("x/a_0003.nii.gz"), "t1c": Path("x/a_0001.nii.gz")} and not case.carried
+    assert case.numbered(ALL) == {1: Path("x/a_0001.nii.gz"), 3: Path("x/a_0003.nii.gz")}
 
 
 def test_a_complete_listing_needs_no_numbers() -> None:
-    files = channel_files("a", ["t1.nii.gz", "a_0001.nii.gz"], 2)
-    assert files.paths == {0: Path("t1.nii.gz"), 1: Path("a_0001.nii.gz")}
+    case = channel_case("a", ["t1.nii.gz", "a_0001.nii.gz"], ("t2w", "t1n"))
+    assert case.numbered(("t2w", "t1n")) == {0: Path("t1.nii.gz"), 1: Path("a_0001.nii.gz")}
+    assert case.paths == {"t1n": Path("a_0001.nii.gz"), "t2w": Path("t1.nii.gz")}
+
+
+def test_a_channel_of_another_kind_keeps_its_number() -> None:
+    channels = ("ADC", "t1n", "t2f")
+    case = channel_case("a", ["a_0000.nii.gz", "a_0002.nii.gz"], channels)
+    assert (case.paths, case.carried) == ({"t2f": Path("a_0002.nii.gz")}, {0: Path("a_0000.nii.gz")})
+    assert case.numbered(channels) == {0: Path("a_0000.nii.gz"), 2: Path("a_0002.nii.gz")} and case.problem is None
+    lacking = channel_case("a", ["a_0001.nii.gz"], channels)
+    assert str(lacking.problem).startswith("case a: channel 0 (ADC) must be there") and "t1n" in lacking.paths
 
 
 @pytest.mark.parametrize(
@@ -140,17 +146,8 @@ def test_a_complete_listing_needs_no_numbers() -> None:
 )
 def test_doubtful_files_are_refused(images: list[str], reason: str) -> None:
     with pytest.raises(ModfillError, match=reason) as caught:
-        channel_files("a", images, 4)
+        channel_case("a", images, ALL)
     assert str(caught.value).startswith("case a: ")
-
-
-def test_cases_of_a_folder(tmp_path: Path) -> None:
-    for name in ("p_1_0000.nii.gz", "p_1_0002.nii.gz", "p_10_0001.nii.gz", "note.txt"):
-        (tmp_path / name).touch()
-    assert {case.case_id: sorted(case.paths) for case in cases_in(tmp_path, 3)} == {"p_1": [0, 2], "p_10": [1]}
-    (tmp_path / "p_2.nii.gz").touch()
-    with pytest.raises(ModfillError, match="p_2.nii.gz must end in a channel number"):
-        cases_in(tmp_path, 3)
 
 
 @pytest.mark.parametrize(

@@ -75,10 +75,26 @@ def test_nnunet_missing_channels_are_missing_and_keep_the_others_place(tmp_path:
     raw = raw_dataset(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/a_0003.nii.gz", "imagesTs/b_0002.nii.gz")
     touch(tmp_path / "imagesTr", "._a_0001.nii.gz")
     (tmp_path / "imagesTr" / "a_0002.nii.gz").symlink_to("nowhere")  # dangling: there for the user
-    a, b = find_cases(raw)
+    touch(tmp_path / "imagesTr", "a_1_0000.nii.gz", "note.txt")
+    a, a_1, b = find_cases(raw)
     assert tuple(a.paths) == ("t1n", "t2w", "t2f") and a.label == tmp_path / "labelsTr" / "a.nii.gz"
+    assert (a_1.case_id, tuple(a_1.paths)) == ("a_1", ("t1n",))  # no part of case a
     assert tuple(b.paths) == ("t2w",) and b.label is None
     assert [case.case_id for case in find_cases(raw / "imagesTs")] == ["b"]
+
+
+def test_nnunet_a_label_without_an_image_is_a_problem(tmp_path: Path) -> None:
+    raw = raw_dataset(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "labelsTr/z.nii.gz")
+    assert only(raw, "a").problem is None
+    assert "z.nii.gz must have an image, got none; add or move it" in problem(raw, "z")
+
+
+def test_nnunet_channels_may_be_told(tmp_path: Path) -> None:
+    raw = raw_dataset(tmp_path, "imagesTr/a_0000.nii.gz", names=("MRI", "MRI"))
+    assert find_cohort(raw, channels=("t2f", "T1")).cases[0].paths == {"t2f": raw / "imagesTr" / "a_0000.nii.gz"}
+    write_case(tmp_path / "brats", "p1", ("t1n",))
+    with pytest.raises(ModfillError, match="must be an nnU-Net dataset to have channels, got folders"):
+        find_cohort(tmp_path / "brats", channels=("t1n",))
 
 
 def test_nnunet_files_may_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +110,7 @@ def test_nnunet_files_may_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(a.paths.values())[::3] == [tmp_path / "x" / "one.nii.gz", tmp_path / "there" / "4.nii.gz"]
     assert b.paths == {"t1c": tmp_path / "x" / "b_0001.nii.gz"}
     assert "first.nii.gz must end in a channel number" in str(c.problem)
-    assert "must hold images and label" in str(d.problem)
+    assert "must hold 'images' and a 'label'" in str(d.problem)
 
 
 def test_nnunet_order_is_never_assumed(tmp_path: Path) -> None:

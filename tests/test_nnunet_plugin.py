@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -110,7 +111,7 @@ def test_the_plugin_synthesises_once(world: Path) -> None:
 def test_a_worker_finds_what_the_main_process_made(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that had to load a model would fail here, and its memory would be a model's per worker."""
     preprocessor, cases = run_whole(world, monkeypatch)
-    monkeypatch.setattr("modfill.integrations.nnunet.filling.shared_completer", None)
+    preprocessor.options = replace(preprocessor.options, device="cuda:99")  # where no model can be loaded
     plans = PlansManager(str(world / "preprocessed" / "Dataset501_Toy" / "nnUNetPlans.json"))
     files = [str(path) for path in sorted((world / "raw" / "Dataset501_Toy" / "imagesTr").glob("c_*"))]
     description = str(world / "raw" / "Dataset501_Toy" / "dataset.json")
@@ -144,7 +145,7 @@ def test_a_listing_may_call_cases_otherwise_than_their_files(
     monkeypatch.setattr(plugin, "maybe_convert_to_dataset_name", lambda _: folder.name)
     configure(weights=tiny_weights, device="cpu")
     preprocessor, _ = run_whole(world, monkeypatch)
-    monkeypatch.setattr("modfill.integrations.nnunet.filling.shared_completer", None)
+    preprocessor.options = replace(preprocessor.options, device="cuda:99")
     plans = PlansManager(str(world / "preprocessed" / "Dataset501_Toy" / "nnUNetPlans.json"))
     files = [str(path) for path in images[0]]
     data, _, _ = pickle.loads(pickle.dumps(preprocessor)).run_case(
@@ -279,7 +280,7 @@ def test_a_folder_without_a_model_is_an_error(world: Path, tiny_weights: Path, t
     with pytest.raises(ModfillError, match="file_ending must be '.nii.gz', got '.mha'; convert the images"):
         made.initialize_from_trained_model_folder(str(tmp_path), ("all",))
     with pytest.raises(ModfillError, match="Dataset9: file_ending must be '.nii.gz', got '.mha'"):
-        plugin.Completion().filler({**content, "file_ending": ".mha"}, "Dataset9")
+        plugin.Options().completer({**content, "file_ending": ".mha"}, "Dataset9")
 
 
 def test_the_snippet_of_the_readme(world: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +369,7 @@ def test_a_broken_torchvision_does_not_hide_trainers() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_channels_are_filled_on_the_predictor_s_own_device() -> None:
+def test_channels_are_completed_on_the_predictor_s_own_device() -> None:
     dataset = {"channel_names": {"0": "T1", "1": "FLAIR"}, "labels": {"background": 0}, "file_ending": ".nii.gz"}
     made = ModalityCompletionPredictor("flair", device=torch.device("cpu"))
     assert made.channels == ("t2f",)
@@ -377,4 +378,4 @@ def test_channels_are_filled_on_the_predictor_s_own_device() -> None:
     made.plans_manager = SimpleNamespace(dataset_name="Dataset501")
     for device in ("cpu", "cuda:1"):
         made.device = torch.device(device)
-        assert made._filler().device == device and made._filler().modalities == ("t1n", "t2f")
+        assert made._completer().device == device and made._completer().channels == ("t1n", "t2f")

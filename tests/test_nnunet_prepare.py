@@ -11,13 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 from modfill.integrations.nnunet.command import main
-from modfill.integrations.nnunet.filling import ChannelFiller, _holds_zeros, without_zeros
+from modfill.integrations.nnunet.filling import ChannelCompleter, _holds_zeros, without_zeros
 from modfill.integrations.nnunet.prepare import prepare_dataset
 
 from modfill.cases.finding import find_cases
-from modfill.cases.layouts.dataset_json import cases_in
+from modfill.cases.layouts.dataset_json import ChannelCase
 from modfill.cases.reading import read_case, require_usable
 from modfill.cli import main as complete
+from modfill.cohort.table import read_table
 from modfill.errors import CaseError, ModfillError
 from tests.case_files import MODALITIES, brain_volumes, save, write_case
 from tests.nnunet_data import GAPS, SHAPE, SPACE, description, write_dataset, write_images
@@ -37,27 +38,42 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def listing(folder: Path) -> dict[str, list[Path]]:
-    content = json.loads((folder / "dataset.json").read_text())
-    return {case_id: [folder / image for image in entry["images"]] for case_id, entry in content["dataset"].items()}
+def channels_of(folder: Path, case_id: str, count: int = 4) -> list[Path]:
+    return [folder / f"{case_id}_{number:04d}.nii.gz" for number in range(count)]
+
+
+def record(folder: Path) -> dict[str, list[str]]:
+    return json.loads((folder / "dataset.json").read_text())["modfill"]["SyntheticChannels"]
+
+
+def reasons(folder: Path) -> dict[str, str]:
+    """Why cases failed, by case."""
+    return {row["case"]: row["reason"] for row in read_table(folder) if row["status"] == "failed"}
+
+
+def only(folder: Path, case_id: str) -> ChannelCase:
+    [case] = [case for case in find_cases(folder) if case.case_id == case_id]
+    assert isinstance(case, ChannelCase)
+    return case
 
 
 def test_every_case_has_every_channel(raw: Path, tiny_weights: Path) -> None:
     before = hashes(raw / "Dataset501_Toy")
-    folder = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
+    folder = prepare_dataset(501, new_id=502, weights=tiny_weights, device="cpu")
     assert folder == raw / "Dataset502_Toy_modfill" and hashes(raw / "Dataset501_Toy") == before
     content = json.loads((folder / "dataset.json").read_text())
     assert content["numTraining"] == 5 and content["labels"] == {"background": 0, "tumour": 1}
     gaps = {case_id: list(missing) for case_id, missing in GAPS.items() if missing}
     assert content["modfill"] == {"CompletedFrom": "Dataset501_Toy", "SyntheticChannels": gaps}
-    for case_id, images in listing(folder).items():
-        label = folder / content["dataset"][case_id]["label"]
+    assert "dataset" not in content and content["file_ending"] == ".nii.gz"
+    assert len(list((folder / "imagesTr").glob("*.nii.gz"))) == 20  # nnU-Net takes each for a channel
+    for case_id in GAPS:
+        label = folder / "labelsTr" / f"{case_id}.nii.gz"
         assert label.resolve() == raw / "Dataset501_Toy" / "labelsTr" / f"{case_id}.nii.gz" and label.is_file()
         reference = nib.load(label)
-        for number, (modality, path) in enumerate(zip(MODALITIES, images, strict=True)):
-            if modality in GAPS[case_id]:
-                assert path == folder / "synthetic" / "imagesTr" / case_id / f"{case_id}-{modality}.nii.gz"
-                assert path.with_name(f"{case_id}-{modality}.json").is_file()
+        for number, path in enumerate(channels_of(folder / "imagesTr", case_id)):
+            if MODALITIES[number] in GAPS[case_id]:
+                assert not path.is_symlink() and path.with_name(f"{case_id}_{number:04d}.json").is_file()
             else:
                 assert path.resolve() == raw / "Dataset501_Toy" / "imagesTr" / f"{case_id}_{number:04d}.nii.gz"
             image = nib.load(path)
@@ -66,81 +82,124 @@ def test_every_case_has_every_channel(raw: Path, tiny_weights: Path) -> None:
 
 
 def test_test_cases_are_complete_in_one_folder(raw: Path, tiny_weights: Path) -> None:
-    folder = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
-    images = sorted((folder / "imagesTs").iterdir())
-    assert [path.name for path in images] == [f"x_{number:04d}.nii.gz" for number in range(4)]
+    folder = prepare_dataset(501, new_id=502, weights=tiny_weights, device="cpu")
+    images = sorted((folder / "imagesTs").glob("*.nii.gz"))
+    assert images == channels_of(folder / "imagesTs", "x")
     assert images[3].resolve() == raw / "Dataset501_Toy" / "imagesTs" / "x_0003.nii.gz"
-    assert images[0].resolve() == folder / "synthetic" / "imagesTs" / "x" / "x-t1n.nii.gz"
-    assert all(path.is_symlink() and not Path(path.readlink()).is_absolute() for path in images)
+    assert [path.is_symlink() for path in images] == [False, False, False, True]
 
 
 def test_nnunet_raw_may_be_moved(raw: Path, tiny_weights: Path) -> None:
-    prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
+    prepare_dataset(501, new_id=502, weights=tiny_weights, device="cpu")
     moved = raw.rename(raw.parent / "elsewhere")
-    folder = moved / "Dataset502_Toy_modfill"
-    assert all(path.is_file() for images in listing(folder).values() for path in images)
-    assert all(path.is_file() for path in (folder / "imagesTs").iterdir())
+    files = list((moved / "Dataset502_Toy_modfill").rglob("*.nii.gz"))
+    assert len(files) == 20 + 5 + 4 and all(path.is_file() for path in files)
 
 
 def test_a_second_run_does_nothing_again(raw: Path, tiny_weights: Path, capsys: pytest.CaptureFixture) -> None:
     options = ["prepare", "-d", "501", "-o", "502", "--weights", str(tiny_weights), "--device", "cpu"]
     assert main(options) == 0
-    folder = Path(capsys.readouterr().out.strip())
-    stamps = {path: path.stat().st_mtime_ns for path in (folder / "synthetic").rglob("*.nii.gz")}
+    folder = Path(capsys.readouterr().out.splitlines()[-1])
+    stamps = {path: path.lstat().st_mtime_ns for path in folder.rglob("*.nii.gz")}
     before = hashes(folder)
-    assert len(stamps) == 4 + 3
     assert main(options) == 0
-    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps and hashes(folder) == before
+    assert {path: path.lstat().st_mtime_ns for path in stamps} == stamps and hashes(folder) == before
     assert main([*options, "--overwrite"]) == 0
-    assert hashes(folder) == before
+    assert (folder / "imagesTs" / "x_0000.nii.gz").lstat().st_mtime_ns > stamps[folder / "imagesTs" / "x_0000.nii.gz"]
+    again = hashes(folder)
+    assert {name: again[name] for name in before if name != "cohort.csv"} == {  # which tells the seconds
+        name: digest for name, digest in before.items() if name != "cohort.csv"
+    }
 
 
-def test_an_explicit_listing_is_read_and_a_prepared_dataset_needs_nothing(raw: Path, tiny_weights: Path) -> None:
-    first = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
-    second = prepare_dataset(502, 503, weights=tiny_weights, device="cpu")
-    assert not (second / "synthetic").exists()
-    assert [[p.resolve() for p in images] for images in listing(second).values()] == [
-        [p.resolve() for p in images] for images in listing(first).values()
-    ]
-    content = json.loads((second / "dataset.json").read_text())  # what was synthetic before is synthetic still
-    assert content["modfill"]["SyntheticChannels"]["c"] == ["t1n", "t2w"]
+def test_an_explicit_listing_is_read(raw: Path, tiny_weights: Path) -> None:
+    source = raw / "Dataset501_Toy"
+    image = (source / "imagesTr" / "b_0000.nii.gz").rename(raw / "other_0000.nii.gz")
+    entry = {"images": ["../other_0000.nii.gz", "imagesTr/b_0003.nii.gz"], "label": "labelsTr/b.nii.gz"}
+    path = source / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": {"patient": entry}}))
+    folder = prepare_dataset(501, new_id=502, weights=tiny_weights, device="cpu")
+    images = sorted((folder / "imagesTr").glob("*.nii.gz"))
+    assert images == channels_of(folder / "imagesTr", "patient") and images[0].resolve() == image
+    assert record(folder) == {"patient": ["t1c", "t2w"]}
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 1
+    assert (folder / "labelsTr" / "patient.nii.gz").resolve() == source / "labelsTr" / "b.nii.gz"
 
 
-def test_test_cases_that_are_gone_leave_no_link(raw: Path, tiny_weights: Path) -> None:
-    write_images(raw / "Dataset501_Toy" / "imagesTs", "w", ("t1c",), 71)
-    folder = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
-    (folder / "imagesTs" / "own_0000.nii.gz").touch()  # not a link of ours
-    for path in (raw / "Dataset501_Toy" / "imagesTs").glob("w_*"):
-        path.unlink()
-    prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
-    names = sorted(path.name for path in (folder / "imagesTs").iterdir())
-    assert names == ["own_0000.nii.gz", *(f"x_{number:04d}.nii.gz" for number in range(4))]
-
-
-def test_a_synthetic_channel_is_known_by_its_sidecar_too(raw: Path, tiny_weights: Path) -> None:
-    folder = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
-    image = folder / "synthetic" / "imagesTr" / "b" / "b-t1c.nii.gz"
+def test_a_prepared_dataset_may_be_prepared_again(raw: Path, tiny_weights: Path) -> None:
+    """What was synthetic is synthetic still, also where a program rewrote a header; it is no source."""
+    first = prepare_dataset(501, new_id=502, weights=tiny_weights, device="cpu")
+    image = first / "imagesTr" / "b_0001.nii.gz"
     loaded = nib.load(image)
-    nib.save(nib.Nifti1Image(np.asarray(loaded.dataobj), loaded.affine), image)  # as a program that rewrites headers
-    second = prepare_dataset(502, 503, weights=tiny_weights, device="cpu")
-    content = json.loads((second / "dataset.json").read_text())
-    assert content["modfill"]["SyntheticChannels"]["b"] == ["t1c"]
+    nib.save(nib.Nifti1Image(np.asarray(loaded.dataobj), loaded.affine), image)
+    second = prepare_dataset(502, new_id=503, weights=tiny_weights, device="cpu")
+    assert record(second) == record(first)
+    for path in first.rglob("*.nii.gz"):
+        same = [np.asarray(nib.load(place).dataobj) for place in (path, second / path.relative_to(first))]
+        np.testing.assert_array_equal(*same)
 
 
-@pytest.mark.parametrize(
-    ("listing", "case_id"), [([1], "the whole"), ({"b": {"images": ["b.nii.gz"]}}, "b"), ({"b": {"label": "x"}}, "b")]
-)
-def test_wrong_listings(raw: Path, listing: Any, case_id: str) -> None:
+def test_cases_that_are_gone_leave_nothing_of_modfill_s(raw: Path, tiny_weights: Path) -> None:
+    """Else nnU-Net would train with what a former run left of them."""
+    source = raw / "Dataset501_Toy"
+    folder = prepare_dataset(501, new_id=502, weights=tiny_weights, device="cpu")
+    (folder / "imagesTs" / "own_0000.nii.gz").touch()  # neither a link nor synthetic
+    for path in (*source.glob("imagesTr/c_*"), source / "labelsTr" / "c.nii.gz", *source.glob("imagesTs/x_*")):
+        path.unlink()
+    prepare_dataset(501, new_id=502, weights=tiny_weights, device="cpu")
+    assert not [path for path in folder.rglob("*") if path.name.startswith(("c_", "c.", "x_"))]
+    assert [path.name for path in (folder / "imagesTs").iterdir()] == ["own_0000.nii.gz"]
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 4 and "c" not in record(folder)
+
+
+def test_a_dataset_of_the_first_nnunet(raw: Path, tiny_weights: Path) -> None:
+    path = raw / "Dataset501_Toy" / "dataset.json"
+    training = [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in GAPS]
+    content = {"name": "Toy", "modality": description()["channel_names"], "numTraining": 5, "training": training,
+               "labels": {"0": "background", "1": "tumour"}, "test": ["./imagesTs/x.nii.gz"]}  # fmt: skip
+    path.write_text(json.dumps(content))
+    folder = prepare_dataset(501, new_id=502, weights=tiny_weights, device="cpu")
+    made = json.loads((folder / "dataset.json").read_text())
+    assert made["channel_names"] == content["modality"] and made["labels"] == {"background": 0, "tumour": 1}
+    assert made["numTraining"] == 5 and not {"modality", "training", "test"} & set(made)
+    assert len(list(folder.glob("images*/*.nii.gz"))) == 20 + 4
+
+
+def test_only_the_dataset_s_own_channels_are_completed(raw: Path, tiny_weights: Path) -> None:
+    path = raw / "Dataset501_Toy" / "dataset.json"
+    path.write_text(json.dumps(description(("T1", "T1ce"), overwrite_image_reader_writer="NibabelIO")))
+    for image in [*path.parent.glob("images*/*_0002.nii.gz"), *path.parent.glob("images*/*_0003.nii.gz")]:
+        image.unlink()
+    for name in ("imagesTr/c_0000.nii.gz", "imagesTs/x_0000.nii.gz"):
+        save(path.parent / name, brain_volumes(SHAPE, 9)["t1n"], SPACE)
+    folder = prepare_dataset(501, new_id=502, weights=tiny_weights, device="cpu")
+    content = json.loads((folder / "dataset.json").read_text())
+    assert content["channel_names"] == {"0": "T1", "1": "T1ce"} and record(folder) == {"b": ["t1c"]}
+    assert content["overwrite_image_reader_writer"] == "NibabelIO"  # nnU-Net's keys stay
+    assert len(list(folder.glob("imagesTr/*.nii.gz"))) == 10
+
+
+@pytest.mark.parametrize("listing", [[1], 5])
+def test_wrong_listings(raw: Path, listing: Any) -> None:
     path = raw / "Dataset501_Toy" / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": listing}))
-    with pytest.raises(ModfillError, match=f"dataset must list 'images' and a 'label' for each case, .* for {case_id}"):
-        prepare_dataset(501, 502)
+    with pytest.raises(ModfillError, match="dataset must list 'images' and a 'label' by case, got"):
+        prepare_dataset(501, new_id=502)
+
+
+@pytest.mark.parametrize("entry", [{"images": ["b.nii.gz"]}, {"label": "x"}, {"images": [1], "label": "x"}, "b", None])
+def test_a_wrong_entry_of_a_listing_is_its_case_s_problem(raw: Path, entry: Any) -> None:
+    path = raw / "Dataset501_Toy" / "dataset.json"
+    good = {"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": {"a": good, "b": entry}}))
+    a, b, _ = find_cases(path.parent)
+    assert a.problem is None and "case b: its entry in dataset.json must hold 'images' and a 'label'" in str(b.problem)
 
 
 @pytest.mark.parametrize("number", [-1, 0, 1000])
 def test_wrong_numbers(raw: Path, number: int) -> None:
     with pytest.raises(ModfillError, match=f"the new dataset's number must be from 1 to 999, got {number}"):
-        prepare_dataset(501, number)
+        prepare_dataset(501, new_id=number)
 
 
 def test_the_order_of_channels_may_be_told(raw: Path, tiny_weights: Path) -> None:
@@ -148,11 +207,13 @@ def test_the_order_of_channels_may_be_told(raw: Path, tiny_weights: Path) -> Non
     content = json.loads(path.read_text())
     content["channel_names"] = {str(number): "MRI" for number in range(4)}
     path.write_text(json.dumps(content))
-    with pytest.raises(ModfillError, match="Dataset501_Toy: the name of channel 0 .* --channels"):
+    with pytest.raises(ModfillError, match="Dataset501_Toy/dataset.json: the name of channel 0 .* --channels"):
         main(["prepare", "-d", "501", "-o", "502"])
     assert not (raw / "Dataset502_Toy_modfill").exists()
     main(["prepare", "-d", "501", "-o", "502", "-c", *MODALITIES, "--weights", str(tiny_weights), "--device", "cpu"])
-    assert len(listing(raw / "Dataset502_Toy_modfill")["c"]) == 4
+    folder = raw / "Dataset502_Toy_modfill"
+    assert len(list(folder.glob("imagesTr/c_*.nii.gz"))) == 4 and record(folder)["c"] == ["t1n", "t2w"]
+    assert json.loads((folder / "dataset.json").read_text())["channel_names"]["0"] == "MRI"  # by which it normalises
 
 
 def test_a_channel_of_zeros_is_a_missing_one_by_every_way(
@@ -164,18 +225,16 @@ def test_a_channel_of_zeros_is_a_missing_one_by_every_way(
     before = hashes(source)
     said = "case a: a_0001.nii.gz holds zeros alone; t1c is taken for missing"
 
-    folder = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
-    content = json.loads((folder / "dataset.json").read_text())
-    assert content["modfill"]["SyntheticChannels"]["a"] == ["t1c"]
+    folder = prepare_dataset(501, new_id=502, weights=tiny_weights, device="cpu")
+    assert record(folder)["a"] == ["t1c"]
     assert said in caplog.messages and "x_0000.nii.gz" in caplog.text
     assert {record.name for record in caplog.records} == {"modfill"}
-    assert (folder / "imagesTs" / "x_0000.nii.gz").resolve().name == "x-t1n.nii.gz"
+    assert not (folder / "imagesTs" / "x_0000.nii.gz").is_symlink()
 
     caplog.clear()
-    filler = ChannelFiller(MODALITIES, tiny_weights, "cpu")
-    [case] = [case for case in cases_in(source / "imagesTr", 4) if case.case_id == "a"]
-    filled = filler.fill_cached(case, tmp_path / "cache")  # what the plugin does
-    assert filled.synthetic == (1,) and filled == filler.fill_cached(case, tmp_path / "cache")
+    completer, case = ChannelCompleter(MODALITIES, tiny_weights, "cpu"), only(source, "a")
+    completed = completer.complete_cached(case, tmp_path / "cache")  # what the plugin does
+    assert completed.synthetic == (1,) and completed == completer.complete_cached(case, tmp_path / "cache")
     assert caplog.messages == [said] * 2
 
     caplog.clear()
@@ -183,8 +242,8 @@ def test_a_channel_of_zeros_is_a_missing_one_by_every_way(
     assert complete(["complete", str(source), "--out", str(tmp_path / "out"), *options]) == 0
     assert said in caplog.messages and hashes(source) == before
     images = [
-        nib.load(listing(folder)["a"][1]),
-        nib.load(filled.files[1]),
+        nib.load(folder / "imagesTr/a_0001.nii.gz"),
+        nib.load(completed.files[1]),
         nib.load(tmp_path / "out/imagesTr/a_0001.nii.gz"),
     ]
     assert images[0].get_fdata().any()
@@ -234,14 +293,12 @@ def write_five(raw: Path, gaps: dict[str, tuple[str, ...]]) -> Path:
 
 def test_a_channel_of_another_kind_is_carried_along(raw: Path, tiny_weights: Path, tmp_path: Path) -> None:
     source = write_five(raw, {"a": ("t1c",), "b": ()})
-    folder = prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
-    files = listing(folder)["a"]
-    assert [file.name for file in files] == [
-        "a_0000.nii.gz", "a_0001.nii.gz", "a-t1c.nii.gz", "a_0003.nii.gz", "a_0004.nii.gz"
-    ]  # fmt: skip
+    folder = prepare_dataset(501, new_id=502, weights=tiny_weights, device="cpu")
+    files = channels_of(folder / "imagesTr", "a", 5)
+    assert [file.is_symlink() for file in files] == [True, True, False, True, True]
+    assert files[0].resolve() == source / "imagesTr" / "a_0000.nii.gz"
     content = json.loads((folder / "dataset.json").read_text())
-    assert tuple(content["channel_names"].values()) == FIVE
-    assert content["modfill"]["SyntheticChannels"] == {"a": ["t1c"]}
+    assert tuple(content["channel_names"].values()) == FIVE and record(folder) == {"a": ["t1c"]}
     out = tmp_path / "out"
     options = ["--out", str(out), "--naming", "auto", "--link", "--weights", str(tiny_weights), "--device", "cpu"]
     assert complete(["complete", str(source), *options]) == 0
@@ -252,40 +309,71 @@ def test_a_channel_of_another_kind_is_carried_along(raw: Path, tiny_weights: Pat
     np.testing.assert_array_equal(*same)
 
 
-def test_a_channel_of_another_kind_is_never_synthesised(raw: Path, tiny_weights: Path) -> None:
+def test_a_channel_of_another_kind_is_never_synthesised(raw: Path, tiny_weights: Path, tmp_path: Path) -> None:
     source = write_five(raw, {"a": ("ADC",), "b": ("t2w",)})
-    a, b = find_cases(source)
+    a, b = only(source, "a"), only(source, "b")
     assert b.problem is None and "case a: channel 0 (ADC) must be there" in str(a.problem)
-    with pytest.raises(CaseError, match=r"case a: channel 0 \(ADC\) must be there.*a_0000.nii.gz"):
-        prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
-    filler = ChannelFiller(("ADC", *MODALITIES), tiny_weights, "cpu")
+    with pytest.raises(ModfillError, match="1 of 2 failed"):
+        prepare_dataset(501, new_id=502, weights=tiny_weights, device="cpu")
+    assert list(reasons(raw / "Dataset502_Toy_modfill").values()) == [a.problem]
+    completer = ChannelCompleter(("ADC", *MODALITIES), tiny_weights, "cpu")
+    with pytest.raises(CaseError, match=r"case a: channel 0 \(ADC\)"):
+        completer.complete(a, out=tmp_path)
     volumes = brain_volumes(SHAPE)
     arrays = {"t1n": volumes["t1n"], "ADC": volumes["t2w"] // 2}
-    whole = filler.fill_arrays(arrays, SPACE, "x")
+    whole = completer.complete_arrays(arrays, SPACE, "x")
     assert tuple(whole) == ("ADC", *MODALITIES) and whole["ADC"] is arrays["ADC"]
     with pytest.raises(CaseError, match="ADC"):
-        filler.fill_arrays({"t1n": volumes["t1n"]}, SPACE, "x")
+        completer.complete_arrays({"t1n": volumes["t1n"]}, SPACE, "x")
 
 
 def test_the_plugin_s_cache_follows_the_content(raw: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    filler = ChannelFiller(MODALITIES, tiny_weights, "cpu")
+    completer = ChannelCompleter(MODALITIES, tiny_weights, "cpu")
     images = raw / "Dataset501_Toy" / "imagesTr"
-    [case] = [case for case in cases_in(images, 4) if case.case_id == "b"]
-    first = filler.fill_cached(case, tmp_path / "cache")
-    again = filler.fill_cached(case, tmp_path / "cache")
+    case = only(raw / "Dataset501_Toy", "b")
+    first = completer.complete_cached(case, tmp_path / "cache")
+    again = completer.complete_cached(case, tmp_path / "cache")
     assert again == first and first.synthetic == (1,) and [path.parent for path in first.files[2:]] == [images] * 2
     write_images(images, "b", GAPS["b"], seed=40)
-    changed = filler.fill_cached(case, tmp_path / "cache")
+    changed = completer.complete_cached(case, tmp_path / "cache")
     assert changed.files[1] != first.files[1] and changed.files[1].read_bytes() != first.files[1].read_bytes()
     with pytest.raises(ModfillError, match="lost.safetensors must be a file"):
-        ChannelFiller(MODALITIES, tmp_path / "lost.safetensors", "cpu").fill_cached(case, tmp_path / "cache")
+        ChannelCompleter(MODALITIES, tmp_path / "lost.safetensors", "cpu").complete_cached(case, tmp_path / "cache")
 
 
-def test_a_broken_run_leaves_no_dataset(raw: Path, tiny_weights: Path) -> None:
-    (raw / "Dataset501_Toy" / "imagesTr" / "e_0000.nii.gz").write_bytes(b"no image")
-    with pytest.raises(ModfillError, match="case e: .*e_0000.nii.gz"):
-        prepare_dataset(501, 502, weights=tiny_weights, device="cpu")
-    assert not (raw / "Dataset502_Toy_modfill" / "dataset.json").exists()
+def test_a_case_that_fails_stops_no_other_and_leaves_no_dataset_json(raw: Path, tiny_weights: Path) -> None:
+    """nnU-Net would move the channels of the failed case up; without a description it takes the folder for none."""
+    source, folder = raw / "Dataset501_Toy", raw / "Dataset502_Toy_modfill"
+    options = ["prepare", "-d", "501", "-o", "502", "--weights", str(tiny_weights), "--device", "cpu"]
+    assert main(options) == 0
+    image = source / "imagesTr" / "b_0000.nii.gz"
+    whole, label = image.read_bytes(), source / "labelsTr" / "d.nii.gz"
+    image.write_bytes(b"no image")
+    label.rename(source / "d.nii.gz")
+    with pytest.raises(ModfillError, match="Dataset502_Toy_modfill must have every case complete .* 2 of 6 failed"):
+        main([*options, "--overwrite"])
+    assert "b_0000.nii.gz" in reasons(folder)["b"] and "case d: label" in reasons(folder)["d"]
+    assert len(reasons(folder)) == 2 and not (folder / "dataset.json").exists()
+    assert len([path for path in folder.glob("imagesTr/*.nii.gz") if path.name[0] in "ce"]) == 8
+    image.write_bytes(whole)
+    (source / "d.nii.gz").rename(label)
+    assert main(options) == 0
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 5
+
+
+def test_whichever_shard_finishes_last_writes_dataset_json(
+    raw: Path, tiny_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["prepare", "-d", "501", "--weights", str(tiny_weights), "--device", "cpu"]
+    shards = raw / "Dataset503_Toy_modfill"
+    assert main([*options, "-o", "503", "--shard", "2/2"]) == 0
+    assert not (shards / "dataset.json").exists()
+    assert "Dataset503_Toy_modfill has no dataset.json yet: 3 of 6 cases are not complete" in caplog.text
+    assert main([*options, "-o", "503", "--shard", "1/2", "--jobs", "2"]) == 0
+    assert json.loads((shards / "dataset.json").read_text())["numTraining"] == 5
+    assert main([*options, "-o", "504"]) == 0
+    one, two = (hashes(raw / name) for name in ("Dataset503_Toy_modfill", "Dataset504_Toy_modfill"))
+    assert one.keys() == two.keys() and {n for n in one if one[n] != two[n]} == {"cohort.csv"}  # seconds
 
 
 def test_help_names_the_options_of_modfill_s_own(capsys: pytest.CaptureFixture) -> None:
@@ -294,19 +382,50 @@ def test_help_names_the_options_of_modfill_s_own(capsys: pytest.CaptureFixture) 
     assert "plan_and_preprocess and predict take\n--channels" in capsys.readouterr().out
 
 
-def test_clear_errors(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clear_errors(raw: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = raw / "Dataset501_Toy"
     with pytest.raises(ModfillError, match="must hold one Dataset600_<name>, got none"):
-        prepare_dataset(600, 601)
+        prepare_dataset(600, new_id=601)
     (raw / "Dataset502_Other").mkdir()
     with pytest.raises(ModfillError, match="must be free, got 502, that of Dataset502_Other"):
-        prepare_dataset(501, 502)
-    label = raw / "Dataset501_Toy" / "labelsTr" / "b.nii.gz"
+        prepare_dataset(501, new_id=502)
+    with pytest.raises(ModfillError, match="must be free, got 501, that of Dataset501_Toy"):
+        prepare_dataset(501, new_id=501)
+    (raw / "Dataset503_Toy_modfill").mkdir()
+    (raw / "Dataset503_Toy_modfill" / "dataset.json").write_text("{}")
+    with pytest.raises(ModfillError, match="dataset.json must be free or modfill's"):
+        prepare_dataset(501, new_id=503, weights=tiny_weights, device="cpu")
+    label = source / "labelsTr" / "b.nii.gz"
     label.rename(label.with_name("z.nii.gz"))
-    with pytest.raises(ModfillError, match="case z: z.nii.gz must have an image"):
-        prepare_dataset(501, 503)
-    label.with_name("z.nii.gz").unlink()
-    with pytest.raises(ModfillError, match="case b: label .*b.nii.gz must be a file, got none"):
-        prepare_dataset(501, 503)
+    with pytest.raises(ModfillError, match="2 of 7 failed"):
+        prepare_dataset(501, new_id=504, weights=tiny_weights, device="cpu")
+    failed = reasons(raw / "Dataset504_Toy_modfill")
+    assert "z.nii.gz must have an image, got none" in failed["z"] and "b.nii.gz must be a file, got none" in failed["b"]
+    (source / "dataset.json").write_text(json.dumps(description(file_ending=".mha")))
+    with pytest.raises(ModfillError, match="file_ending must be '.nii.gz', got '.mha'; convert the images"):
+        prepare_dataset(501, new_id=504)
     monkeypatch.delenv("nnUNet_raw")
     with pytest.raises(ModfillError, match="nnUNet_raw must be set"):
-        prepare_dataset(501, 503)
+        prepare_dataset(501, new_id=504)
+
+
+def test_other_layouts_are_refused(raw: Path) -> None:
+    source = raw / "Dataset501_Toy"
+    (source / "dataset.json").unlink()
+    with pytest.raises(ModfillError, match="dataset.json must be nnU-Net's description"):
+        prepare_dataset(501, new_id=502)
+    for folder in ("imagesTr", "imagesTs"):
+        for file in (source / folder).iterdir():
+            file.unlink()
+    image = save(source / "imagesTr" / "a.nii.gz", np.ones((*SHAPE, 4), np.int16), SPACE)
+    content = {"modality": description()["channel_names"], "labels": {"0": "background"},
+               "training": ["imagesTr/a.nii.gz"]}  # fmt: skip
+    (source / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(ModfillError, match="got layout 'decathlon'; modfill complete --naming nnunet --link"):
+        prepare_dataset(501, new_id=502)
+    (source / "dataset.json").write_text(json.dumps(description()))
+    image.rename(source / "imagesTs" / "a_0000.nii.gz")
+    for label in (source / "labelsTr").iterdir():
+        label.unlink()
+    with pytest.raises(ModfillError, match="must hold training cases, got none"):
+        prepare_dataset(501, new_id=502)

@@ -54,8 +54,13 @@ def _prepare(arguments: list[str]) -> None:
     parser.add_argument("-o", type=int, required=True, metavar="NEW_ID", help="the number of the dataset to write")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     parser.add_argument("--overwrite", action="store_true", help="do finished synthetic images again")
-    o = parser.parse_args(arguments)
-    print(prepare_dataset(o.d, o.o, o.channels, o.weights, o.device, o.overwrite))
+    parser.add_argument("--jobs", type=int, default=1, metavar="N",
+                        help="cases computed at the same time, as by modfill complete (default: 1)")  # fmt: skip
+    parser.add_argument("--shard", default="1/1", metavar="K/N",
+                        help="only the K-th of N equal parts of the cases, for array jobs; under torchrun the ranks "
+                             "share the cases by themselves. Whichever finishes last writes dataset.json")  # fmt: skip
+    options = vars(parser.parse_args(arguments))
+    print(prepare_dataset(options.pop("d"), new_id=options.pop("o"), **options))
 
 
 def _plan_and_preprocess(arguments: list[str]) -> None:
@@ -63,7 +68,7 @@ def _plan_and_preprocess(arguments: list[str]) -> None:
     from modfill.integrations.nnunet import plugin
     from nnunetv2.experiment_planning import plan_and_preprocess_api, plan_and_preprocess_entrypoints
 
-    plugin.configure(own.channels, own.weights)
+    plugin.configure(channels=own.channels, weights=own.weights)
     # --clean: a fingerprint from before may have been taken with other weights
     ours = ["-fpe", "ModalityCompletionFingerprintExtractor", "-preprocessor_name", "ModalityCompletionPreprocessor",
             "--clean"]  # fmt: skip

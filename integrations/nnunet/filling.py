@@ -1,11 +1,11 @@
-"""A case's channel files made whole: synthetic images for the channels that it lacks."""
+"""Completes the channels of one case, for the plugin and the predictor."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from modfill.integrations.cache import shared_completer
 
 from modfill import __version__
 from modfill.cases.checks import check_shape, times
-from modfill.cases.layouts.dataset_json import ChannelCase, ChannelFiles, missing_foreign
+from modfill.cases.layouts.dataset_json import ChannelCase
+from modfill.cases.layouts.nnunet import missing_other
 from modfill.cases.nifti import empty_image, read_header, read_image
 from modfill.cases.reading import read_case, synthetic_file, warn_of_zeros
 from modfill.errors import CaseError, ModfillError
@@ -28,7 +29,7 @@ _UNREADABLE = (OSError, ValueError, EOFError, zlib.error, nib.filebasedimages.Im
 
 
 @dataclass(frozen=True)
-class FilledCase:
+class CompletedChannels:
     """A case with all channels.
 
     Attributes:
@@ -43,20 +44,21 @@ class FilledCase:
 
 
 @dataclass(frozen=True)
-class ChannelFiller:
+class ChannelCompleter:
     """Completes cases of one dataset; may be pickled, and loads its model once a process, when it is first needed.
 
     Attributes:
-        modalities: by channel number; a channel that is no modality has a name of its own, and must always be there.
+        channels: modalities by channel number; a channel that is no modality has a name of its own, and must always
+            be there.
         weights: a file that `modfill train` wrote; None takes the shipped ones.
         device: as for `ModalityCompleter`.
     """
 
-    modalities: tuple[str, ...]
+    channels: tuple[str, ...]
     weights: Path | None = None
     device: str = "auto"
 
-    def fill(self, case: ChannelFiles, out: Path, overwrite: bool = False) -> FilledCase:
+    def complete(self, case: ChannelCase, *, out: Path, overwrite: bool = False) -> CompletedChannels:
         """Synthesise the channels that a case lacks; acquired files are referred to.
 
         A channel of zeros is a missing one; a warning that names its file is logged.
@@ -69,22 +71,19 @@ class ChannelFiller:
         Raises:
             CaseError: the case cannot be completed, or other outputs are in the way.
         """
-        return self._fill(self._acquired(case), out, overwrite)
+        return self._complete(self._acquired(case), out, overwrite)
 
-    def _fill(self, case: ChannelFiles, out: Path, overwrite: bool = False) -> FilledCase:
+    def _complete(self, case: ChannelCase, out: Path, overwrite: bool = False) -> CompletedChannels:
         absent = self._absent(case)
-        files = dict(case.paths)
+        files = case.numbered(self.channels)
         if absent:
-            names = {self.modalities[number]: path for number, path in case.paths.items()}
-            images = read_case(ChannelCase(case.case_id, {m: names[m] for m in MODALITIES if m in names}))
-            targets = [self.modalities[number] for number in absent]
             completer = shared_completer(self.weights, self.device)
-            done = completer.complete(images, out=out, targets=targets, overwrite=overwrite)
-            files |= {number: done.paths[self.modalities[number]] for number in absent}
-        return self._filled(case, files)
+            done = completer.complete(read_case(case), out=out, targets=absent, overwrite=overwrite)
+            files |= {self.channels.index(modality): done.paths[modality] for modality in absent}
+        return self._completed(case, files)
 
-    def fill_cached(self, case: ChannelFiles, cache: Path) -> FilledCase:
-        """As `fill`, in a folder of its own for each content of the sources and weights: nothing is ever stale there.
+    def complete_cached(self, case: ChannelCase, cache: Path) -> CompletedChannels:
+        """As `complete`, in a folder for each content of the sources and weights: nothing is ever stale there.
 
         What is finished is found without loading the model.
 
@@ -98,14 +97,17 @@ class ChannelFiller:
         case = self._acquired(case)
         absent = self._absent(case)
         if not absent:
-            return self._fill(case, cache)
+            return self._complete(case, cache)
         folder = cache / self._key(case)
-        paths = {number: OutputFolder(folder).place(case.case_id, self.modalities[number]).image for number in absent}
+        paths = {
+            self.channels.index(modality): OutputFolder(folder).place(case.case_id, modality).image
+            for modality in absent
+        }
         if not all(path.exists() for path in paths.values()):  # an image appears when all that belongs to it is there
-            return self._fill(case, folder)
-        return self._filled(case, case.paths | paths)
+            return self._complete(case, folder)
+        return self._completed(case, case.numbered(self.channels) | paths)
 
-    def fill_arrays(
+    def complete_arrays(
         self, arrays: Mapping[str, npt.NDArray], affine: npt.ArrayLike, case_id: str
     ) -> dict[str, npt.NDArray]:
         """Arrays (X, Y, Z) by modality, those given and those synthesised, in the order of the channels.
@@ -118,11 +120,11 @@ class ChannelFiller:
         Raises:
             CaseError: the case cannot be completed, or a modality is none of the channels'.
         """
-        arrays = by_modality(arrays, f"case {case_id}: an array's modality", self.modalities)
+        arrays = by_modality(arrays, f"case {case_id}: an array's modality", self.channels)
         for name in arrays:
-            if name not in self.modalities:
+            if name not in self.channels:
                 raise CaseError(
-                    f"case {case_id}: an array's modality must be one of {', '.join(self.modalities)}, got {name!r}; "
+                    f"case {case_id}: an array's modality must be one of {', '.join(self.channels)}, got {name!r}; "
                     "leave it out"
                 )
         shapes = {modality: np.shape(array) for modality, array in arrays.items()}
@@ -131,44 +133,43 @@ class ChannelFiller:
         if len(set(shapes.values())) > 1:
             got = ", ".join(f"{modality} with {times(shape)}" for modality, shape in shapes.items())
             raise CaseError(f"case {case_id}: all arrays must have one shape, got {got} voxels; resample them")
-        targets = [modality for modality in self.modalities if modality not in arrays]
-        self._require_foreign(case_id, [n for n, modality in enumerate(self.modalities) if modality in arrays])
+        targets = [modality for modality in self.channels if modality not in arrays]
+        problem = missing_other(case_id, [n for n, name in enumerate(self.channels) if name in arrays], self.channels)
+        if problem:
+            raise CaseError(problem)
         sources = {modality: array for modality, array in arrays.items() if modality in MODALITIES}
         whole = dict(arrays)
         if targets:
             completer = shared_completer(self.weights, self.device)
             whole |= completer.complete_arrays(sources, affine=affine, case_id=case_id, targets=targets)
-        return {modality: whole[modality] for modality in self.modalities}
+        return {modality: whole[modality] for modality in self.channels}
 
-    def _acquired(self, case: ChannelFiles) -> ChannelFiles:
-        """The case without its modalities' channels of zeros."""
+    def _acquired(self, case: ChannelCase) -> ChannelCase:
+        """The case without its modalities' channels of zeros. Raises CaseError if it has a problem."""
+        if case.problem:
+            raise CaseError(case.problem)
         paths = dict(case.paths)
-        for number, path in case.paths.items():
-            if self.modalities[number] in MODALITIES and _holds_zeros(case.case_id, path):
-                warn_of_zeros(case.case_id, path.name, self.modalities[number])
-                del paths[number]
+        for modality, path in case.paths.items():
+            if _holds_zeros(case.case_id, path):
+                warn_of_zeros(case.case_id, path.name, modality)
+                del paths[modality]
         return replace(case, paths=paths)
 
-    def _require_foreign(self, case_id: str, numbers: Collection[int]) -> None:
-        problem = missing_foreign(case_id, numbers, self.modalities)
-        if problem:
-            raise CaseError(problem)
+    def _absent(self, case: ChannelCase) -> list[str]:
+        """The modalities that a case lacks, in the order of the channels."""
+        return [channel for channel in self.channels if channel in MODALITIES and channel not in case.paths]
 
-    def _absent(self, case: ChannelFiles) -> list[int]:
-        self._require_foreign(case.case_id, case.paths)
-        return [number for number in range(len(self.modalities)) if number not in case.paths]
+    def _completed(self, case: ChannelCase, files: Mapping[int, Path]) -> CompletedChannels:
+        acquired, numbers = case.numbered(self.channels), range(len(self.channels))
+        synthetic = [n for n in numbers if n not in acquired or is_synthetic(case.case_id, acquired[n])]
+        return CompletedChannels(case.case_id, tuple(files[number] for number in numbers), tuple(synthetic))
 
-    def _filled(self, case: ChannelFiles, files: Mapping[int, Path]) -> FilledCase:
-        numbers = range(len(self.modalities))
-        synthetic = [n for n in numbers if n not in case.paths or is_synthetic(case.case_id, case.paths[n])]
-        return FilledCase(case.case_id, tuple(files[number] for number in numbers), tuple(synthetic))
-
-    def _key(self, case: ChannelFiles) -> str:
+    def _key(self, case: ChannelCase) -> str:
         from modfill.weights.file import SHIPPED
 
         parts = [__version__, _hash_of(self.weights or SHIPPED)]
-        for number, path in sorted(case.paths.items()):
-            parts += [self.modalities[number], _hash_of(path)]
+        for number, path in case.numbered(self.channels).items():
+            parts += [self.channels[number], _hash_of(path)]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
 
 
@@ -207,30 +208,30 @@ def without_zeros(arrays: Mapping[str, npt.NDArray], case_id: str) -> dict[str, 
     return {modality: array for modality, array in arrays.items() if modality not in blank}
 
 
-def channels_note(case: FilledCase, names: Sequence[str], modalities: Sequence[str]) -> dict[str, Any]:
+def channels_note(case: CompletedChannels, names: Sequence[str], channels: Sequence[str]) -> dict[str, Any]:
     """What the JSON beside a segmentation says about the channels it was made from.
 
     Args:
         case: the completed case; without files if it came from arrays.
         names: dataset.json's names by channel number.
-        modalities: by channel number.
+        channels: modalities by channel number.
     """
-    channels: list[dict[str, Any]] = [
+    notes: list[dict[str, Any]] = [
         {
             "Channel": f"{number:04d}",
             "Name": name,
             "Modality": modality if modality in MODALITIES else None,
             "Synthetic": number in case.synthetic,
         }
-        for number, (name, modality) in enumerate(zip(names, modalities, strict=True))
+        for number, (name, modality) in enumerate(zip(names, channels, strict=True))
     ]
-    for channel, file in zip(channels, case.files, strict=False):
-        channel["File"] = file.name
+    for note, file in zip(notes, case.files, strict=False):
+        note["File"] = file.name
     return {
         "Case": case.case_id,
         "GeneratedBy": [{"Name": "modfill", "Version": __version__}, {"Name": "nnU-Net"}],
-        "SyntheticChannels": [modalities[number] for number in case.synthetic],
-        "Channels": channels,
+        "SyntheticChannels": [channels[number] for number in case.synthetic],
+        "Channels": notes,
     }
 
 

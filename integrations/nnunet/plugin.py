@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modfill.integrations.nnunet.filling import ChannelFiller
+from modfill.integrations.nnunet.filling import ChannelCompleter
 from modfill.integrations.nnunet.shim import require_nnunet
 
-from modfill.cases.layouts.dataset_json import case_of, channel_files, channel_modalities, require_nifti
+from modfill.cases.layouts.dataset_json import channel_modalities, require_nifti
+from modfill.cases.layouts.nnunet import case_of, channel_case
 from modfill.errors import ModfillError
 
 require_nnunet()
@@ -31,7 +32,7 @@ Listing = dict[str, dict[str, Any]]  # nnU-Net's: {case: {"images": [file, ...],
 
 
 @dataclass(frozen=True)
-class Completion:
+class Options:
     """How the plugin completes.
 
     Attributes:
@@ -44,10 +45,10 @@ class Completion:
     weights: Path | None = None
     device: str = "auto"
 
-    def filler(self, dataset_json: dict[str, Any], where: str) -> ChannelFiller:
-        """The filler for one dataset. Raises ModfillError if its channels' modalities are doubtful, or no NIfTI."""
+    def completer(self, dataset_json: dict[str, Any], where: str) -> ChannelCompleter:
+        """The completer for one dataset. Raises ModfillError if its channels' modalities are doubtful, or no NIfTI."""
         require_nifti(dataset_json, where)
-        return ChannelFiller(channel_modalities(dataset_json, where, self.channels), self.weights, self.device)
+        return ChannelCompleter(channel_modalities(dataset_json, where, self.channels), self.weights, self.device)
 
     def complete_listing(self, listing: Listing, dataset_json: dict[str, Any], dataset_name: str) -> Listing:
         """The same listing without gaps; what it took is synthesised, or found in the dataset's cache.
@@ -55,21 +56,28 @@ class Completion:
         Raises:
             ModfillError: the channels' modalities are doubtful, or a case cannot be completed.
         """
-        filler, cache = self.filler(dataset_json, dataset_name), cache_folder(dataset_name)
+        completer, cache = self.completer(dataset_json, dataset_name), cache_folder(dataset_name)
         completed = {}
         for case_id, entry in listing.items():
-            case = channel_files(case_id, entry["images"], len(filler.modalities))
-            completed[case_id] = {**entry, "images": [str(file) for file in filler.fill_cached(case, cache).files]}
+            case = channel_case(case_id, entry["images"], completer.channels)
+            files = completer.complete_cached(case, cache).files
+            completed[case_id] = {**entry, "images": [str(file) for file in files]}
         return completed
 
 
-_completion = Completion()
+_options = Options()
 
 
-def configure(channels: Sequence[str] | None = None, weights: Path | None = None, device: str = "auto") -> None:
-    """Say how preprocessors and fingerprint extractors made from now on complete; see `Completion`."""
-    global _completion  # nnU-Net makes them itself, by name, without arguments of ours
-    _completion = Completion(None if channels is None else tuple(channels), weights, device)
+def configure(*, channels: Sequence[str] | None = None, weights: Path | None = None, device: str = "auto") -> None:
+    """Set how preprocessors and fingerprint extractors made from now on complete.
+
+    Args:
+        channels: modalities in the order of the channels; None takes them from dataset.json's channel_names.
+        weights: a file that `modfill train` wrote; None takes the shipped ones.
+        device: as for `ModalityCompleter`.
+    """
+    global _options  # nnU-Net makes them itself, by name, without arguments of ours
+    _options = Options(None if channels is None else tuple(channels), weights, device)
 
 
 def cache_folder(dataset_name: str) -> Path:
@@ -84,7 +92,7 @@ class ModalityCompletionFingerprintExtractor(fingerprint_extractor.DatasetFinger
 
     def run(self, overwrite_existing: bool = False) -> dict:
         """As nnU-Net's. Raises ModfillError if the dataset cannot be completed."""
-        self.dataset = _completion.complete_listing(self.dataset, self.dataset_json, self.dataset_name)
+        self.dataset = _options.complete_listing(self.dataset, self.dataset_json, self.dataset_name)
         return super().run(overwrite_existing)
 
 
@@ -96,7 +104,7 @@ class ModalityCompletionPreprocessor(default_preprocessor.DefaultPreprocessor):
 
     def __init__(self, verbose: bool = True):
         super().__init__(verbose)
-        self.completion = _completion  # travels to the workers with the preprocessor
+        self.options = _options  # travels to the workers with the preprocessor
         self.cache: Path | None = None
         self.case_ids: dict[str, str] = {}  # by first file, where a listing calls a case otherwise than its files
 
@@ -108,7 +116,7 @@ class ModalityCompletionPreprocessor(default_preprocessor.DefaultPreprocessor):
         raw = Path(default_preprocessor.nnUNet_raw) / name
         dataset_json = _read(raw / "dataset.json")
         listing = get_filenames_of_train_images_and_targets(str(raw), dataset_json)
-        self.completion.complete_listing(listing, dataset_json, name)
+        self.options.complete_listing(listing, dataset_json, name)
         first = {entry["images"][0]: case_id for case_id, entry in listing.items()}
         self.case_ids = {file: case_id for file, case_id in first.items() if case_of(file) != case_id}
         self.cache = cache_folder(name)
@@ -125,13 +133,13 @@ class ModalityCompletionPreprocessor(default_preprocessor.DefaultPreprocessor):
         """As nnU-Net's; `image_files` may lack channels. Raises ModfillError if the case cannot be completed."""
         if not isinstance(dataset_json, dict):
             dataset_json = _read(dataset_json)
-        filler = self.completion.filler(dataset_json, plans_manager.dataset_name)
+        completer = self.options.completer(dataset_json, plans_manager.dataset_name)
         if not image_files:
             raise ModfillError(f"{plans_manager.dataset_name}: a case must have at least one file, got none; add it")
         case_id = self.case_ids.get(image_files[0], case_of(image_files[0]))
-        case = channel_files(case_id, image_files, len(filler.modalities))
+        case = channel_case(case_id, image_files, completer.channels)
         with tempfile.TemporaryDirectory() as passing:
-            files = filler.fill_cached(case, self.cache or Path(passing)).files
+            files = completer.complete_cached(case, self.cache or Path(passing)).files
             return super().run_case(
                 [str(file) for file in files], seg_file, plans_manager, configuration_manager, dataset_json
             )
@@ -150,7 +158,7 @@ def verify_completed(folder: str, num_processes: int = 8) -> None:
     """
     dataset_json = _read(Path(folder) / "dataset.json")
     listing = get_filenames_of_train_images_and_targets(folder, dataset_json)
-    dataset_json["dataset"] = _completion.complete_listing(listing, dataset_json, Path(folder).name)
+    dataset_json["dataset"] = _options.complete_listing(listing, dataset_json, Path(folder).name)
     with tempfile.TemporaryDirectory() as described:
         (Path(described) / "dataset.json").write_text(json.dumps(dataset_json), encoding="utf8")
         verify_dataset_integrity(described, num_processes)

@@ -10,21 +10,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from modfill.integrations.nnunet.filling import ChannelFiller, FilledCase, channels_note, without_zeros
+from modfill.integrations.nnunet.filling import ChannelCompleter, CompletedChannels, channels_note, without_zeros
 from modfill.integrations.nnunet.shim import require_nnunet
 
 from modfill.cases.checks import check_affine
 from modfill.cases.layouts.dataset_json import (
     FILE_ENDING,
-    case_of,
-    channel_files,
     channel_modalities,
     channel_names,
-    group_channels,
     read_dataset_json,
     require_nifti,
-    unnumbered,
 )
+from modfill.cases.layouts.nnunet import case_of, channel_case, group_channels, unnumbered
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import by_modality, modalities_of
 
@@ -78,15 +75,15 @@ class ModalityCompletionPredictor(nnUNetPredictor):
             )
         affine = np.asarray(affine, np.float64)
         check_affine(f"case {case_id}", affine)
-        filler = self._filler()
-        arrays = by_modality(arrays, f"case {case_id}: an array's modality", filler.modalities)
+        completer = self._completer()
+        arrays = by_modality(arrays, f"case {case_id}: an array's modality", completer.channels)
         arrays = without_zeros(arrays, case_id)
-        whole = filler.fill_arrays(arrays, affine, case_id)
-        image = np.stack([whole[m].astype(np.float32).transpose(2, 1, 0) for m in filler.modalities])
+        whole = completer.complete_arrays(arrays, affine, case_id)
+        image = np.stack([whole[channel].astype(np.float32).transpose(2, 1, 0) for channel in completer.channels])
         spacing = [float(size) for size in voxel_sizes(affine)[::-1]]
         segmentation = self.predict_single_npy_array(image, {"spacing": spacing})
-        synthetic = tuple(n for n, modality in enumerate(filler.modalities) if modality not in arrays)
-        return segmentation.transpose(2, 1, 0), self._note(FilledCase(case_id, (), synthetic), filler)
+        synthetic = tuple(n for n, channel in enumerate(completer.channels) if channel not in arrays)
+        return segmentation.transpose(2, 1, 0), self._note(CompletedChannels(case_id, (), synthetic), completer)
 
     def initialize_from_trained_model_folder(
         self, model_training_output_dir: str, *arguments: Any, **options: Any
@@ -103,16 +100,16 @@ class ModalityCompletionPredictor(nnUNetPredictor):
 
     def _take_stock_preprocessor(self) -> None:
         """Cases are complete before they reach a worker, which would not find the plugin's preprocessor by name."""
-        self._filler()  # doubtful channels are refused now, not after hours
+        self._completer()  # doubtful channels are refused now, not after hours
         configuration = self.configuration_manager.configuration
         if configuration["preprocessor_name"] == "ModalityCompletionPreprocessor":
             configuration["preprocessor_name"] = "DefaultPreprocessor"
 
-    def _filler(self) -> ChannelFiller:
+    def _completer(self) -> ChannelCompleter:
         where = self.plans_manager.dataset_name
         require_nifti(self.dataset_json, where)
-        modalities = channel_modalities(self.dataset_json, where, self.channels)
-        return ChannelFiller(modalities, self.weights, str(self.device))
+        channels = channel_modalities(self.dataset_json, where, self.channels)
+        return ChannelCompleter(channels, self.weights, str(self.device))
 
     def _manage_input_and_output_lists(
         self,
@@ -123,13 +120,13 @@ class ModalityCompletionPredictor(nnUNetPredictor):
         *rest: Any,
         **options: Any,
     ) -> tuple[list[list[str]], list[str] | None, list[str | None]]:
-        """nnU-Net's lists of what to predict, with the gaps filled."""
+        """nnU-Net's lists of what to predict, with the cases completed."""
         _check_input(list_of_lists_or_source_folder)
         lists, outputs, previous = super()._manage_input_and_output_lists(
             list_of_lists_or_source_folder, output_folder_or_list_of_truncated_output_files,
             folder_with_segs_from_prev_stage, overwrite, *rest, **options,
         )  # fmt: skip
-        filler = self._filler()
+        completer = self._completer()
         if outputs is None:
             self._passing = tempfile.TemporaryDirectory()  # lives as long as the predictor
         complete = []
@@ -138,15 +135,17 @@ class ModalityCompletionPredictor(nnUNetPredictor):
                 case_id, folder = case_of(files[0]), Path(self._passing.name) / str(number)
             else:  # files of two cases in different folders may have one name
                 case_id, folder = Path(outputs[number]).name, Path(outputs[number]).parent / "synthetic"
-            filled = filler.fill(channel_files(case_id, files, len(filler.modalities)), folder, overwrite)
+            case = channel_case(case_id, files, completer.channels)
+            completed = completer.complete(case, out=folder, overwrite=overwrite)
             if outputs is not None:
-                note = json.dumps(self._note(filled, filler), indent=1)
+                note = json.dumps(self._note(completed, completer), indent=1)
                 Path(outputs[number] + ".json").write_text(note + "\n", encoding="utf8")
-            complete.append([str(file) for file in filled.files])
+            complete.append([str(file) for file in completed.files])
         return complete, outputs, previous
 
-    def _note(self, case: FilledCase, filler: ChannelFiller) -> dict[str, Any]:
-        return channels_note(case, channel_names(self.dataset_json, self.plans_manager.dataset_name), filler.modalities)
+    def _note(self, case: CompletedChannels, completer: ChannelCompleter) -> dict[str, Any]:
+        names = channel_names(self.dataset_json, self.plans_manager.dataset_name)
+        return channels_note(case, names, completer.channels)
 
 
 def _check_input(cases: str | list[list[str]]) -> None:

@@ -1,158 +1,171 @@
-"""A raw nnU-Net dataset with gaps becomes one without, beside it, for nnU-Net's own commands."""
+"""A raw nnU-Net dataset whose cases lack channels becomes a complete one beside it, for nnU-Net's own commands."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modfill.integrations.nnunet.filling import ChannelFiller, FilledCase
+from modfill.cases.files import Cohort
+from modfill.cases.finding import find_cohort
+from modfill.cases.layouts.dataset_json import FILE_ENDING, IMAGE_FOLDERS, load_description
+from modfill.cases.marks import read_sidecar, sidecar_path
+from modfill.cases.reading import synthetic_file
+from modfill.cohort.parts import Meeting, Share
+from modfill.cohort.progress import follow
+from modfill.cohort.table import read_table
+from modfill.completer import ModalityCompleter
+from modfill.errors import ModfillError
+from modfill.modalities import MODALITIES
+from modfill.outputs.linking import describe, remove_description
+from modfill.outputs.naming import OutputFolder, output_folder
 
-from modfill.cases.layouts.dataset_json import (
-    FILE_ENDING,
-    ChannelFiles,
-    cases_in,
-    channel_files,
-    channel_modalities,
-    channel_names,
-    listed,
-    read_dataset_json,
-)
-from modfill.errors import CaseError, ModfillError
-from modfill.outputs.linking import link, write_json
+__all__ = ["prepare_dataset"]
 
-SYNTHETIC_FOLDER = "synthetic"
+_LOG = logging.getLogger("modfill")
 
 
 def prepare_dataset(
     dataset_id: int,
+    *,
     new_id: int,
     channels: Sequence[str] | None = None,
     weights: Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    jobs: int = 1,
+    shard: str = "1/1",
 ) -> Path:
     """Write `Dataset<new_id>_<name>_modfill` into nnUNet_raw, in which no case lacks a channel.
 
-    Its dataset.json lists every file: acquired images and labels where they are, synthetic ones in its own folder
-    `synthetic`. Test cases stand in `imagesTs`, acquired files as links, so that the folder can be predicted.
+    Acquired images and labels are relative links; synthetic images stand among them, each with its sidecar. Test cases
+    go to imagesTs, so that nnU-Net can predict them. `cohort.csv` lists every case. Progress is printed, and so are
+    all cases that failed; a case that fails does not stop the others.
+
+    A run begins by removing dataset.json and writes it at the end, if every case of the source is complete then.
+    nnU-Net cannot use a folder without it, so a dataset that lacks a channel or a case is never taken for whole. Of
+    several processes, the one that finishes last writes it.
 
     Args:
-        dataset_id: of the dataset that is there.
-        new_id: of the one to write.
-        channels: modalities in the order of the channels; None takes them from dataset.json's channel_names.
-        weights: a file that `modfill train` wrote; None takes the shipped ones.
-        device: as for `ModalityCompleter`.
-        overwrite: do finished synthetic images again.
+        dataset_id: Number of the raw dataset with gaps.
+        new_id: Number of the dataset to write.
+        channels: Modalities in the order of the channels; None takes them from dataset.json's channel_names.
+        weights: A file that `modfill train` wrote; None takes the shipped ones.
+        device: As for `ModalityCompleter`.
+        overwrite: Do finished synthetic images again.
+        jobs: Cases computed at the same time, as for `ModalityCompleter.complete_cohort`.
+        shard: The part of the cases that this process completes, e.g. "3/16"; ranks of torchrun share it.
 
     Returns:
-        The new dataset's folder; dataset.json appears in it when all else is done.
+        The new dataset's folder. Without dataset.json where other shards have not finished; a warning is logged.
 
     Raises:
-        ModfillError: the dataset is not there or cannot be read, its channels' modalities are doubtful, the new
-            number is taken, or a case cannot be completed.
+        ModfillError: If the dataset is not there or cannot be read, its channels' modalities are doubtful, the new
+            number is taken, or, after all cases, if some failed.
     """
-    if not 0 < new_id < 1000:
-        raise ModfillError(f"the new dataset's number must be from 1 to 999, got {new_id}; choose another")
-    raw = _raw_folder()
-    source = _dataset_folder(raw, dataset_id)
-    target = raw / f"Dataset{new_id:03d}_{source.name.partition('_')[2]}_modfill"
-    taken = [folder.name for folder in raw.glob(f"Dataset{new_id:03d}_*") if folder != target and folder.is_dir()]
-    if taken:
-        raise ModfillError(f"the new dataset's number must be free, got {new_id}, that of {taken[0]}; choose another")
-    dataset = read_dataset_json(source)
-    filler = ChannelFiller(channel_modalities(dataset, source.name, channels), weights, device)
-    count = len(filler.modalities)
-    training = _training_cases(source, dataset, count)
-    filled = [filler.fill(case, target / SYNTHETIC_FOLDER / "imagesTr", overwrite) for case, _ in training]
-    tested = cases_in(source / "imagesTs", count)
-    _link_whole([filler.fill(case, target / SYNTHETIC_FOLDER / "imagesTs", overwrite) for case in tested], target)
-    listing = {case.case_id: _entry(case, label, target) for case, (_, label) in zip(filled, training, strict=True)}
-    synthetic = {case.case_id: [filler.modalities[n] for n in case.synthetic] for case in filled if case.synthetic}
-    description = {
-        **dataset,
-        "channel_names": {str(n): name for n, name in enumerate(channel_names(dataset, source.name))},
-        "numTraining": len(filled),
-        "dataset": listing,
-        "modfill": {"CompletedFrom": source.name, "SyntheticChannels": synthetic},
-    }
-    write_json(target / "dataset.json", description)
+    share = Share.of_shard(shard)
+    source, target = _folders(dataset_id, new_id)
+    cohort = _raw_cohort(source, channels)
+    out, found = output_folder(target, "nnunet", cohort), share.of(cohort.cases)
+    completer, meeting = ModalityCompleter(weights, device=device), Meeting(share.rank)
+    wanted = [modality for modality in MODALITIES if modality in cohort.channels]
+    results = completer.complete_cohort(found, out=out, targets=wanted, overwrite=overwrite, link=True, jobs=jobs)
+    remove_description(out)
+    _remove_gone_cases(out, cohort)
+    with contextlib.closing(results):  # also when a signal comes between two results
+        follow(results, len(found), jobs=jobs, label=share.label)
+    meeting.wait()
+    incomplete = _incomplete_cases(out, cohort)
+    failed = [case for case in found if case.case_id in incomplete]
+    if failed:
+        raise ModfillError(
+            f"{target.name} must have every case complete to get a dataset.json, got {len(failed)} of {len(found)} "
+            "failed; correct them or move them away, and run the same command again"
+        )
+    if incomplete:
+        _LOG.warning(
+            "%s has no dataset.json yet: %d of %d cases are not complete; run the other shards, and see cohort.csv",
+            target.name, len(incomplete), len(cohort.cases),
+        )  # fmt: skip
+    else:
+        described = replace(out, channels=cohort.channels)  # the source's channels and no more
+        describe(described, cohort, {"modfill": _record(source, out, cohort)})
     return target
 
 
-def _raw_folder() -> Path:
-    raw = os.environ.get("nnUNet_raw")  # noqa: SIM112 (nnU-Net's own name)
-    if not raw or not Path(raw).is_dir():
-        raise ModfillError(f"nnUNet_raw must be set to the folder of nnU-Net's raw datasets, got {raw!r}; export it")
-    return Path(os.path.abspath(raw))
-
-
-def _dataset_folder(raw: Path, dataset_id: int) -> Path:
-    found = sorted(folder for folder in raw.glob(f"Dataset{dataset_id:03d}_*") if folder.is_dir())
-    if len(found) != 1:
-        got = ", ".join(folder.name for folder in found) or "none"
+def _folders(dataset_id: int, new_id: int) -> tuple[Path, Path]:
+    """The folders of both datasets in nnUNet_raw. Raises ModfillError if one is not there or the other is taken."""
+    if not 0 < new_id < 1000:
+        raise ModfillError(f"the new dataset's number must be from 1 to 999, got {new_id}; choose another")
+    setting = os.environ.get("nnUNet_raw")  # noqa: SIM112 (nnU-Net's own name)
+    if not setting or not Path(setting).is_dir():
+        raise ModfillError(
+            f"nnUNet_raw must be set to the folder of nnU-Net's raw datasets, got {setting!r}; export it"
+        )
+    raw = Path(os.path.abspath(setting))
+    sources = _numbered(raw, dataset_id)
+    if len(sources) != 1:
+        got = ", ".join(folder.name for folder in sources) or "none"
         raise ModfillError(f"{raw} must hold one Dataset{dataset_id:03d}_<name>, got {got}; check -d and nnUNet_raw")
-    return found[0]
+    target = raw / f"Dataset{new_id:03d}_{sources[0].name.partition('_')[2]}_modfill"
+    taken = [folder.name for folder in _numbered(raw, new_id) if folder != target]
+    if taken:
+        raise ModfillError(f"the new dataset's number must be free, got {new_id}, that of {taken[0]}; choose another")
+    return sources[0], target
 
 
-def _training_cases(source: Path, dataset: Mapping[str, Any], count: int) -> list[tuple[ChannelFiles, Path]]:
-    """Each training case with its label, from an explicit listing or from the folders."""
-    listing = dataset.get("dataset")
-    if listing is not None:
-        _check_listing(listing, source)
-        cases = [
-            (channel_files(case_id, [listed(source, image) for image in entry["images"]], count),
-             listed(source, entry["label"]))
-            for case_id, entry in listing.items()
-        ]  # fmt: skip
-    else:
-        cases = [
-            (case, source / "labelsTr" / f"{case.case_id}{FILE_ENDING}")
-            for case in cases_in(source / "imagesTr", count)
-        ]
-        unseen = {path.name for path in (source / "labelsTr").glob(f"*{FILE_ENDING}")} - {c[1].name for c in cases}
-        if unseen:
-            name = min(unseen)
-            raise CaseError(
-                f"case {name.removesuffix(FILE_ENDING)}: {name} must have an image, got none; add or move it"
-            )
-    if not cases:
+def _numbered(raw: Path, number: int) -> list[Path]:
+    return sorted(folder for folder in raw.glob(f"Dataset{number:03d}_*") if folder.is_dir())
+
+
+def _raw_cohort(source: Path, channels: Sequence[str] | None) -> Cohort:
+    """The cases of a raw dataset. Raises ModfillError if it is none, or has no training cases."""
+    load_description(source)
+    cohort = find_cohort(source, channels=channels)
+    if cohort.layout != "nnunet":
+        raise ModfillError(
+            f"{source} must hold a file for each channel, imagesTr/<case>_0000{FILE_ENDING}, got layout "
+            f"'{cohort.layout}'; modfill complete --naming nnunet --link makes an nnU-Net dataset of it"
+        )
+    if not any(case.label for case in cohort.cases):
         raise ModfillError(f"{source} must hold training cases, got none in dataset.json and imagesTr; add them")
-    for case, label in cases:
-        if not label.is_file():
-            raise CaseError(
-                f"case {case.case_id}: label {label} must be a file, got none; add it or move the case away"
-            )
-    return cases
+    return cohort
 
 
-def _check_listing(listing: Any, source: Path) -> None:
-    """Refuse a listing that is not nnU-Net's."""
-    entries = listing.items() if isinstance(listing, Mapping) else [("the whole", listing)]
-    for case_id, entry in entries:
-        images = entry.get("images") if isinstance(entry, Mapping) and isinstance(entry.get("label"), str) else None
-        if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-            raise ModfillError(
-                f"{source / 'dataset.json'}: dataset must list 'images' and a 'label' for each case, got other content "
-                f"for {case_id}; correct it, or remove 'dataset' to have imagesTr and labelsTr read"
-            )
+def _remove_gone_cases(out: OutputFolder, cohort: Cohort) -> None:
+    """Remove links and synthetic images of an earlier run that belong to no case of the source any more."""
+    numbers = range(len(cohort.channels))
+    wanted = {out.channel(case.case_id, number) for case in cohort.cases for number in numbers}
+    wanted |= {out.path / "labelsTr" / f"{case_id}{FILE_ENDING}" for case_id in out.training}
+    for folder in (*IMAGE_FOLDERS, "labelsTr"):
+        for file in sorted(set((out.path / folder).glob(f"[!.]*{FILE_ENDING}")) - wanted):
+            if file.is_symlink() or synthetic_file(file):
+                file.unlink(missing_ok=True)
+                if read_sidecar(sidecar_path(file)) is not None:
+                    sidecar_path(file).unlink(missing_ok=True)
 
 
-def _link_whole(cases: Sequence[FilledCase], target: Path) -> None:
-    """Make `imagesTs` of the new dataset: these cases, and no link from an earlier run to others."""
-    folder = target / "imagesTs"
-    places = {folder / f"{c.case_id}_{n:04d}{FILE_ENDING}": file for c in cases for n, file in enumerate(c.files)}
-    for place, file in places.items():
-        link(file, place)
-    for place in set(folder.glob(f"*{FILE_ENDING}")) - set(places):
-        if place.is_symlink():
-            place.unlink()
-
-
-def _entry(case: FilledCase, label: Path, target: Path) -> dict[str, Any]:
-    """The entry of dataset.json; relative, so that nnUNet_raw may be moved as a whole."""
+def _incomplete_cases(out: OutputFolder, cohort: Cohort) -> set[str]:
+    """The cases that failed, or have not been completed yet by whichever process does them."""
+    status = {row["case"]: row["status"] for row in read_table(out.path)}
+    numbers = range(len(cohort.channels))
     return {
-        "images": [Path(os.path.relpath(file, target)).as_posix() for file in case.files],
-        "label": Path(os.path.relpath(label, target)).as_posix(),
+        case.case_id
+        for case in cohort.cases
+        if status.get(case.case_id, "failed") == "failed"
+        or not all(out.channel(case.case_id, number).exists() for number in numbers)
     }
+
+
+def _record(source: Path, out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
+    """What dataset.json says of the completion: where from, and which channels of training cases are synthetic."""
+    synthetic = {}
+    for row in read_table(out.path):
+        targets = [channel for channel in cohort.channels if channel in row["targets"].split()]
+        if targets and row["case"] in out.training:
+            synthetic[row["case"]] = targets
+    return {"CompletedFrom": source.name, "SyntheticChannels": synthetic}

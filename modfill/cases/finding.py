@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from modfill.cases.layouts import bids, decathlon, folders, nnunet, table
 from modfill.cases.layouts.dataset_json import described, is_foreign
 from modfill.cases.marks import has_mark, read_sidecar, sidecar_path
 from modfill.cases.nifti import Unusable, read_header
-from modfill.errors import CaseError, printable
+from modfill.errors import CaseError, ModfillError, printable
 from modfill.modalities import MODALITIES, by_modality
 
 __all__ = ["IGNORE_UNEXPLAINED", "case_of_files", "find_case", "find_cases", "find_cohort"]
@@ -69,7 +69,7 @@ def case_of_files(files: Mapping[str, str | Path], *, case_id: str | None = None
     return CaseFiles(case_id, ordered, problem=id_problem(case_id))
 
 
-def find_cohort(path: Path | str, *, ignore_unexplained: bool = False) -> Cohort:
+def find_cohort(path: Path | str, *, ignore_unexplained: bool = False, channels: Sequence[str] | None = None) -> Cohort:
     """Find the cases in a folder or table, and in which layout they lie.
 
     Understood, in this order:
@@ -85,6 +85,7 @@ def find_cohort(path: Path | str, *, ignore_unexplained: bool = False) -> Cohort
         path: Folder or table.
         ignore_unexplained: Complete a case that lacks a modality although it holds images whose names say nothing,
             instead of giving it a problem; its ``overrides`` tell so.
+        channels: Modalities in the order of an nnU-Net dataset's channels, instead of the names in its dataset.json.
 
     Returns:
         The cohort, its cases sorted by id. In one with several cases, a case that cannot be used has its
@@ -93,7 +94,8 @@ def find_cohort(path: Path | str, *, ignore_unexplained: bool = False) -> Cohort
 
     Raises:
         CaseError: If there is no such folder, nothing is found, or the only case has a problem.
-        ModfillError: If a dataset.json or table cannot be read, or leaves doubt about which modality is which.
+        ModfillError: If a dataset.json or table cannot be read, or leaves doubt about which modality is which; if
+            `channels` are given for another layout than nnU-Net's.
     """
     path = Path(path)
     if table.is_table(path):
@@ -104,9 +106,11 @@ def find_cohort(path: Path | str, *, ignore_unexplained: bool = False) -> Cohort
             f"{path} must be a folder with NIfTI files, or a .csv or .tsv, got {found}; give a case, cohort or table"
         )
     elif _is_described(path):
-        cohort = decathlon.find(path) if decathlon.is_decathlon(path) else nnunet.find(path)
+        cohort = decathlon.find(path) if decathlon.is_decathlon(path) else nnunet.find(path, channels)
     else:
         cohort = bids.find(path) if bids.is_bids(path) else folders.find(path)
+    if channels is not None and cohort.layout != "nnunet":
+        raise ModfillError(f"{path} must be an nnU-Net dataset to have channels, got {cohort.layout}; leave them out")
     cohort = _without_own_output(cohort)
     stray = sorted(name for name, kind in cohort.left_alone.items() if kind == UNEXPLAINED)
     if stray:

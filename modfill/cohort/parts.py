@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from modfill.errors import ModfillError
 from modfill.process import WAITING
 
-__all__ = ["Meeting", "Part"]
+__all__ = ["Meeting", "Part", "Share"]
 
 _T = TypeVar("_T")
 TIMEOUT = "MODFILL_RANK_TIMEOUT"
@@ -75,6 +75,34 @@ class Part:
     def of(self, items: Sequence[_T]) -> Sequence[_T]:
         """Every `count`-th item, beginning with the `number`-th: the parts of a cohort are equal and disjoint."""
         return items[self.number - 1 :: self.count]
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's share of a cohort: a shard of an array job, and the part of it that a rank of torchrun takes.
+
+    Attributes:
+        shard: of the cohort.
+        rank: of the shard.
+    """
+
+    shard: Part
+    rank: Part
+
+    @classmethod
+    def of_shard(cls, shard: str) -> Share:
+        """The share of this process in a shard such as `3/16`; raises ModfillError as `Part.parse`, `Part.of_rank`."""
+        return cls(Part.parse(shard), Part.of_rank())
+
+    @property
+    def label(self) -> str:
+        """What this process calls its share; empty for a whole cohort."""
+        shard = f"shard {self.shard.number}/{self.shard.count}" if self.shard.count > 1 else ""
+        return f"{shard} rank {self.rank.number}/{self.rank.count}".strip() if self.rank.count > 1 else shard
+
+    def of(self, items: Sequence[_T]) -> Sequence[_T]:
+        """This process's items."""
+        return self.rank.of(self.shard.of(items))
 
 
 class Meeting:

@@ -27,7 +27,7 @@ from modfill.errors import CaseError, ModfillError
 from modfill.modalities import NAMES
 from modfill.outputs.naming import OutputFolder, refuse_links
 
-__all__ = ["Links", "describe", "link", "write_json"]
+__all__ = ["Links", "describe", "remove_description", "write_json"]
 
 _LOG = logging.getLogger("modfill")
 
@@ -208,24 +208,41 @@ def _occupied(place: Path) -> CaseError:
     return CaseError(f"{place} must be free or a link, got another file; move it away or choose another output folder")
 
 
-def describe(out: OutputFolder, cohort: Cohort) -> None:
+def describe(out: OutputFolder, cohort: Cohort, record: Mapping[str, Any] | None = None) -> None:
     """Write the description that the naming of `out` asks for: nnU-Net's dataset.json, BIDS' dataset_description.json.
+
+    Args:
+        out: The output folder.
+        cohort: All that is completed into it.
+        record: More entries of the description.
 
     Raises:
         ModfillError: If the folder cannot be written, or a description that is not modfill's lies there.
     """
-    descriptions: dict[str, tuple[str, Callable[[OutputFolder, Cohort], dict[str, Any]]]] = {
-        "nnunet": ("dataset.json", _nnunet_description),
-        "bids": ("dataset_description.json", _bids_description),
-    }
-    if out.naming not in descriptions:
-        return
-    name, make = descriptions[out.naming]
-    path, content = out.path / name, make(out, cohort)
+    if out.naming in _DESCRIPTIONS:
+        with _own_description(out) as path:
+            write_json(path, _DESCRIPTIONS[out.naming][1](out, cohort) | dict(record or {}))
+
+
+def remove_description(out: OutputFolder) -> None:
+    """Remove what `describe` wrote, while the folder is not what it describes.
+
+    Raises:
+        ModfillError: If the folder cannot be written, or a description that is not modfill's lies there.
+    """
+    if out.naming in _DESCRIPTIONS:
+        with _own_description(out) as path:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _own_description(out: OutputFolder) -> Iterator[Path]:
+    """The place of a folder's description, to write or remove it. Raises ModfillError if another one lies there."""
+    path = out.path / _DESCRIPTIONS[out.naming][0]
     try:
         if path.exists() and not _is_ours(path):
             raise ModfillError(f"{path} must be free or modfill's, got another one; choose another output folder")
-        write_json(path, content)
+        yield path
     except OSError as error:
         reason = error.strerror or error
         raise ModfillError(f"{path} must be writable, got '{reason}'; choose another output folder") from error
@@ -275,6 +292,12 @@ def _bids_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
         "DatasetType": "derivative",
         "GeneratedBy": _GENERATED_BY,
     }
+
+
+_DESCRIPTIONS: dict[str, tuple[str, Callable[[OutputFolder, Cohort], dict[str, Any]]]] = {
+    "nnunet": ("dataset.json", _nnunet_description),
+    "bids": ("dataset_description.json", _bids_description),
+}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

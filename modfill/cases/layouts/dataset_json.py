@@ -6,14 +6,14 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from modfill.cases.filenames import is_contrast_word, is_other_sequence, is_segmentation
 from modfill.cases.files import CaseFiles
-from modfill.errors import CaseError, ModfillError
+from modfill.errors import ModfillError
 from modfill.modalities import MODALITIES, modality_of
 
 FILE_ENDING = ".nii.gz"
@@ -26,19 +26,6 @@ _WAY_OUT = (
 
 
 @dataclass(frozen=True)
-class ChannelFiles:
-    """The channel files that one case has.
-
-    Attributes:
-        case_id: nnU-Net's case identifier.
-        paths: file by channel number.
-    """
-
-    case_id: str
-    paths: dict[int, Path]
-
-
-@dataclass(frozen=True)
 class ChannelCase(CaseFiles):
     """The files of a case in nnU-Net's channels, where a channel of zeros is the usual way to write a missing one.
 
@@ -47,6 +34,15 @@ class ChannelCase(CaseFiles):
     """
 
     carried: dict[int, Path] = field(default_factory=dict)
+
+    def numbered(self, channels: Sequence[str]) -> dict[int, Path]:
+        """File by number of the channels that the case has, modalities and others alike.
+
+        Args:
+            channels: as ``channel_modalities`` gives them.
+        """
+        files = {n: self.paths.get(channel, self.carried.get(n)) for n, channel in enumerate(channels)}
+        return {number: file for number, file in files.items() if file is not None}
 
 
 def described(path: Path) -> Path | None:
@@ -189,95 +185,10 @@ def _is_foreign(name: str, known: set[str]) -> bool:
     return known == set(MODALITIES) or is_other_sequence(file) or is_segmentation(file)
 
 
-def missing_foreign(case_id: str, numbers: Collection[int], channels: Sequence[str]) -> str | None:
-    """Say that a case lacks a channel that is no modality and so cannot be synthesised, or return None.
-
-    Args:
-        case_id: name of the case.
-        numbers: channels that it has.
-        channels: as `channel_modalities` gives them.
-    """
-    for number, channel in enumerate(channels):
-        if channel not in MODALITIES and number not in numbers:
-            return (
-                f"case {case_id}: channel {number} ({channel}) must be there, for only {', '.join(MODALITIES)} can be "
-                f"synthesised, got no {case_id}_{number:04d}{FILE_ENDING}; add it"
-            )
-    return None
-
-
 def channel_number(path: Path | str) -> int | None:
     """The number at the end of `<case>_<4 digits>.nii.gz`, or None."""
     match = re.search(rf"_(\d{{4}}){re.escape(FILE_ENDING)}$", str(path))
     return int(match[1]) if match else None
-
-
-def case_of(path: Path | str) -> str:
-    """The case identifier in the name of a channel file; the whole name where it has no channel number."""
-    stem = Path(path).name.removesuffix(FILE_ENDING)
-    return stem if channel_number(path) is None else stem[: -len("_0000")]
-
-
-def channel_files(case_id: str, images: Sequence[Path | str], count: int) -> ChannelFiles:
-    """Number a case's files.
-
-    Args:
-        case_id: name of the case.
-        images: its files as nnU-Net lists them; some may be missing.
-        count: channels of the dataset.
-
-    Raises:
-        CaseError: there is none, or it is not certain which channel each one is.
-    """
-    numbers = [channel_number(image) for image in images]
-    if len(images) == count and all(number in (None, index) for index, number in enumerate(numbers)):
-        return ChannelFiles(case_id, {index: Path(image) for index, image in enumerate(images)})
-    wrong = [n is None or n >= count or numbers.count(n) > 1 for n in numbers]
-    if len(images) == count and not any(wrong):
-        wrong = [number != index for index, number in enumerate(numbers)]
-    if any(wrong):
-        number = numbers[wrong.index(True)]
-        raise CaseError(
-            f"case {case_id}: {Path(images[wrong.index(True)]).name} must end in a channel number from _0000 to "
-            f"_{count - 1:04d}, each once and in order, got {number if number is not None else 'none'}; "
-            "rename the file or its listing"
-        )
-    if not images:
-        raise CaseError(f"case {case_id}: at least one of {count} channels must be there, got none; add its files")
-    return ChannelFiles(case_id, {n: Path(image) for image, n in zip(images, numbers, strict=True) if n is not None})
-
-
-def group_channels(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
-    """The files of a folder such as imagesTr by case, and the images without a channel number; hidden ones left out."""
-    files: dict[str, list[Path]] = {}
-    others = []
-    for path in sorted(folder.glob(f"[!.]*{FILE_ENDING}")):
-        if channel_number(path) is None:
-            others.append(path)
-        else:
-            files.setdefault(case_of(path), []).append(path)
-    return files, others
-
-
-def cases_in(folder: Path, count: int) -> list[ChannelFiles]:
-    """The cases of a folder with files `<case>_<4 digits>.nii.gz`, sorted by name.
-
-    Args:
-        folder: e.g. imagesTr.
-        count: channels of the dataset.
-
-    Raises:
-        CaseError: a NIfTI file has no channel number, or one out of range.
-    """
-    files, others = group_channels(folder)
-    if others:
-        raise CaseError(unnumbered(others[0]))
-    return [channel_files(case_id, paths, count) for case_id, paths in files.items()]
-
-
-def unnumbered(path: Path) -> str:
-    """What is wrong with an image that has no channel number."""
-    return f"{path} must end in a channel number, e.g. _0000{FILE_ENDING}, got none; rename or move it"
 
 
 def listed(folder: Path, file: str) -> Path:

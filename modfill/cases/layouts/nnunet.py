@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,33 +13,31 @@ from modfill.cases.layouts.dataset_json import (
     FILE_ENDING,
     IMAGE_FOLDERS,
     ChannelCase,
-    channel_files,
     channel_modalities,
+    channel_number,
     described,
-    group_channels,
     listed,
     load_description,
-    missing_foreign,
     read_dataset_json,
-    unnumbered,
 )
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES
 
-__all__ = ["find"]
+__all__ = ["case_of", "channel_case", "find", "group_channels", "missing_other", "unnumbered"]
 
 
-def find(path: Path) -> Cohort:
+def find(path: Path, channels: Sequence[str] | None = None) -> Cohort:
     """Find the cases of a raw dataset, training cases and test cases alike.
 
     A case lacks the channels whose files are not there. Which channel is which modality is read from
     ``channel_names``; the order is never assumed. Channels of another kind, e.g. ADC, are carried along: a case
-    without one has a problem.
+    without one has a problem. So has a label in labelsTr without any image.
 
     A dataset of the first nnU-Net, whose dataset.json has `modality` and no file ending, is read by its folders.
 
     Args:
         path: The dataset's folder, or its imagesTr or imagesTs.
+        channels: Modalities in the order of the channels, instead of dataset.json's names.
 
     Raises:
         ModfillError: If dataset.json cannot be read or leaves doubt about a channel, or there is no case.
@@ -48,20 +46,103 @@ def find(path: Path) -> Cohort:
     dataset = load_description(root)
     if "modality" not in dataset or {"channel_names", "file_ending"} & set(dataset):
         dataset = read_dataset_json(root)
-    channels = channel_modalities(dataset, root / "dataset.json")
+    modalities = channel_modalities(dataset, root / "dataset.json", channels)
     wanted = IMAGE_FOLDERS if root == path else (path.absolute().name,)
     cases: list[CaseFiles] = []
-    listing = dataset.get("dataset")
     if "imagesTr" in wanted:
-        cases += _training_cases(root, listing, channels)
+        cases += _training_cases(root, dataset.get("dataset"), modalities)
     if "imagesTs" in wanted:
-        cases += _cases_in(root / "imagesTs", channels)
+        cases += _cases_in(root / "imagesTs", modalities)
     if not cases:
         raise CaseError(
             f"{path} must hold images such as imagesTr/<case>_0000{FILE_ENDING}, or list them in dataset.json, "
             "got none; add them"
         )
-    return Cohort("nnunet", cases, dataset, channels)
+    return Cohort("nnunet", cases, dataset, modalities)
+
+
+def channel_case(
+    case_id: str, images: Sequence[Path | str], channels: Sequence[str], label: Path | None = None
+) -> ChannelCase:
+    """Make a case of files as nnU-Net lists them.
+
+    Args:
+        case_id: Name of the case.
+        images: Its files; some may be missing.
+        channels: As ``channel_modalities`` gives them.
+        label: Where the segmentation of a training case lies or should lie.
+
+    Returns:
+        The case; its ``problem`` tells that it lacks a channel that is no modality, and so cannot be synthesised.
+
+    Raises:
+        CaseError: If there is no file, or it is not certain which channel each one is.
+    """
+    numbered = _numbered(case_id, images, len(channels))
+    named = {channels[number]: path for number, path in numbered.items()}
+    paths = {modality: named[modality] for modality in MODALITIES if modality in named}
+    carried = {number: path for number, path in numbered.items() if channels[number] not in MODALITIES}
+    return ChannelCase(case_id, paths, missing_other(case_id, numbered, channels), label=label, carried=carried)
+
+
+def _numbered(case_id: str, images: Sequence[Path | str], count: int) -> dict[int, Path]:
+    """A case's files by channel number. Raises CaseError if there is none or a number is doubtful."""
+    numbers = [channel_number(image) for image in images]
+    if len(images) == count and all(number in (None, index) for index, number in enumerate(numbers)):
+        return {index: Path(image) for index, image in enumerate(images)}
+    wrong = [n is None or n >= count or numbers.count(n) > 1 for n in numbers]
+    if len(images) == count and not any(wrong):
+        wrong = [number != index for index, number in enumerate(numbers)]
+    if any(wrong):
+        number = numbers[wrong.index(True)]
+        raise CaseError(
+            f"case {case_id}: {Path(images[wrong.index(True)]).name} must end in a channel number from _0000 to "
+            f"_{count - 1:04d}, each once and in order, got {number if number is not None else 'none'}; "
+            "rename the file or its listing"
+        )
+    if not images:
+        raise CaseError(f"case {case_id}: at least one of {count} channels must be there, got none; add its files")
+    return {n: Path(image) for image, n in zip(images, numbers, strict=True) if n is not None}
+
+
+def missing_other(case_id: str, numbers: Collection[int], channels: Sequence[str]) -> str | None:
+    """Say that a case lacks a channel that is no modality, and so cannot be synthesised, or return None.
+
+    Args:
+        case_id: Name of the case.
+        numbers: Channels that it has.
+        channels: As ``channel_modalities`` gives them.
+    """
+    for number, channel in enumerate(channels):
+        if channel not in MODALITIES and number not in numbers:
+            return (
+                f"case {case_id}: channel {number} ({channel}) must be there, for only {', '.join(MODALITIES)} can be "
+                f"synthesised, got no {case_id}_{number:04d}{FILE_ENDING}; add it"
+            )
+    return None
+
+
+def case_of(path: Path | str) -> str:
+    """The case identifier in the name of a channel file; the whole name where it has no channel number."""
+    stem = Path(path).name.removesuffix(FILE_ENDING)
+    return stem if channel_number(path) is None else stem[: -len("_0000")]
+
+
+def group_channels(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
+    """The files of a folder such as imagesTr by case, and the images without a channel number; hidden ones left out."""
+    files: dict[str, list[Path]] = {}
+    others = []
+    for path in sorted(folder.glob(f"[!.]*{FILE_ENDING}")):
+        if channel_number(path) is None:
+            others.append(path)
+        else:
+            files.setdefault(case_of(path), []).append(path)
+    return files, others
+
+
+def unnumbered(path: Path) -> str:
+    """What is wrong with an image that has no channel number."""
+    return f"{path} must end in a channel number, e.g. _0000{FILE_ENDING}, got none; rename or move it"
 
 
 def _training_cases(root: Path, listing: Any, channels: tuple[str, ...]) -> Iterator[CaseFiles]:
@@ -70,15 +151,19 @@ def _training_cases(root: Path, listing: Any, channels: tuple[str, ...]) -> Iter
         return
     if not isinstance(listing, Mapping):
         raise ModfillError(
-            f"{root / 'dataset.json'}: dataset must list images by case, got {type(listing).__name__}; correct it"
+            f"{root / 'dataset.json'}: dataset must list 'images' and a 'label' by case, got "
+            f"{type(listing).__name__}; correct it, or remove 'dataset' to have imagesTr and labelsTr read"
         )
     for case_id, entry in listing.items():
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("images"), list) or "label" not in entry:
-            problem = f"case {case_id}: its entry in dataset.json must hold images and label, got others; correct it"
+        images, label = (entry.get("images"), entry.get("label")) if isinstance(entry, Mapping) else (None, None)
+        names = images if isinstance(images, list) and all(isinstance(image, str) for image in images) else None
+        if names is None or not isinstance(label, str):
+            problem = (
+                f"case {case_id}: its entry in dataset.json must hold 'images' and a 'label', got others; correct it"
+            )
             yield CaseFiles(case_id, {}, problem)
-            continue
-        images = [listed(root, str(image)) for image in entry["images"]]
-        yield _case(case_id, images, channels, listed(root, str(entry["label"])))
+        else:
+            yield _case(case_id, [listed(root, image) for image in names], channels, listed(root, label))
 
 
 def _cases_in(folder: Path, channels: tuple[str, ...], labels: Path | None = None) -> Iterator[CaseFiles]:
@@ -95,6 +180,10 @@ def _cases_in(folder: Path, channels: tuple[str, ...], labels: Path | None = Non
         yield CaseFiles(
             name, {}, f"case {name}: {folder / name} must end in {FILE_ENDING}, got another format; convert it"
         )
+    for label in sorted(labels.glob(f"[!.]*{FILE_ENDING}")) if labels else ():
+        name = label.name.removesuffix(FILE_ENDING)
+        if name not in files and folder / label.name not in others:
+            yield CaseFiles(name, {}, f"case {name}: {label} must have an image, got none; add or move it", label=label)
 
 
 def _foreign_files(folder: Path) -> dict[str, str]:
@@ -105,12 +194,8 @@ def _foreign_files(folder: Path) -> dict[str, str]:
 
 
 def _case(case_id: str, images: list[Path], channels: tuple[str, ...], label: Path | None) -> CaseFiles:
+    """As ``channel_case``, but what it refuses is the case's problem."""
     try:
-        numbered = channel_files(case_id, images, len(channels)).paths
+        return channel_case(case_id, images, channels, label)
     except CaseError as error:
         return CaseFiles(case_id, {}, str(error), label=label)
-    named = {channels[number]: path for number, path in numbered.items()}
-    carried = {number: path for number, path in numbered.items() if channels[number] not in MODALITIES}
-    problem = missing_foreign(case_id, numbered, channels)
-    paths = {m: named[m] for m in MODALITIES if m in named}
-    return ChannelCase(case_id, paths, problem, label=label, carried=carried)
