@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modfill import ModalityCompleter, completer
-from modfill.weights import checkpoint
-from tests.case_files import brain_volumes, oblique_affine, write_case
+from modfill import ModalityCompleter
+from tests.case_files import brain_volumes, oblique_affine, save, write_case
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCK = re.compile(r"<!-- snippet: (?P<name>[\w-]+) -->\n+```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -48,6 +47,8 @@ def arrays() -> dict[str, Any]:
     """A case folder, and two modalities as arrays."""
     write_case(Path(), "case_folder", ("t1n", "t2w"))
     volumes = brain_volumes()
+    for name, modality in (("a", "t1n"), ("b", "t2f")):
+        save(Path(f"{name}.nii.gz"), volumes[modality])
     return {"t1": volumes["t1n"], "t2": volumes["t2w"], "affine": oblique_affine()}
 
 
@@ -58,19 +59,11 @@ def cohort() -> dict[str, Any]:
     return {"completer": ModalityCompleter()}
 
 
-def completed_case() -> dict[str, Any]:
-    """The same case, completed."""
-    brats_case()
-    completer.ModalityCompleter().complete("p1", out="completed")
-    return {}
-
-
 PREPARE: dict[str, Callable[[], dict[str, Any]]] = {
     "torchio": brats_case,
     "monai": stacked,
     "use": arrays,
     "cohort": cohort,
-    "rerun": completed_case,
 }
 """What prepares the current folder and returns the names that a snippet takes for granted."""
 
@@ -85,17 +78,14 @@ def monai_check(names: dict[str, Any]) -> None:
 
 
 def use_check(names: dict[str, Any]) -> None:
-    assert set(names["arrays"]) == {"t1c", "t2f"}
-
-
-def rerun_check(names: dict[str, Any]) -> None:
-    first = Path("completed/p1/p1-t1c.nii.gz").read_bytes()
-    assert names["done"].paths["t1c"].read_bytes() == first
+    assert names["case"].missing == ("t1c", "t2f") and set(names["arrays"]) == {"t1c", "t2f"}
+    assert set(names["done"].images) == set(names["done"].uncertainty) == {"t1c", "t2w"}
 
 
 def cohort_check(names: dict[str, Any]) -> None:
     assert names["result"].case_id == "p2" and "must be a NIfTI image" in names["result"].problem
     assert len(list(Path("completed").rglob("*.nii.gz"))) == 2
+    assert list(names["table"]["status"]) == ["completed", "failed"] and names["table"]["seconds"][0] > 0
 
 
 CHECK: dict[str, Check] = {
@@ -103,7 +93,6 @@ CHECK: dict[str, Check] = {
     "monai": monai_check,
     "use": use_check,
     "cohort": cohort_check,
-    "rerun": rerun_check,
 }
 """What must hold of a snippet's names afterwards."""
 
@@ -112,8 +101,7 @@ CHECK: dict[str, Check] = {
 def test_snippet(name: str, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert name in PREPARE and name in CHECK, f"add the snippet '{name}' to PREPARE and CHECK"
     monkeypatch.chdir(tmp_path)
-    for module in (checkpoint, completer):
-        monkeypatch.setattr(module, "SHIPPED", tiny_weights)
+    monkeypatch.setattr("modfill.weights.file.SHIPPED", tiny_weights)
     if name == "torchio":
         pytest.importorskip("torchio")
     names = PREPARE[name]()
