@@ -53,5 +53,5 @@ def figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
     brain, segmentation = brain_of(case), segmentation_of(case)
     box = brain_box(brain)
     tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
-    seen = case.volume(target)[box], predicted[box], brain[box]
-    return score(*seen, tumour) | {"sharpness": sharpness(*seen)}
+    compared = case.volume(target)[box], predicted[box], brain[box]
+    return score(*compared, tumour) | {"sharpness": sharpness(*compared)}

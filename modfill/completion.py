@@ -64,7 +64,7 @@ def complete_case(
     preset, device = model.preset, model.latent_std.device
     volumes = {modality: torch.from_numpy(volume).to(device) for modality, volume in prepared.volumes.items()}
     with fast_precision(device):
-        encoded = model.see(volumes, torch.from_numpy(prepared.brain).to(device))
+        encoded = model.encode(volumes, torch.from_numpy(prepared.brain).to(device))
     left_out = [modality for modality in case.available if modality not in prepared.volumes]
     count = samples_needed(model, settings)
     for target in notes:
@@ -96,8 +96,9 @@ def complete_case(
 
 def _finite(prediction: Prediction) -> bool:
     """Whether all that is given out of a prediction, or goes into it, is a number."""
-    volumes = [v for v in (prediction.volume, prediction.spread, prediction.expected) if v is not None]
-    return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.expected_psnr or 0)
+    volumes = (prediction.volume, prediction.sample_std, prediction.expected_squared_error)
+    finite = all(bool(volume.isfinite().all()) for volume in volumes if volume is not None)
+    return finite and math.isfinite(prediction.expected_psnr or 0)
 
 
 def samples_needed(model: Synthesiser, settings: Settings) -> int:

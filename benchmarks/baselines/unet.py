@@ -42,18 +42,19 @@ class UNetStage(NetworkStage):
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         losses = []
         for example in batch["examples"]:
-            error = (self.answer(example.seen, example.sources) - example.wanted).abs() ** self.power
+            error = (self.predict(example.volumes, example.sources) - example.wanted).abs() ** self.power
             weight = wanted_voxels(example)
             losses.append((error * weight).sum() / weight.sum().clamp(min=1))
         return torch.stack(losses).mean(), {}
 
-    def answer(self, seen: Tensor, sources: Sequence[int]) -> Tensor:
+    def predict(self, volumes: Tensor, sources: Sequence[int]) -> Tensor:
         """As in `NetworkStage`."""
-        given = self.net(with_bits(seen, sources))[0].float()
+        given = self.net(with_bits(volumes, sources))[0].float()
         if self.table is None:
             return given
         known = [
-            torch.zeros_like(seen[0]) if m in sources else self.table(seen[None], sources, m)[0, 0] for m in range(M)
+            torch.zeros_like(volumes[0]) if m in sources else self.table(volumes[None], sources, m)[0, 0]
+            for m in range(M)
         ]
         return given + torch.stack(known)
 

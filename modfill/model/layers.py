@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -44,18 +45,11 @@ def fold(x: Tensor, factor: int) -> Tensor:
     """Space to depth: (B, C, X, Y, Z) -> (B, C * factor**3, X / factor, Y / factor, Z / factor)."""
     if factor == 1:
         return x
-    b, c, *edges = x.shape
-    f = factor
-    i, j, k = (n // f for n in edges)
-    x = x.reshape(b, c, i, f, j, f, k, f).permute(0, 1, 3, 5, 7, 2, 4, 6)
-    return x.reshape(b, c * f**3, i, j, k)
+    return rearrange(x, "b c (x i) (y j) (z k) -> b (c i j k) x y z", i=factor, j=factor, k=factor)
 
 
 def unfold(x: Tensor, factor: int) -> Tensor:
-    """Depth to space, the inverse of `fold`."""
+    """Depth to space: (B, C * factor**3, X, Y, Z) -> (B, C, X * factor, Y * factor, Z * factor)."""
     if factor == 1:
         return x
-    b, c, i, j, k = x.shape
-    f = factor
-    x = x.reshape(b, c // f**3, f, f, f, i, j, k).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.reshape(b, c // f**3, i * f, j * f, k * f)
+    return rearrange(x, "b (c i j k) x y z -> b c (x i) (y j) (z k)", i=factor, j=factor, k=factor)

@@ -49,31 +49,31 @@ class Pyramid:
             if level + 1 < LEVELS:
                 values, squares, weight = (nn.functional.avg_pool3d(x, 2) for x in (values, squares, weight))
 
-    def at(self, chosen: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def at(self, mask: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Describe voxels.
 
         Args:
-            chosen: the voxels to describe, (stop - start, Y, Z) bool.
-            start, stop: the planes of the first axis that `chosen` stands for, multiples of `GRAIN`.
+            mask: the voxels to describe, (stop - start, Y, Z) bool.
+            start, stop: the planes of the first axis that `mask` covers, multiples of `GRAIN`.
 
         Returns:
-            Features (N, S, FEATURES) of the N chosen voxels and their place (N, PLACE), both float32.
+            Features (N, S, FEATURES) of the N voxels and their place (N, PLACE), both float32.
         """
         sources = len(self.volumes)
-        parts = [self.volumes[:, start:stop].movedim(0, -1)[chosen][:, :, None].float()]
+        parts = [self.volumes[:, start:stop].movedim(0, -1)[mask][:, :, None].float()]
         for level, features in enumerate(self.levels):
-            parts.append(upsampled(features, 2**level, start, stop)[chosen].unflatten(1, (sources, -1)))
+            parts.append(upsampled(features, 2**level, start, stop)[mask].unflatten(1, (sources, -1)))
             if level == 0:
-                parts.append(self._neighbours(chosen, start))
+                parts.append(self._neighbours(mask, start))
         densities = [
-            upsampled(weight, 2**level, start, stop)[chosen] * 2 - 1
+            upsampled(weight, 2**level, start, stop)[mask] * 2 - 1
             for level, weight in zip(DENSITIES, self.densities, strict=True)
         ]
-        return torch.cat(parts, dim=2), torch.cat([self._place(chosen, start), *densities], dim=1)
+        return torch.cat(parts, dim=2), torch.cat([self._place(mask, start), *densities], dim=1)
 
-    def _neighbours(self, chosen: Tensor, start: int) -> Tensor:
-        """The six nearest voxels (N, S, 6) of each chosen one, 0 outside the brain, at the border the voxel itself."""
-        indices, edges = torch.nonzero(chosen).T, self.brain.shape
+    def _neighbours(self, mask: Tensor, start: int) -> Tensor:
+        """The six nearest voxels (N, S, 6) of each voxel, 0 outside the brain, at the border the voxel itself."""
+        indices, edges = torch.nonzero(mask).T, self.brain.shape
         found = []
         for axis, edge in enumerate(edges):
             for step in (1, -1):
@@ -82,18 +82,18 @@ class Pyramid:
                 found.append((self.volumes[:, *moved] * self.brain[*moved]).T.float())
         return torch.stack(found, dim=2)
 
-    def _place(self, chosen: Tensor, start: int) -> Tensor:
-        """Coordinates in the brain's box, from -1 to 1, as `described` tells them."""
+    def _place(self, mask: Tensor, start: int) -> Tensor:
+        """Coordinates in the brain's box, from -1 to 1, as `place_features` tells them."""
         coordinates = []
-        for axis, index in enumerate(torch.nonzero(chosen).T):
+        for axis, index in enumerate(torch.nonzero(mask).T):
             others = [other for other in range(3) if other != axis]
             inside = torch.nonzero(self.brain.any(others[1]).any(others[0])).flatten()
             first, last = int(inside[0]), int(inside[-1])
             coordinates.append((index + (start if axis == 0 else 0) - first) / max(last - first, 1) * 2 - 1)
-        return described(torch.stack(coordinates, dim=1).float())
+        return place_features(torch.stack(coordinates, dim=1).float())
 
 
-def described(coordinates: Tensor) -> Tensor:
+def place_features(coordinates: Tensor) -> Tensor:
     """Coordinates in the brain's box (N, 3), the distance from its middle plane, and waves of them: all of a place
     (N, PLACE) but the densities, which stand last."""
     phases = torch.cat([coordinates * (math.pi * (wave + 1)) for wave in range(WAVES)], dim=1)

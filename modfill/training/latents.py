@@ -73,7 +73,7 @@ class LatentBank:
                     modalities = range(len(self.cases[index].volumes))
                     volumes = [self.volume(index, m, mirrored, recontrasted) for m in modalities]
                     stacked = torch.stack(volumes)[:, None].to(device)
-                    latents = self.model.encode(stacked) * self.model.latent_std
+                    latents = self.model.encode_latents(stacked) * self.model.latent_std
                     variants.append(latents.float().cpu().numpy().astype(np.float16))
         return np.stack(variants).reshape(2, 2, *variants[0].shape)
 

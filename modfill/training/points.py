@@ -77,19 +77,19 @@ class PointBank:
         )
         brain = self.bank.brain(index, mirrored).to(device)
         share = torch.rand(brain.shape, generator=torch.Generator().manual_seed(index)).to(device)
-        chosen = brain & (share < self.points / brain.sum())
+        drawn = brain & (share < self.points / brain.sum())
         pyramid, parts = Pyramid(volumes, brain), []
         for start in range(0, len(brain), GRAIN):
-            inside = chosen[start : start + GRAIN]
+            inside = drawn[start : start + GRAIN]
             parts.append(pyramid.at(inside, start, start + len(inside)))
         features, place = (torch.cat(piece) for piece in zip(*parts, strict=True))
-        latents = at_points(self._latents(volumes), torch.nonzero(chosen), brain.shape)
-        return features, place, truth.movedim(0, -1)[chosen], latents.unflatten(1, (len(self.tasks), -1))
+        latents = at_points(self._latents(volumes), torch.nonzero(drawn), brain.shape)
+        return features, place, truth.movedim(0, -1)[drawn], latents.unflatten(1, (len(self.tasks), -1))
 
     def _latents(self, volumes: Tensor) -> Tensor:
         """Target-like and denoised latent of every task, (1, K * 2 * C, x, y, z), of volumes (M, X, Y, Z)."""
         with fast_precision(volumes.device):
-            stored, latents = self.model.encode(volumes[:, None]), []
+            stored, latents = self.model.encode_latents(volumes[:, None]), []
             nothing = torch.zeros_like(stored[:1])
             for sources, target in self.tasks:
                 encoded = Encoded(sources, stored[list(sources)], None)

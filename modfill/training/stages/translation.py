@@ -42,17 +42,17 @@ class TranslationStage(Stage):
         device = self.model.latent_std.device
         for case, sources, target in validation_tasks(self.held_out):
             volumes = torch.from_numpy(case.volumes[list(sources)].astype(np.float32)).to(device)
-            predicted = self.answer(self.encoded(volumes, sources), target).float().cpu().numpy()
+            predicted = self.predict(self.encode(volumes, sources), target).float().cpu().numpy()
             values.append(unit_psnr(case, target, predicted, preset.normalisation))
         return float(np.mean(values))
 
-    def encoded(self, volumes: Tensor, sources: tuple[int, ...]) -> Encoded:
+    def encode(self, volumes: Tensor, sources: tuple[int, ...]) -> Encoded:
         """Sources (S, X, Y, Z) as this stage sees them; the networks of later stages, not trained yet, do not run."""
-        return Encoded(sources, self.model.encode(volumes[:, None]), None)
+        return Encoded(sources, self.model.encode_latents(volumes[:, None]), None)
 
-    def answer(self, encoded: Encoded, target: int) -> Tensor:
+    def predict(self, encoded: Encoded, target: int) -> Tensor:
         """The volume (X, Y, Z) that this stage gives."""
-        raise TypeError(f"{type(self).__name__} must define answer()")
+        raise TypeError(f"{type(self).__name__} must define predict()")
 
 
 class TranslatorStage(TranslationStage):
@@ -89,7 +89,7 @@ class TranslatorStage(TranslationStage):
         wanted = self.bank.volume(example.case, target, example.mirrored, False)[box].to(decoded.device)
         return (decoded - wanted).abs().pow(self.model.preset.translator.power).mean()
 
-    def answer(self, encoded: Encoded, target: int) -> Tensor:
+    def predict(self, encoded: Encoded, target: int) -> Tensor:
         return self.model.decode(self.part.fuse(encoded.latents, encoded.sources, target)[0])[0, 0]
 
 
@@ -119,7 +119,7 @@ class DenoiserStage(TranslationStage):
         loss = (out - (clean if self.part.prediction == "sample" else noise)).square().mean()
         return loss, {}
 
-    def answer(self, encoded: Encoded, target: int) -> Tensor:
+    def predict(self, encoded: Encoded, target: int) -> Tensor:
         steps = 1 if self.model.single_step_mean else self.model.preset.denoiser.sampling_steps
         return self.model.decode(self.model.estimate(encoded, target, zero_noise(encoded), steps)[1])[0, 0]
 

@@ -26,7 +26,7 @@ HELD = 400  # cases kept on a GPU, some 35 MB each; the rest are read at every d
 class Crops(NamedTuple):
     """What the network sees (B, M, X, Y, Z), what it shall give, the brain (B, X, Y, Z), and what is given (B, M)."""
 
-    seen: Tensor
+    sources: Tensor
     wanted: Tensor
     brain: Tensor
     available: Tensor
@@ -87,16 +87,16 @@ class UNetStage(Stage):
 
     def _hidden(self, rng: np.random.Generator, volumes: Tensor, brain: Tensor) -> Crops:
         """Mirror, hide a random subset of the modalities, and look at the rest through other scanners."""
-        seen, available = torch.zeros_like(volumes), torch.zeros(volumes.shape[:2])
+        sources, available = torch.zeros_like(volumes), torch.zeros(volumes.shape[:2])
         for index in range(len(volumes)):
             axes = random_flips(rng, (0,))
             volumes[index], brain[index] = volumes[index].flip([a + 1 for a in axes]), brain[index].flip(axes)
             for m in np.flatnonzero(rng.permutation(self.modalities) < rng.integers(1, self.modalities)).tolist():
-                available[index, m], seen[index, m] = 1, volumes[index, m]
+                available[index, m], sources[index, m] = 1, volumes[index, m]
                 if rng.random() < BIASED:
                     changed = biased(rng, jitter(rng, volumes[index, m], brain[index]))
-                    seen[index, m] = changed * (1 + CONTRAST * float(rng.standard_normal()))
-        return Crops(seen, volumes, brain, available.to(volumes.device))
+                    sources[index, m] = changed * (1 + CONTRAST * float(rng.standard_normal()))
+        return Crops(sources, volumes, brain, available.to(volumes.device))
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         fitted, error = self._errors(batch["crops"])
@@ -108,7 +108,7 @@ class UNetStage(Stage):
 
     def _errors(self, crops: Crops) -> tuple[Tensor, Tensor]:
         """Squared error over the brain of what was hidden, after a linear fit of each crop and before."""
-        given, brain = self.part(crops.seen, crops.brain, crops.available), crops.brain[:, None].float()
+        given, brain = self.part(crops.sources, crops.brain, crops.available), crops.brain[:, None].float()
         voxels, hidden = brain.sum((2, 3, 4)).clamp(min=1), 1 - crops.available
 
         def mean(x: Tensor) -> Tensor:
@@ -117,9 +117,9 @@ class UNetStage(Stage):
         def about(x: Tensor) -> Tensor:
             return x - mean(x)[:, :, None, None, None]
 
-        said, truth = about(given), about(crops.wanted)
-        slope = (mean(said * truth) / mean(said.square()).clamp(min=1e-6)).clamp(min=0)
-        fitted = mean((truth - slope[:, :, None, None, None] * said).square())
+        estimate, truth = about(given), about(crops.wanted)
+        slope = (mean(estimate * truth) / mean(estimate.square()).clamp(min=1e-6)).clamp(min=0)
+        fitted = mean((truth - slope[:, :, None, None, None] * estimate).square())
         error = mean((given - crops.wanted).square())
         return (fitted * hidden).sum() / hidden.sum(), (error * hidden).sum() / hidden.sum()
 
@@ -129,6 +129,6 @@ class UNetStage(Stage):
         for case, sources, target in validation_tasks(self.held_out):
             volumes = torch.from_numpy(case.volumes[list(sources)].astype(np.float32)).to(self._device)
             brain = torch.from_numpy(np.array(case.brain)).to(self._device)
-            predicted = self.part.look(volumes, brain, sources)[target].cpu().numpy()
+            predicted = self.part.predict(volumes, brain, sources)[target].cpu().numpy()
             values.append(unit_psnr(case, target, predicted, self.normalisation))
         return float(np.mean(values))
