@@ -114,8 +114,10 @@ class Laboratory:
         yield "+ refiner and U-Net (the weights as they are)", self.weights, "refiner"
 
     def _with_autoencoder(self, codes: int | None) -> Synthesiser:
-        """A copy of the weights without refiner and U-Net. With `codes`, its autoencoder is trained on with such a
-        codebook in place of its own regularisation."""
+        """A copy of the weights without refiner and U-Net.
+
+        With `codes`, its autoencoder is trained on with such a codebook in place of its own regularisation.
+        """
         own = self.weights.preset
         autoencoder = replace(own.autoencoder, codes=codes or own.autoencoder.codes)
         model = Synthesiser(replace(own, autoencoder=autoencoder, refiner=None, unet=None)).to(DEVICE)
@@ -157,7 +159,7 @@ class Laboratory:
         stage.requires_grad_(True)
         steps = self.steps or stage.config.steps
         torch.manual_seed(0)
-        train(stage, self.run / name, Budget(steps, self.minutes), 0, DEVICE, half_is_fast(DEVICE))
+        train(stage, self.run / name, Budget(steps, self.minutes), seed=0, device=DEVICE, half=half_is_fast(DEVICE))
         stage.eval()
 
 

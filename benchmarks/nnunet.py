@@ -135,7 +135,8 @@ def trained(name: str, plans: dict, description: dict, iterations: int) -> nnUNe
 
     Args:
         name: a key of `TRAINERS`.
-        plans, description: what `preprocessed` returned.
+        plans: as `preprocessed` returned them.
+        description: likewise.
         iterations: rounded up to whole epochs of 50; one that has been trained for less goes on.
     """
     torch.manual_seed(0)

@@ -66,8 +66,10 @@ def aldm_seconds(preset: str, share: float = 1.0) -> dict[str, float]:
 
 
 def wavelet_diffusion_seconds() -> dict[str, float]:
-    """Seconds of 1000 steps of a UNet of cWDM's size, 64 to 256 channels, on the eight half-resolution wavelet bands of
-    the target and of three sources."""
+    """Seconds of 1000 steps of a UNet of cWDM's size, 64 to 256 channels.
+
+    Its input is the eight half-resolution wavelet bands of the target and of three sources.
+    """
     from monai.networks.nets import DiffusionModelUNet
 
     net = DiffusionModelUNet(spatial_dims=3, in_channels=32, out_channels=8, channels=(64, 128, 128, 256, 256),

@@ -17,6 +17,20 @@ PACKAGE = ROOT / "modfill"
 HEAVY = ("torch", "monai", "torchio", "nnunetv2", "nibabel")
 
 
+# still to become keyword-only or one object
+_WIDE = {
+    "integrations/cache.py: _synthesise",
+    "integrations/monai_transform.py: __init__",
+    "integrations/nnunet/prepare.py: prepare_dataset",
+    "integrations/torchio_transform.py: __init__",
+    "modfill/completer.py: complete",
+    "modfill/completer.py: complete_cohort",
+    "modfill/completion.py: restore_deviation",
+    "modfill/completion.py: restore_image",
+    "modfill/outputs/sidecar.py: sidecar",
+}
+
+
 @lru_cache
 def imports(path: Path, late: bool = True) -> set[str]:
     """Every module a file imports, `a.b.c` for `from a.b import c` too; not what runs late or never if not `late`."""
@@ -148,3 +162,16 @@ def test_the_core_never_imports_its_optional_friends_at_once(module: str) -> Non
     if part(module) != "integrations":
         friends = ("torchio", "nnunetv2", "matplotlib", "nilearn", "skimage")
         assert forbidden(imports(MODULES[module], late=False), *friends) == []
+
+
+def test_no_function_takes_more_than_five_positional_arguments() -> None:
+    """What travels together is one object; the rest is keyword-only."""
+    wide = set()
+    for folder in ("modfill", "integrations", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+                    if len(names) - (names[:1] in (["self"], ["cls"])) > 5:
+                        wide.add(f"{path.relative_to(ROOT).as_posix()}: {node.name}")
+    assert sorted(wide - _WIDE) == [], "more than five positional parameters"

@@ -101,7 +101,7 @@ def test_a_unet_is_trained_onto_weights_that_lack_one(tmp_path: Path, monkeypatc
     without = Synthesiser(replace(preset, unet=None))
     checkpoint.save(without, tmp_path / "old.safetensors", without.preset.stages)
     path = run.train_preset(
-        "tiny", tmp_path / "cases", tmp_path / "run", stage="unet", weights=tmp_path / "old.safetensors"
+        "tiny", data=tmp_path / "cases", out=tmp_path / "run", stage="unet", weights=tmp_path / "old.safetensors"
     )
     model, metadata = checkpoint.load(path)
     assert metadata["stages"].split(",") == list(preset.stages)

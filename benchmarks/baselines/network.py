@@ -46,6 +46,7 @@ class NetworkStage(Stage):
         self.register_buffer("unit", torch.tensor(unit).mean(0) if cases else torch.zeros(M, 2))
 
     def batch(self, rng: np.random.Generator) -> Mapping[str, Any]:
+        """Draw the inputs of one step."""
         return {"examples": [self._example(rng) for _ in range(self.config.crops)]}
 
     def _example(self, rng: np.random.Generator) -> Example:

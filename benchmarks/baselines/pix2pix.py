@@ -31,6 +31,7 @@ class Pix2Pix3D(NetworkStage):
         self.net, self.discriminator = self._generator(), discriminator(self.dimensions)
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and its parts for the curves."""
         losses = [self._losses(example) for example in batch["examples"]]
         l1, fooled, own = torch.stack(losses).mean(0)
         return L1_WEIGHT * l1 + fooled + own, {"l1": l1, "adversarial": fooled, "discriminator": own}

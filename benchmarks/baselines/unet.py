@@ -40,6 +40,7 @@ class UNetStage(NetworkStage):
             fit_tables(self.table, (case.volumes[:, case.brain].astype(np.float32) for case in cases))
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and its parts for the curves."""
         losses = []
         for example in batch["examples"]:
             error = (self.predict(example.volumes, example.sources) - example.wanted).abs() ** self.power
@@ -60,8 +61,10 @@ class UNetStage(NetworkStage):
 
 
 class FoldedUNet(nn.Module):
-    """MONAI's 3D U-Net on 2x2x2 voxels folded into channels, 2.9 M parameters: for the same time on a CPU it learns
-    from more crops than at full resolution."""
+    """MONAI's 3D U-Net on 2x2x2 voxels folded into channels, 2.9 M parameters.
+
+    On a CPU it learns from more crops in the same time than at full resolution.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 
 class VoxelNorm(nn.Module):
-    """Divides each voxel's channels by their root mean square: no statistic of the volume, so crops match wholes."""
+    """Divides each voxel's channels by their root mean square: no statistic of the volume, so a crop gives the same."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, X, Y, Z)
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, X, Y, Z)."""
         rms = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-6)
         return x * rms.to(x.dtype) * self.scale.to(x.dtype).view(-1, 1, 1, 1)
 
@@ -38,6 +39,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv3d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, X, Y, Z) -> (B, out_channels, X, Y, Z)."""
         return self.skip(x) + self.body(x)
 
 

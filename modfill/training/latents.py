@@ -113,8 +113,10 @@ class LatentBank:
 
 
 def digest(*parts: nn.Module) -> str:
-    """Identifies networks, so that what was computed with them is never used with others. How long a code was not used
-    does not count: each rank of a training has its own view of that."""
+    """Identify networks, so that their cached outputs are never used with others.
+
+    `unused_for` is excluded: it differs between ranks.
+    """
     digest = hashlib.sha256()
     for part in parts:
         for name, value in part.state_dict().items():

@@ -98,7 +98,7 @@ class PointBank:
 
 
 def at_points(features: Tensor, points: Tensor, shape: Sequence[int]) -> Tensor:
-    """What `upsampled` gives of (1, C, x, y, z) for a volume of `shape`, at a few voxels (N, 3) only: (N, C)."""
+    """The values of `upsampled` features (1, C, x, y, z) in a volume of `shape` at voxels (N, 3): (N, C)."""
     centres = (points.flip(1) + 0.5) / points.new_tensor(shape).flip(0) * 2 - 1
     found = nn.functional.grid_sample(features, centres[None, None, None], align_corners=False, padding_mode="border")
     return found[0, :, 0, 0].T

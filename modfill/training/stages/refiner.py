@@ -28,11 +28,11 @@ Draw = Mapping[str, Any]
 
 
 class RefinerStage(TranslationStage):
-    """What a linear fit of intensities leaves of the squared error, a little of the error itself, and the error's
-    likelihood under what the refiner expects of it.
+    """Trains the refiner on three losses.
 
-    No source tells where a scanner puts the target's brightness and contrast; without the fit, cases where they are
-    unusual would decide what is learned.
+    They are the squared error after the best linear fit of intensities, with a small weight the squared error itself,
+    and the negative log-likelihood of the error under the predicted log-variance. No source determines the target's
+    brightness and contrast, which depend on the scanner; without the fit, cases with unusual ones would dominate.
     """
 
     name = "refiner"
@@ -44,6 +44,7 @@ class RefinerStage(TranslationStage):
         self.subsets = sorted({sources for sources, _ in self.tasks}, key=lambda s: (len(s), s))
 
     def batch(self, rng: np.random.Generator) -> Mapping[str, Any]:
+        """Draw the inputs of one step."""
         return {"draws": [self._draw(rng) for _ in range(self.config.crops)]}
 
     def _draw(self, rng: np.random.Generator) -> Draw:
@@ -62,6 +63,7 @@ class RefinerStage(TranslationStage):
         return {"sources": sources, "targets": targets} | {name: read(name, c) for name, c in read_columns.items()}
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and its parts for the curves."""
         draws = batch["draws"]
         inputs = []
         for draw in draws:
@@ -82,24 +84,27 @@ class RefinerStage(TranslationStage):
         return fitted + PLAIN_WEIGHT * error + LIKELIHOOD_WEIGHT * likelihood, parts
 
     def encode(self, volumes: Tensor, sources: tuple[int, ...]) -> Encoded:
+        """Encode sources (S, X, Y, Z) with the refiner too."""
         outputs = self.part.encode(volumes, (volumes != 0).any(0), sources)
         return replace(super().encode(volumes, sources), refiner_outputs=outputs)
 
     def predict(self, encoded: Encoded, target: int) -> Tensor:
+        """Synthesise a volume (X, Y, Z) with the networks trained so far."""
         return self.model.predict(encoded, target, zero_noise(encoded), 1, "mean").volume
 
 
 def moved(place: Tensor) -> Tensor:
-    """Places (N, PLACE) in a brain that is a little larger or smaller and lies elsewhere: no patient's anatomy can be
-    learned by heart."""
+    """Places (N, PLACE), randomly scaled and shifted, so that the network cannot memorise a patient's anatomy."""
     scale, shift = (MOVE * torch.randn(2, 1, 3)).to(place.device)
     coordinates = place[:, :3] * (1 + scale) + shift
     return torch.cat([place_features(coordinates), place[:, -len(DENSITIES) :]], dim=1)
 
 
 def after_fit(given: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared error (T,) of voxels (N, T) after the best linear fit of each target, its slope at least 0: the
-    protocol's "matched" error."""
+    """Mean squared error (T,) of voxels (N, T) after the best linear fit of each target, with slope at least 0.
+
+    It is the protocol's "matched" error.
+    """
     given, wanted = given - given.mean(0), wanted - wanted.mean(0)
     slope = (given * wanted).sum(0) / given.square().sum(0).clamp(min=1e-6)
     return (wanted - slope.clamp(min=0) * given).square().mean(0)

@@ -33,6 +33,7 @@ class TranslationStage(Stage):
         self.config = model.preset.training[self.name]
 
     def drawn(self, rng: np.random.Generator) -> Draw:
+        """Draw a training example."""
         return draw(rng, len(self.bank.cases), len(self.model.preset.modalities))
 
     def validate(self) -> float:
@@ -47,11 +48,11 @@ class TranslationStage(Stage):
         return float(np.mean(values))
 
     def encode(self, volumes: Tensor, sources: tuple[int, ...]) -> Encoded:
-        """Sources (S, X, Y, Z) as this stage sees them; the networks of later stages, not trained yet, do not run."""
+        """Encode sources (S, X, Y, Z) with the networks of this stage; later ones, not trained yet, do not run."""
         return Encoded(sources, self.model.encode_latents(volumes[:, None]), None)
 
     def predict(self, encoded: Encoded, target: int) -> Tensor:
-        """The volume (X, Y, Z) that this stage gives."""
+        """Synthesise a volume (X, Y, Z) with the networks trained so far."""
         raise TypeError(f"{type(self).__name__} must define predict()")
 
 
@@ -61,6 +62,7 @@ class TranslatorStage(TranslationStage):
     name = "translator"
 
     def batch(self, rng: np.random.Generator) -> Batch:
+        """Draw the inputs of one step."""
         example = self.drawn(rng)
         target = int(rng.choice(example.targets))
         factor = self.model.preset.autoencoder.factor
@@ -68,6 +70,7 @@ class TranslatorStage(TranslationStage):
         return {"example": example, "target": target, "box": box}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and its parts for the curves."""
         example, target, box = batch["example"], batch["target"], batch["box"]
         latents, wanted = self.bank.sources(example), self.bank.clean(example, (target,))
         back = example.sources[0]
@@ -90,6 +93,7 @@ class TranslatorStage(TranslationStage):
         return (decoded - wanted).abs().pow(self.model.preset.translator.power).mean()
 
     def predict(self, encoded: Encoded, target: int) -> Tensor:
+        """Synthesise a volume (X, Y, Z) with the networks trained so far."""
         return self.model.decode(self.part.fuse(encoded.latents, encoded.sources, target)[0])[0, 0]
 
 
@@ -99,6 +103,7 @@ class DenoiserStage(TranslationStage):
     name = "denoiser"
 
     def batch(self, rng: np.random.Generator) -> Batch:
+        """Draw the inputs of one step."""
         example, config = self.drawn(rng), self.model.preset.denoiser
         steps = rng.integers(0, config.steps, len(example.targets))
         blank = rng.random(len(steps)) < config.mean_share
@@ -106,6 +111,7 @@ class DenoiserStage(TranslationStage):
         return {"example": example, "steps": torch.from_numpy(steps), "blank": torch.from_numpy(blank)}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and its parts for the curves."""
         example, clean = batch["example"], self.bank.clean(batch["example"], batch["example"].targets)
         steps = batch["steps"].to(clean.device)
         with torch.no_grad():
@@ -120,10 +126,11 @@ class DenoiserStage(TranslationStage):
         return loss, {}
 
     def predict(self, encoded: Encoded, target: int) -> Tensor:
+        """Synthesise a volume (X, Y, Z) with the networks trained so far."""
         steps = 1 if self.model.single_step_mean else self.model.preset.denoiser.sampling_steps
         return self.model.decode(self.model.estimate(encoded, target, zero_noise(encoded), steps)[1])[0, 0]
 
 
 def zero_noise(encoded: Encoded) -> Tensor:
-    """What the mean is asked with: no noise."""
+    """Noise 0, the input of the one-step mean estimate."""
     return torch.zeros_like(encoded.latents[:1])

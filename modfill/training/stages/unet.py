@@ -24,7 +24,14 @@ HELD = 400  # cases kept on a GPU, some 35 MB each; the rest are read at every d
 
 
 class Crops(NamedTuple):
-    """What the network sees (B, M, X, Y, Z), what it shall give, the brain (B, X, Y, Z), and what is given (B, M)."""
+    """A batch of crops.
+
+    Attributes:
+        sources: z-scored, 0 where missing, (B, M, X, Y, Z).
+        wanted: all modalities, likewise.
+        brain: (B, X, Y, Z) bool.
+        available: 1 for the modalities in `sources`, (B, M).
+    """
 
     sources: Tensor
     wanted: Tensor
@@ -33,8 +40,10 @@ class Crops(NamedTuple):
 
 
 class UNetStage(Stage):
-    """What a linear fit of intensities leaves of the squared error, and a little of the error itself, as for the
-    refiner; in tumour regions, which have no whole to be fitted to, the error."""
+    """Trains the U-Net on the squared error after a linear fit and, with a small weight, the squared error itself.
+
+    The fit is the refiner's. Tumour regions are too small for a fit; there the loss is the squared error.
+    """
 
     name = "unet"
 
@@ -53,6 +62,7 @@ class UNetStage(Stage):
         self.held: dict[int, tuple[Tensor, Tensor]] = {}
 
     def batch(self, rng: np.random.Generator) -> Mapping[str, Any]:
+        """Draw the inputs of one step."""
         drawn = [self._crop(rng) for _ in range(self.config.crops)]
         batch = {"crops": self._hidden(rng, torch.stack([v for v, _ in drawn]), torch.stack([b for _, b in drawn]))}
         if self.regions is not None:
@@ -86,7 +96,7 @@ class UNetStage(Stage):
         return nn.functional.pad(volumes, missing), nn.functional.pad(brain, missing)
 
     def _hidden(self, rng: np.random.Generator, volumes: Tensor, brain: Tensor) -> Crops:
-        """Mirror, hide a random subset of the modalities, and look at the rest through other scanners."""
+        """Mirror, hide a random subset of the modalities, and vary the contrast and the coil of the rest."""
         sources, available = torch.zeros_like(volumes), torch.zeros(volumes.shape[:2])
         for index in range(len(volumes)):
             axes = random_flips(rng, (0,))
@@ -99,6 +109,7 @@ class UNetStage(Stage):
         return Crops(sources, volumes, brain, available.to(volumes.device))
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and its parts for the curves."""
         fitted, error = self._errors(batch["crops"])
         parts, loss = {"fitted": fitted, "error": error}, fitted + PLAIN_WEIGHT * error
         if "regions" in batch:
@@ -107,7 +118,7 @@ class UNetStage(Stage):
         return loss, parts
 
     def _errors(self, crops: Crops) -> tuple[Tensor, Tensor]:
-        """Squared error over the brain of what was hidden, after a linear fit of each crop and before."""
+        """Squared error of the hidden modalities over the brain, after a linear fit of each crop and before."""
         given, brain = self.part(crops.sources, crops.brain, crops.available), crops.brain[:, None].float()
         voxels, hidden = brain.sum((2, 3, 4)).clamp(min=1), 1 - crops.available
 
