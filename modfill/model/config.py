@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from modfill.modalities import MODALITIES
 
@@ -198,7 +199,7 @@ class Preset:
         return cls(**_tuples(raw))
 
 
-def _check_choices(raw: dict) -> None:
+def _check_choices(raw: dict[str, Any]) -> None:
     """Refuse unknown modalities, normalisations and predictions."""
     if sorted(raw["modalities"]) != sorted(MODALITIES):
         raise ValueError(f"modalities must be {', '.join(MODALITIES)}, got {raw['modalities']}")
@@ -208,7 +209,7 @@ def _check_choices(raw: dict) -> None:
         raise ValueError(f"prediction must be epsilon or sample, got {raw['denoiser'].prediction}")
 
 
-def _check_sizes(part: dict) -> None:
+def _check_sizes(part: dict[str, Any]) -> None:
     """Refuse sizes whose networks would not fit into memory, before anything is built."""
     for key, value in part.items():
         values = value if isinstance(value, list) else [value]
@@ -218,13 +219,13 @@ def _check_sizes(part: dict) -> None:
             _check_depth(key, value)
 
 
-def _check_depth(key: str, value: list | int) -> None:
+def _check_depth(key: str, value: list[Any] | int) -> None:
     depth = len(value) if isinstance(value, list) else value
     if depth > _DEEPEST:
         raise ValueError(f"{key} must be at most {_DEEPEST}, got {depth}")
 
 
-def _tuples(raw: dict) -> dict:
+def _tuples(raw: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
 
 

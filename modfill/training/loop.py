@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +94,9 @@ def train(
     checkpoint = run / f"{stage.name}.ckpt"
     if checkpoint.exists():
         _resume(checkpoint, stage, optimiser, ema, progress)
-    model: Callable = DistributedDataParallel(stage, find_unused_parameters=True) if dist.is_initialized() else stage
+    model: Callable[..., Any] = (
+        DistributedDataParallel(stage, find_unused_parameters=True) if dist.is_initialized() else stage
+    )
     curves = Curves(run, stage.name) if rank() == 0 else None
     saved, validating = time.monotonic(), 0.0
     while (fraction := _spent(budget, progress, device)) < 1:

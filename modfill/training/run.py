@@ -18,7 +18,8 @@ from modfill.model.synthesiser import Synthesiser
 from modfill.training.calibration import fit_to_held_out
 from modfill.training.data import TrainingCase, brightness_of, load_cohort
 from modfill.training.latents import LatentBank
-from modfill.training.loop import Budget, Stage, rank, train
+from modfill.training.log import Budget
+from modfill.training.loop import Stage, rank, train
 from modfill.training.points import PointBank
 from modfill.training.regions import Regions
 from modfill.training.shortcuts import fit_shortcut
