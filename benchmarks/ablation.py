@@ -3,7 +3,7 @@
     python -m benchmarks.ablation --train DIR --validate DIR --cases DIR --minutes 10 --run RUN --out DIR
 
 Every translator and denoiser is trained anew, each for the same time, on the latents of the weights' autoencoder; for
-the row with a codebook that autoencoder is trained on for as long with one. Diffusion answers with its mean estimate,
+the row with a codebook that autoencoder is trained on for as long with one. Diffusion gives its mean estimate,
 in one step. The last row, refiner and U-Net, is that of the weights. Each case is scored on the 12 one-source tasks and
 the 4 three-source tasks. Writes `ablation.csv` and `ablation.md`. Stopped, training goes on where it was.
 """
@@ -97,7 +97,7 @@ class Laboratory:
     steps: int | None = None
 
     def rows(self) -> Iterator[tuple[str, Synthesiser, str]]:
-        """Title, model, and the part that gives its answer."""
+        """Title, model, and the part that gives its estimate."""
         model = self._with_autoencoder(None)
         model.translator = Nothing()  # type: ignore[assignment]
         yield "(a) diffusion alone", self._with_denoiser(model, "alone", tokens=False), "denoiser"
@@ -116,8 +116,10 @@ class Laboratory:
         yield "+ refiner and U-Net (the weights as they are)", self.weights, "refiner"
 
     def _with_autoencoder(self, codes: int | None) -> Synthesiser:
-        """A copy of the weights without refiner and U-Net. With `codes`, its autoencoder is trained on with such a
-        codebook in place of its own regularisation."""
+        """A copy of the weights without refiner and U-Net.
+
+        With `codes`, its autoencoder is trained on with such a codebook in place of its own regularisation.
+        """
         own = self.weights.preset
         autoencoder = replace(own.autoencoder, codes=codes or own.autoencoder.codes)
         model = Synthesiser(replace(own, autoencoder=autoencoder, refiner=None, unet=None)).to(DEVICE)
@@ -159,7 +161,7 @@ class Laboratory:
         stage.requires_grad_(True)
         steps = self.steps or stage.config.steps
         torch.manual_seed(0)
-        train(stage, self.run / name, Budget(steps, self.minutes), 0, DEVICE, half_is_fast(DEVICE))
+        train(stage, self.run / name, Budget(steps, self.minutes), seed=0, device=DEVICE, half=half_is_fast(DEVICE))
         stage.eval()
 
 
@@ -171,17 +173,17 @@ def measure(title: str, model: Synthesiser, part: str, case: Case) -> list[dict]
     bright = [prepared.scales[m].brightness(prepared.volumes[m], prepared.brain) for m in MODALITIES]
     volumes = {m: torch.from_numpy(v).to(DEVICE) for m, v in prepared.volumes.items()}
     with fast_precision(DEVICE):
-        latents = model.encode(torch.stack([volumes[m] for m in MODALITIES])[:, None])
+        latents = model.encode_latents(torch.stack([volumes[m] for m in MODALITIES])[:, None])
     for names in tasks():
         if len(names) == 2:
             continue
         sources = tuple(MODALITIES.index(m) for m in names)
         with fast_precision(DEVICE):
-            encoded = model.see({m: volumes[m] for m in names}) if part == "refiner" else None
+            encoded = model.encode({m: volumes[m] for m in names}) if part == "refiner" else None
         for target, name in enumerate(MODALITIES):
             if target not in sources:
                 with fast_precision(DEVICE):
-                    volume = answer(model, part, encoded or Encoded(sources, latents[list(sources)], None), target)
+                    volume = synthesise(model, part, encoded or Encoded(sources, latents[list(sources)], None), target)
                 unit = model.brightness([bright[source] for source in sources], sources, target)
                 given = in_unit_range(prepared, volume.float().cpu().numpy(), unit)
                 own = {"row": title, "case_id": case.case_id, "sources": len(names), "target": name}
@@ -189,7 +191,7 @@ def measure(title: str, model: Synthesiser, part: str, case: Case) -> list[dict]
     return rows
 
 
-def answer(model: Synthesiser, part: str, encoded: Encoded, target: int) -> Tensor:
+def synthesise(model: Synthesiser, part: str, encoded: Encoded, target: int) -> Tensor:
     """What one part of a model gives (X, Y, Z), all before it having done their work."""
     nothing = torch.zeros_like(encoded.latents[:1])
     if part == "refiner":

@@ -49,10 +49,12 @@ def in_unit_range(prepared: Prepared, volume: np.ndarray, unit: Sequence[float])
 
 
 def figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
-    """Every figure of `modfill.metrics.score`, and `sharpness`, of a predicted modality in unit range on the grid of a
-    complete case."""
+    """Every figure of `modfill.metrics.score`, and `sharpness`, of a predicted modality.
+
+    The prediction is in unit range, on the grid of a complete case.
+    """
     brain, segmentation = brain_of(case), segmentation_of(case)
     box = brain_box(brain)
     tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
-    seen = case.volume(target)[box], predicted[box], brain[box]
-    return score(*seen, tumour) | {"sharpness": sharpness(*seen)}
+    compared = case.volume(target)[box], predicted[box], brain[box]
+    return score(*compared, tumour) | {"sharpness": sharpness(*compared)}

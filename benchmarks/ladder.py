@@ -45,22 +45,22 @@ def tasks(cases: list[Case]) -> Iterator[tuple[Case, tuple[str, ...], str]]:
 def rungs(model: Synthesiser, volumes: dict[str, Tensor], target: int) -> Iterator[tuple[str, Tensor]]:
     """Name and volume (X, Y, Z), z-scored, of every rung."""
     assert model.refiner is not None and model.translator.shortcut is not None
-    seen = model.see(volumes)
-    nothing = torch.zeros_like(seen.latents[:1])
+    encoded = model.encode(volumes)
+    nothing = torch.zeros_like(encoded.latents[:1])
     noise = torch.randn(nothing.shape, generator=torch.Generator().manual_seed(0))
-    yield "latent shortcut", model.decode(model.translator.shortcut(seen.latents, seen.sources, target))[0, 0]
-    target_like, mean = model.estimate(seen, target, nothing, 1)
+    yield "latent shortcut", model.decode(model.translator.shortcut(encoded.latents, encoded.sources, target))[0, 0]
+    target_like, mean = model.estimate(encoded, target, nothing, 1)
     yield "translator", model.decode(target_like)[0, 0]
     yield "denoiser, 1 step", model.decode(mean)[0, 0]
     for steps in STEPS:
-        yield f"one sample, {steps} steps", model.decode(model.estimate(seen, target, noise, steps)[1])[0, 0]
-    alone = replace(seen, second=None)
+        yield f"one sample, {steps} steps", model.decode(model.estimate(encoded, target, noise, steps)[1])[0, 0]
+    alone = replace(encoded, unet_output=None)
     yield "refiner without latents", model.refine(alone, target, nothing, nothing)[0]
     yield "refiner on the translator", model.refine(alone, target, target_like, target_like)[0]
     yield "refiner on the denoiser", model.refine(alone, target, target_like, mean)[0]
-    if seen.second is not None:
-        yield "U-Net alone", seen.second[target]
-        yield "refiner and U-Net", model.refine(seen, target, target_like, mean)[0]
+    if encoded.unet_output is not None:
+        yield "U-Net alone", encoded.unet_output[target]
+        yield "refiner and U-Net", model.refine(encoded, target, target_like, mean)[0]
 
 
 @torch.inference_mode()
@@ -77,10 +77,10 @@ def climb(model: Synthesiser, cases: list[Case]) -> pd.DataFrame:
                 Inference(model, torch.device("cpu")).brightness(part.brightness(), target),
             )
             known = [scale.unit_mean, scale.unit_std]
-            answers = [("autoencoder, given the target", whole, known, model.decode(model.encode(truth))[0, 0])]
+            found = [("autoencoder, given the target", whole, known, model.decode(model.encode_latents(truth))[0, 0])]
             volumes = {m: torch.from_numpy(v) for m, v in part.volumes.items()}
-            answers += [(name, part, unit, volume) for name, volume in rungs(model, volumes, index)]
-        for name, prepared, bright, volume in answers:
+            found += [(name, part, unit, volume) for name, volume in rungs(model, volumes, index)]
+        for name, prepared, bright, volume in found:
             given = in_unit_range(prepared, volume.float().numpy(), bright)
             own = {"rung": name, "case_id": case.case_id, "sources": "+".join(sources), "target": target}
             rows.append({**own, **figures(case, target, given)})

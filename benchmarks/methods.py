@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE", help="modfill's; default: those it ships")
 
 
-def chosen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Method]:
+def selected_methods(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Method]:
     """The methods that a command line names, ready to complete cases."""
     methods: list[Method] = []
     for name in options.methods:

@@ -48,11 +48,11 @@ class SmallTrainer(nnUNetTrainer):
         self.network.to(memory_format=torch.channels_last_3d)
 
     def train_step(self, batch: dict) -> dict:
-        """One step; the batch's images pass `seen` first."""
+        """One step; the batch's images pass `corrupted` first."""
         with fast_precision(DEVICE):
-            return super().train_step({**batch, "data": self.seen(batch["data"])})
+            return super().train_step({**batch, "data": self.corrupted(batch["data"])})
 
-    def seen(self, images: Tensor) -> Tensor:
+    def corrupted(self, images: Tensor) -> Tensor:
         """What the network sees of the images (B, M, X, Y, Z)."""
         return images
 
@@ -63,7 +63,7 @@ class SmallTrainer(nnUNetTrainer):
 class DropoutTrainer(SmallTrainer):
     """The twin: a random proper subset of each image's modalities is set to 0, nothing being dropped in one of four."""
 
-    def seen(self, images: Tensor) -> Tensor:
+    def corrupted(self, images: Tensor) -> Tensor:
         """As in `SmallTrainer`; 0 is what nnU-Net's normalisation makes of a channel that is 0 everywhere."""
         kept = torch.ones(images.shape[:2])
         for row in kept:
@@ -135,7 +135,8 @@ def trained(name: str, plans: dict, description: dict, iterations: int) -> nnUNe
 
     Args:
         name: a key of `TRAINERS`.
-        plans, description: what `preprocessed` returned.
+        plans: as `preprocessed` returned them.
+        description: likewise.
         iterations: rounded up to whole epochs of 50; one that has been trained for less goes on.
     """
     torch.manual_seed(0)

@@ -56,7 +56,7 @@ def aldm_seconds(preset: str, share: float = 1.0) -> dict[str, float]:
     latent = torch.randn(1, channels, *(n // factor for n in PAPER))
     small = latent[..., : piece.shape[-1] // factor]
     with torch.inference_mode(), fast_precision(CPU):
-        encode = timed(lambda: model.encode(piece)) / share
+        encode = timed(lambda: model.encode_latents(piece)) / share
         translate = timed(lambda: model.translator.fuse(latent, (0,), 1))
         context = model.denoiser.context(1, [0])
         step = timed(lambda: model.denoiser(latent, torch.tensor([500]), latent, context), repeats=2)
@@ -66,8 +66,10 @@ def aldm_seconds(preset: str, share: float = 1.0) -> dict[str, float]:
 
 
 def wavelet_diffusion_seconds() -> dict[str, float]:
-    """Seconds of 1000 steps of a UNet of cWDM's size, 64 to 256 channels, on the eight half-resolution wavelet bands of
-    the target and of three sources."""
+    """Seconds of 1000 steps of a UNet of cWDM's size, 64 to 256 channels.
+
+    Its input is the eight half-resolution wavelet bands of the target and of three sources.
+    """
     from monai.networks.nets import DiffusionModelUNet
 
     net = DiffusionModelUNet(spatial_dims=3, in_channels=32, out_channels=8, channels=(64, 128, 128, 256, 256),
@@ -99,7 +101,7 @@ def modfill_seconds(completer: ModalityCompleter, sources: int) -> dict[str, flo
     noise = torch.zeros(1, preset.autoencoder.latent_channels, *(n // preset.autoencoder.factor for n in PAPER))
 
     def complete() -> None:
-        model.predict(model.see(volumes), len(MODALITIES) - 1, noise, None, "mean")
+        model.predict(model.encode(volumes), len(MODALITIES) - 1, noise, None, "mean")
 
     with torch.inference_mode(), fast_precision(CPU):
         return {"seconds": timed(complete, repeats=2)}

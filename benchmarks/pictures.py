@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.baselines import Method
 from benchmarks.cases import brain_of, reduced, segmentation_of
-from benchmarks.methods import add_arguments, chosen
+from benchmarks.methods import add_arguments, selected_methods
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
 from modfill.metrics import brain_box, score, unit_range
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--target", required=True, choices=MODALITIES)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     options = parser.parse_args()
-    methods, sources = chosen(options, parser), tuple(m for m in MODALITIES if m in options.sources)
+    methods, sources = selected_methods(options, parser), tuple(m for m in MODALITIES if m in options.sources)
     cases = [read_case(files) for files in find_cases(options.cases)]
     rows = [(case.case_id, row_of(case, methods, sources, options.target)) for case in cases]
     options.out.parent.mkdir(parents=True, exist_ok=True)

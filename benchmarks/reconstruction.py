@@ -31,7 +31,7 @@ def reconstruct(model: Synthesiser, case: Case) -> Iterator[dict]:
     prepared = prepare(case, model.preset.multiple, model.preset.normalisation)
     for modality, volume in prepared.volumes.items():
         with fast_precision(torch.device("cpu")):
-            out = model.decode(model.encode(torch.from_numpy(volume)[None, None]))[0, 0].float().numpy()
+            out = model.decode(model.encode_latents(torch.from_numpy(volume)[None, None]))[0, 0].float().numpy()
         scale = prepared.scales[modality]
         given = in_unit_range(prepared, out, (scale.unit_mean, scale.unit_std))
         yield {"case_id": case.case_id, "modality": modality, **figures(case, modality, given)}

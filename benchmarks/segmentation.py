@@ -22,7 +22,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from benchmarks import nnunet
 from benchmarks.baselines import Method
 from benchmarks.cases import reduced, segmentation_of, segmentation_path
-from benchmarks.methods import add_arguments, chosen
+from benchmarks.methods import add_arguments, selected_methods
 from benchmarks.tables import append, read, scored
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
@@ -148,7 +148,7 @@ def main() -> None:
     training, cases = (segmented(folder) for folder in (options.train, options.cases))
     plans, description = nnunet.preprocessed(training, options.run)
     predictors = {name: nnunet.trained(name, plans, description, options.iterations) for name in nnunet.TRAINERS}
-    frame = run(cases, chosen(options, parser), predictors, options.out)
+    frame = run(cases, selected_methods(options, parser), predictors, options.out)
     (options.out / "segmentation.md").write_text(summary(frame), encoding="utf8")
     plot(frame, options.out / "segmentation.png")
 

@@ -47,8 +47,10 @@ def append(table: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
 
 
 def summary(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> str:
-    """Markdown: every method by number of sources, modfill's wins, the paper's two tasks, what lies in the tumour, how
-    sharp the images are, what a source more brings, the paper's Table 2, and every task.
+    """All tables of the translation benchmark as Markdown.
+
+    Every method by number of sources, modfill's wins, the paper's two tasks, the tumour, sharpness, the gain of one
+    more source, the paper's Table 2, and every task.
 
     Args:
         frame: the rows of `translation.csv`.
@@ -140,8 +142,10 @@ def added(frame: pd.DataFrame) -> str:
 
 
 def matrix(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> str:
-    """The paper's Table 2: modfill's PSNR / PSNR matched from each single source (rows) to each target (columns), and
-    on the diagonal what its autoencoder alone makes of the modality."""
+    """The paper's Table 2: modfill's PSNR / PSNR matched from each single source (rows) to each target (columns).
+
+    The diagonal is the autoencoder's reconstruction of the modality.
+    """
     own = frame[(frame.method == OURS) & frame.sources.isin(MODALITIES)]
     if own.empty:
         return ""

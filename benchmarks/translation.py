@@ -17,7 +17,7 @@ import pandas as pd
 
 from benchmarks.baselines import Method
 from benchmarks.cases import figures, reduced
-from benchmarks.methods import add_arguments, chosen
+from benchmarks.methods import add_arguments, selected_methods
 from benchmarks.tables import append, plot, read, scored, summary
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
@@ -66,7 +66,7 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
-    frame = run(chosen(options, parser), options.cases, options.out)
+    frame = run(selected_methods(options, parser), options.cases, options.out)
     diagonal = options.out / "reconstruction.csv"
     reconstruction = pd.read_csv(diagonal) if diagonal.exists() else None
     (options.out / "translation.md").write_text(summary(frame, reconstruction), encoding="utf8")

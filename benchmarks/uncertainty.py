@@ -53,11 +53,11 @@ def measure(model: Synthesiser, case: Case, sources: tuple[str, ...], target: st
     part = prepare(reduced(case, sources), model.preset.multiple, model.preset.normalisation)
     index = MODALITIES.index(target)
     with fast_precision(torch.device("cpu")):
-        encoded = model.see({m: torch.from_numpy(v) for m, v in part.volumes.items()})
+        encoded = model.encode({m: torch.from_numpy(v) for m, v in part.volumes.items()})
         noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, 0, samples)
         prediction = model.predict(encoded, index, noise[:1], None, "mean")
         sample = model.predict(encoded, index, noise, None, "sample")
-    assert sample.spread is not None and prediction.deviation is not None
+    assert sample.sample_std is not None and prediction.deviation is not None
     unit = Inference(model, torch.device("cpu")).brightness(part.brightness(), target)
     given, strayed = (in_unit_range(part, volume.numpy(), unit) for volume in (prediction.volume, sample.volume))
     brain = brain_of(case)
@@ -65,7 +65,7 @@ def measure(model: Synthesiser, case: Case, sources: tuple[str, ...], target: st
     matched = match(truth, given, brain)
     error = np.abs(truth - matched)[brain] / truth[brain].std()  # z-scored, as the maps are
     row: dict[str, Any] = {"case_id": case.case_id, "sources": "+".join(sources), "target": target}
-    for name, volume in (("spread", sample.spread), ("map", prediction.deviation)):
+    for name, volume in (("spread", sample.sample_std), ("map", prediction.deviation)):
         values = part.restore(volume.float().numpy())[brain]
         row |= {f"{name}_{key}": value for key, value in agreement(values, error).items()}
     row |= {f"error_{n}": value for n, value in enumerate(by_scale(truth - matched, brain))}
@@ -85,8 +85,11 @@ def by_scale(difference: np.ndarray, brain: np.ndarray) -> Iterator[float]:
 
 
 def agreement(values: np.ndarray, error: np.ndarray) -> dict[str, float]:
-    """Rank correlation of a map with the error, the error where the map is highest against the rest, and the share of
-    voxels whose error is within one and two of the map."""
+    """Agreement of an uncertainty map with the error.
+
+    Rank correlation; mean error in the top tenth of the map over the mean elsewhere; and the share of voxels whose
+    error is within one and two of the map.
+    """
     few = np.random.default_rng(0).choice(len(values), min(VOXELS, len(values)), replace=False)
     high = values >= np.quantile(values, 0.9)
     return {

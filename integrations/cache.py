@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from modfill import __version__
 from modfill.cases.checks import check_grids, check_shape, content_problem
-from modfill.cases.reading import case_from_arrays
+from modfill.cases.reading import Case, case_from_arrays
 from modfill.errors import CaseError, ModfillError, WeightsError
 from modfill.modalities import MODALITIES, by_modality, modalities_of
 from modfill.process import give_back_freed_memory
@@ -166,7 +166,9 @@ def complete_arrays(
         done = {target: entry for target, key in keys.items() if (entry := store.get(key)) is not None}
     lacking = [target for target in targets if target not in done]
     if lacking:
-        done |= _synthesise(arrays, affine, case_id, lacking, settings, weights, device)
+        case = case_from_arrays(arrays, affine, case_id)
+        done |= _synthesise(shared_completer(weights, device), case, lacking, settings)
+        del case
         give_back_freed_memory()
     if store:
         for target in lacking:
@@ -175,17 +177,10 @@ def complete_arrays(
 
 
 def _synthesise(
-    arrays: Mapping[str, npt.NDArray],
-    affine: npt.ArrayLike,
-    case_id: str,
-    targets: Sequence[str],
-    settings: Settings,
-    weights: str | Path | None,
-    device: str | torch.device,
+    completer: ModalityCompleter, case: Case, targets: Sequence[str], settings: Settings
 ) -> dict[str, Synthetic]:
     """What `complete_arrays` does not find in the cache; nothing else of it is in use afterwards."""
-    case = case_from_arrays(arrays, affine, case_id)
-    completed = shared_completer(weights, device).complete(case, targets=targets, settings=settings)
+    completed = completer.complete(case, targets=targets, settings=settings)
     made = {}
     for target, image in completed.images.items():
         low, high = completed.provenance[target]["UnitRange"]

@@ -210,8 +210,11 @@ class RandModalityDropoutd(RandomizableTransform, MapTransform):
 
 
 def _modalities_of(keys: Sequence[Hashable], modalities: Sequence[str]) -> tuple[str, ...]:
-    """The modalities of keys or channels. Raises ModfillError unless each key is another modality, and, where all keys
-    are names of modalities, the one that it names."""
+    """The modalities of keys or channels.
+
+    Raises:
+        ModfillError: two keys are one modality, or a key that is a name of a modality stands for another one.
+    """
     modalities = modalities_of(modalities, "modalities: each")
     if len(set(modalities)) < max(len(modalities), 2):
         got = ", ".join(modalities) or "none"

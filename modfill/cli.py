@@ -189,8 +189,10 @@ def _reproduce(options: argparse.Namespace, parser: Parser) -> int:
 def _train(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.training.run import train_preset
 
-    weights = train_preset(options.preset, options.data, options.out, options.validate, options.stage, options.minutes,
-                           options.seed, weights=options.weights, regions=options.regions)  # fmt: skip
+    weights = train_preset(
+        options.preset, data=options.data, out=options.out, validate=options.validate, stage=options.stage,
+        minutes=options.minutes, seed=options.seed, weights=options.weights, regions=options.regions,
+    )  # fmt: skip
     print(f"weights: {weights}")
     return 0
 

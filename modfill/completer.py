@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -102,13 +102,13 @@ class ModalityCompleter:
 
     def complete_arrays(
         self,
-        arrays: Mapping[str, npt.NDArray],
+        arrays: Mapping[str, npt.NDArray[Any]],
         *,
         affine: npt.ArrayLike,
         case_id: str = "case",
         targets: str | Sequence[str] | None = None,
         settings: Settings | None = None,
-    ) -> dict[str, npt.NDArray]:
+    ) -> dict[str, npt.NDArray[Any]]:
         """Arrays in, arrays out, nothing on disk. `complete` gives provenance and uncertainty too.
 
         Args:

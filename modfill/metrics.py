@@ -51,7 +51,8 @@ def psnr(reference: np.ndarray, prediction: np.ndarray, brain: Mask | None = Non
     """Peak signal-to-noise ratio in dB of unit-range volumes, both 0 outside the brain.
 
     Args:
-        reference, prediction: (X, Y, Z), range [0, 1].
+        reference: (X, Y, Z), range [0, 1].
+        prediction: likewise.
         brain: average over this mask; None averages over the paper's 192x192x144 voxels.
     """
     error = (np.asarray(reference, np.float64) - prediction) ** 2
@@ -69,7 +70,8 @@ def ssim_map(reference: np.ndarray, prediction: np.ndarray) -> Volume:
     """Structural similarity around each voxel (Wang et al. 2004) in 3D, with population covariance.
 
     Args:
-        reference, prediction: (X, Y, Z), range [0, 1].
+        reference: (X, Y, Z), range [0, 1].
+        prediction: likewise.
 
     Returns:
         (X, Y, Z), range [-1, 1]; beyond the volume's border it is mirrored.
@@ -98,7 +100,8 @@ def sharpness(reference: np.ndarray, prediction: np.ndarray, brain: Mask) -> flo
     brain's intensities, so that neither brightness nor contrast counts. It need not be the reference's own detail.
 
     Args:
-        reference, prediction: (X, Y, Z), any intensities.
+        reference: (X, Y, Z), any intensities.
+        prediction: likewise.
         brain: (X, Y, Z), not empty.
     """
     weight = ndimage.gaussian_filter(brain.astype(np.float64), 1)[brain]
@@ -115,7 +118,8 @@ def match(reference: np.ndarray, prediction: np.ndarray, brain: Mask) -> Volume:
     """The prediction after the least-squares affine fit of its intensities to the reference's over the brain.
 
     Args:
-        reference, prediction: (X, Y, Z), range [0, 1].
+        reference: (X, Y, Z), range [0, 1].
+        prediction: likewise.
         brain: (X, Y, Z), not empty.
 
     Returns:
@@ -173,7 +177,8 @@ def hd95(a: ArrayLike, b: ArrayLike, spacing: Sequence[float]) -> float:
     """Robust Hausdorff distance in mm: how far 95 % of each mask's surface is from the other's, the worse direction.
 
     Args:
-        a, b: masks (X, Y, Z).
+        a: mask (X, Y, Z).
+        b: likewise.
         spacing: edge lengths of a voxel in mm, one per axis.
 
     Returns:

@@ -35,8 +35,8 @@ def saving_often(after_save: Callable[[Path], None], save_every: float = 0.0) ->
         save(path, *rest)
         after_save(path)
 
-    def train_saving(*arguments) -> None:
-        train(*arguments, save_every=save_every)
+    def train_saving(*arguments, **options) -> None:
+        train(*arguments, **options, save_every=save_every)
 
     return {"save": save_and_tell, "train": train_saving}
 
@@ -52,7 +52,7 @@ def _main(data: str, out: str, name: str) -> None:
     often = saving_often(die)
     loop._save, run.train = often["save"], often["train"]
     run.PRESETS.update(shortened())
-    run.train_preset("tiny", Path(data), Path(out))
+    run.train_preset("tiny", data=Path(data), out=Path(out))
 
 
 if __name__ == "__main__":

@@ -49,5 +49,5 @@ def test_diffusion_alone_does_not_see_the_sources(tiny_weights: Path) -> None:
     latents = torch.randn(2, 1, model.preset.autoencoder.latent_channels, 8, 8, 8)
     for stand_in, same in ((ablation.Nothing(), True), (ablation.Sources(), False)):
         model.translator = stand_in
-        given = [ablation.answer(model, "denoiser", Encoded((0,), one, None), 2) for one in latents]
+        given = [ablation.synthesise(model, "denoiser", Encoded((0,), one, None), 2) for one in latents]
         assert torch.equal(*given) == same

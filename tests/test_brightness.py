@@ -76,7 +76,7 @@ def test_a_synthetic_image_is_as_bright_as_is_said_of_it(
     completer: ModalityCompleter, monkeypatch: pytest.MonkeyPatch, power: float
 ) -> None:
     """Where the networks say 0, the mean, everywhere. A source of another contrast has another answer."""
-    flat = lambda model, encoded, *_: Prediction(torch.zeros(encoded.seen.brain.shape))  # noqa: E731
+    flat = lambda model, encoded, *_: Prediction(torch.zeros(encoded.refiner_outputs.brain.shape))  # noqa: E731
     monkeypatch.setattr(Synthesiser, "predict", flat)
     source = brain_volumes()["t1n"].astype(np.float64) ** power
     scale, own = IntensityScale.of(source, source != 0), completer.model.brightness

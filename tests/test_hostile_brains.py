@@ -100,7 +100,7 @@ def _nan(volume: Tensor) -> Tensor:
     "spoil",
     [
         lambda p: replace(p, volume=_nan(p.volume)),
-        lambda p: replace(p, expected=_nan(p.expected)),
+        lambda p: replace(p, expected_squared_error=_nan(p.expected_squared_error)),
         lambda p: replace(p, expected_psnr=float("nan")),
         lambda p: replace(p, expected_psnr=float("inf")),
     ],

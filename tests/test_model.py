@@ -15,7 +15,7 @@ from modfill.modalities import MODALITIES
 from modfill.model.config import PRESETS, Preset
 from modfill.model.denoiser import alphas_bar
 from modfill.model.layers import fold, unfold
-from modfill.model.synthesiser import Encoded, Synthesiser, expected_error
+from modfill.model.synthesiser import Encoded, Synthesiser, expected_mse
 from modfill.model.translator import Translator
 from tests.conftest import awake
 
@@ -59,11 +59,11 @@ def test_paper_runs_on_a_small_volume() -> None:
     """The full chain with the paper's sizes, 4x compression included (about 10 s and 2.5 GB)."""
     torch.manual_seed(0)
     model = Synthesiser(PRESETS["paper"]).eval()
-    encoded = model.see(volumes(("t1n",), (16, 16, 16)))
+    encoded = model.encode(volumes(("t1n",), (16, 16, 16)))
     assert encoded.latents.shape == (1, 3, 4, 4, 4)
     prediction = model.predict(encoded, 2, noise_for(encoded), 2, "mean")
     assert prediction.volume.shape == (16, 16, 16)
-    assert prediction.spread is None and prediction.volume.isfinite().all()
+    assert prediction.sample_std is None and prediction.volume.isfinite().all()
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -100,9 +100,9 @@ def test_a_crop_gives_the_latents_of_the_whole(tiny_model: Synthesiser) -> None:
 
 @torch.inference_mode()
 def test_encoding_one_by_one_equals_encoding_together(tiny_model: Synthesiser) -> None:
-    both = tiny_model.see(volumes(("t1n", "t2w")))
+    both = tiny_model.encode(volumes(("t1n", "t2w")))
     for row, modality in enumerate(("t1n", "t2w")):
-        torch.testing.assert_close(tiny_model.see(volumes((modality,))).latents[0], both.latents[row])
+        torch.testing.assert_close(tiny_model.encode(volumes((modality,))).latents[0], both.latents[row])
     assert both.sources == (0, 2)
 
 
@@ -110,9 +110,9 @@ def test_encoding_one_by_one_equals_encoding_together(tiny_model: Synthesiser) -
 def test_latents_are_scaled_and_decoded_unscaled(tiny_model: Synthesiser) -> None:
     model = awake(PRESETS["tiny"])
     volume = torch.randn(1, 1, *SHAPE)
-    latent, decoded = model.encode(volume), model.decode(model.encode(volume))
+    latent, decoded = model.encode_latents(volume), model.decode(model.encode_latents(volume))
     model.latent_std.fill_(3.0)
-    torch.testing.assert_close(model.encode(volume), latent / 3)
+    torch.testing.assert_close(model.encode_latents(volume), latent / 3)
     torch.testing.assert_close(model.decode(latent / 3), decoded, rtol=1e-4, atol=1e-5)
 
 
@@ -194,7 +194,7 @@ SUBSETS = [subset for size in (1, 2, 3) for subset in itertools.combinations(MOD
 @torch.inference_mode()
 @pytest.mark.parametrize("available", SUBSETS, ids="+".join)
 def test_any_subset_gives_all_that_is_missing(tiny_model: Synthesiser, available: tuple[str, ...]) -> None:
-    encoded = tiny_model.see(volumes(available, (16, 16, 32)))
+    encoded = tiny_model.encode(volumes(available, (16, 16, 32)))
     answers = [
         tiny_model.predict(encoded, target, noise_for(encoded), 1, "mean").volume
         for target, modality in enumerate(MODALITIES)
@@ -208,7 +208,7 @@ def test_any_subset_gives_all_that_is_missing(tiny_model: Synthesiser, available
 @torch.inference_mode()
 def test_all_four_can_be_seen(tiny_model: Synthesiser) -> None:
     """The 15th subset: nothing is missing, and a modality is reconstructed in the presence of all."""
-    encoded = tiny_model.see(volumes(MODALITIES))
+    encoded = tiny_model.encode(volumes(MODALITIES))
     assert encoded.latents.shape == (4, 4, 8, 4, 4)
     assert tiny_model.predict(encoded, 0, noise_for(encoded), 1, "mean").volume.shape == SHAPE
 
@@ -222,35 +222,47 @@ def test_slabs_give_the_volume_of_one_piece(
     for thickness in (64, slab):
         monkeypatch.setattr(aldm, "SLAB", thickness)
         monkeypatch.setattr(refiner, "SLAB", thickness)
-        encoded = tiny_model.see(volumes(("t1n", "t2f"), (48, 16, 32)))
+        encoded = tiny_model.encode(volumes(("t1n", "t2f"), (48, 16, 32)))
         answers.append(tiny_model.predict(encoded, 1, noise_for(encoded), 1, "mean").volume)
     torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()
 def test_samples_have_a_spread_and_modes_differ(tiny_model: Synthesiser) -> None:
-    encoded = tiny_model.see(volumes(("t1n",)))
+    encoded = tiny_model.encode(volumes(("t1n",)))
     noise = noise_for(encoded, 3)
     mean, sample = (tiny_model.predict(encoded, 1, noise, 4, mode) for mode in ("mean", "sample"))
-    assert mean.spread is None, "the refiner knows better"
-    assert sample.spread is not None and (sample.spread >= 0).all() and sample.spread.mean() > 0
+    assert mean.sample_std is None, "the refiner knows better"
+    assert sample.sample_std is not None and (sample.sample_std >= 0).all() and sample.sample_std.mean() > 0
     assert changed(mean.volume, sample.volume)
-    assert tiny_model.predict(encoded, 1, noise[:1], 1, "sample").spread is None
+    assert tiny_model.predict(encoded, 1, noise[:1], 1, "sample").sample_std is None
 
 
 @torch.inference_mode()
 def test_deviation_is_the_refiner_s_where_and_the_image_s_variance_how_much(tiny_model: Synthesiser) -> None:
-    encoded = tiny_model.see(volumes(("t1n",)))
-    assert encoded.seen is not None
-    brain, noise = encoded.seen.brain, noise_for(encoded)
+    encoded = tiny_model.encode(volumes(("t1n",)))
+    assert encoded.refiner_outputs is not None
+    brain, noise = encoded.refiner_outputs.brain, noise_for(encoded)
     found = tiny_model.predict(encoded, 1, noise, None, "mean")
     assert found.deviation is not None and (found.deviation[~brain] == 0).all() and (found.deviation[brain] > 0).all()
     _, said = tiny_model.refine(encoded, 1, *tiny_model.estimate(encoded, 1, torch.zeros_like(noise), 1))
     assert said is not None
     ratio = found.deviation[brain].square() / said[brain]
     torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
-    assert found.error == pytest.approx(expected_error(found.volume[brain], float(said[brain].mean())), rel=1e-3)
-    assert float(found.deviation[brain].square().mean()) == pytest.approx(found.error, rel=1e-3)
+    assert found.expected_mse == pytest.approx(expected_mse(found.volume[brain], float(said[brain].mean())), rel=1e-3)
+    assert float(found.deviation[brain].square().mean()) == pytest.approx(found.expected_mse, rel=1e-3)
+
+
+@torch.inference_mode()
+def test_encoding_reports_its_progress_and_it_changes_nothing(tiny_model: Synthesiser) -> None:
+    """Fractions ascend to 1, each part of the work reports, and no step is most of the whole."""
+    case, told = volumes(("t1n", "t2f"), (64, 48, 32)), list[float]()
+    with_progress, without = tiny_model.encode(case, progress=told.append), tiny_model.encode(case)
+    assert told == sorted(told) and told[0] > 0 and told[-1] == pytest.approx(1)
+    assert max(b - a for a, b in itertools.pairwise([0.0, *told])) < 0.5
+    assert torch.equal(with_progress.latents, without.latents)
+    assert with_progress.unet_output is not None and without.unet_output is not None
+    assert torch.equal(with_progress.unet_output, without.unet_output)
 
 
 def test_edges_fit_every_network() -> None:

@@ -150,3 +150,16 @@ def test_the_core_never_imports_its_optional_friends_at_once(module: str) -> Non
     if part(module) != "integrations":
         friends = ("torchio", "nnunetv2", "matplotlib", "nilearn", "skimage")
         assert forbidden(imports(MODULES[module], late=False), *friends) == []
+
+
+def test_no_function_takes_more_than_five_positional_arguments() -> None:
+    """What travels together is one object; the rest is keyword-only."""
+    wide = set()
+    for folder in ("modfill", "integrations", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+                    if len(names) - (names[:1] in (["self"], ["cls"])) > 5:
+                        wide.add(f"{path.relative_to(ROOT).as_posix()}: {node.name}")
+    assert sorted(wide) == [], "more than five positional parameters"

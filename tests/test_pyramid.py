@@ -28,9 +28,9 @@ def case() -> tuple[Tensor, Tensor]:
     return torch.randn(2, *SHAPE, generator=generator) * brain, brain
 
 
-def everything(volumes: Tensor, brain: Tensor, chosen: Tensor | None = None, slab: int = 48) -> tuple[Tensor, Tensor]:
-    pyramid, chosen = Pyramid(volumes, brain), brain if chosen is None else chosen
-    parts = [pyramid.at(chosen[a : a + slab], a, a + slab) for a in range(0, SHAPE[0], slab)]
+def everything(volumes: Tensor, brain: Tensor, mask: Tensor | None = None, slab: int = 48) -> tuple[Tensor, Tensor]:
+    pyramid, mask = Pyramid(volumes, brain), brain if mask is None else mask
+    parts = [pyramid.at(mask[a : a + slab], a, a + slab) for a in range(0, SHAPE[0], slab)]
     features, place = (torch.cat(piece) for piece in zip(*parts, strict=True))
     return features, place
 
@@ -106,15 +106,15 @@ def test_points_are_what_the_refiner_reads_in_use(tiny_model: Synthesiser, tmp_p
     volumes = {
         tiny_model.preset.modalities[m]: torch.from_numpy(cases[0].volumes[m].astype(np.float32)) for m in sources
     }
-    encoded = tiny_model.see(volumes)
+    encoded = tiny_model.encode(volumes)
     used = tiny_model.predict(encoded, target, torch.zeros_like(encoded.latents[:1]), None, "mean").volume
     column = points.tasks.index((sources, target))
     features, place, latents = (
         torch.from_numpy(plain[name].astype(np.float32)) for name in ("features", "place", "latents")
     )
-    inputs = tiny_model.refiner.inputs(features[:, list(sources)], place, sources)
-    drawn, _ = tiny_model.refiner.chosen(tiny_model.refiner(inputs), latents[:, [column]], (target,))
-    expected = used[encoded.seen.brain]
+    inputs = tiny_model.refiner.input_features(features[:, list(sources)], place, sources)
+    drawn, _ = tiny_model.refiner.mix_latents(tiny_model.refiner(inputs), latents[:, [column]], (target,))
+    expected = used[encoded.refiner_outputs.brain]
     assert float((drawn[:, 0] - expected).square().mean().sqrt()) < 0.05 * float(expected.std())  # half precision
     truth = torch.from_numpy(cases[0].volumes[target].astype(np.float32))[torch.from_numpy(np.array(cases[0].brain))]
     torch.testing.assert_close(torch.from_numpy(plain["wanted"][:, target].astype(np.float32)), truth)

@@ -55,7 +55,7 @@ def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "PRESETS", shortened())
-        assert run.train_preset("tiny", cohort, out) == out / "weights.safetensors"
+        assert run.train_preset("tiny", data=cohort, out=out) == out / "weights.safetensors"
     return out
 
 
@@ -97,7 +97,7 @@ def test_weights_load_and_complete_a_case(trained: Path, case_folder: Path) -> N
 
 def test_one_stage_goes_on_from_given_weights(trained: Path, cohort: Path, tmp_path: Path) -> None:
     before = trained / "weights.safetensors"
-    after = run.train_preset("tiny", cohort, tmp_path, stage="refiner", weights=before)
+    after = run.train_preset("tiny", data=cohort, out=tmp_path, stage="refiner", weights=before)
     one, other = load_file(before), load_file(after)
     changed = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
     assert changed == {"refiner", "unet_share", "calibration"}
@@ -109,7 +109,7 @@ def test_one_stage_goes_on_from_given_weights(trained: Path, cohort: Path, tmp_p
 def test_weights_of_another_preset_are_refused(tiny_weights: Path, cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(ModfillError, match=r"tiny.safetensors must be of preset released, got one of tiny"):
         run.PRESETS["released"] = PRESETS["released"]
-        run.train_preset("released", cohort, tmp_path, weights=tiny_weights)
+        run.train_preset("released", data=cohort, out=tmp_path, weights=tiny_weights)
 
 
 def test_weights_are_the_averages_and_know_the_cohort(trained: Path, cohort: Path) -> None:
@@ -147,7 +147,7 @@ def test_the_autoencoder_learns(cohort: Path, tmp_path: Path, monkeypatch: pytes
         descend(loss, *arguments)
 
     monkeypatch.setattr(loop, "_descend", recorded)
-    run.train_preset("tiny", cohort, tmp_path, stage="autoencoder")
+    run.train_preset("tiny", data=cohort, out=tmp_path, stage="autoencoder")
     assert len(losses) == 150
     assert np.mean(losses[-30:]) < 0.8 * np.mean(losses[:10])
 
@@ -172,9 +172,9 @@ def test_a_run_interrupted_everywhere_gives_the_same_numbers(
     monkeypatch.setattr(run, "train", often["train"])
     for stage in STAGES:
         with pytest.raises(Interrupted):
-            run.train_preset("tiny", cohort, tmp_path)
+            run.train_preset("tiny", data=cohort, out=tmp_path)
         assert saves[-1] == stage
-    run.train_preset("tiny", cohort, tmp_path)
+    run.train_preset("tiny", data=cohort, out=tmp_path)
     assert_same_run(trained, tmp_path)
 
 
@@ -185,25 +185,25 @@ def test_a_killed_process_gives_the_same_numbers(trained: Path, cohort: Path, tm
     killed = subprocess.run(command, cwd=ROOT, env=os.environ | threads, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "weights.safetensors").exists()
-    run.train_preset("tiny", cohort, tmp_path)
+    run.train_preset("tiny", data=cohort, out=tmp_path)
     assert_same_run(trained, tmp_path)
 
 
 def test_a_finished_run_is_left_as_it_is(trained: Path, cohort: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "again")
-    run.train_preset("tiny", cohort, tmp_path / "again")
+    run.train_preset("tiny", data=cohort, out=tmp_path / "again")
     assert_same_run(trained, tmp_path / "again")
 
 
 def test_the_seed_decides(trained: Path, cohort: Path, tmp_path: Path) -> None:
-    run.train_preset("tiny", cohort, tmp_path, stage="autoencoder", seed=1)
+    run.train_preset("tiny", data=cohort, out=tmp_path, stage="autoencoder", seed=1)
     one, other = (torch.load(out / "autoencoder.ckpt", weights_only=True)["ema"] for out in (trained, tmp_path))
     assert any(not torch.allclose(one[name], other[name]) for name in one)
 
 
 def test_stages_one_by_one_give_the_weights_of_all_together(trained: Path, cohort: Path, tmp_path: Path) -> None:
     for stage in STAGES:
-        weights = run.train_preset("tiny", cohort, tmp_path, stage=stage)
+        weights = run.train_preset("tiny", data=cohort, out=tmp_path, stage=stage)
         assert checkpoint.load(weights)[1].stages.endswith(stage)
     assert_same_run(trained, tmp_path)
 
@@ -211,7 +211,7 @@ def test_stages_one_by_one_give_the_weights_of_all_together(trained: Path, cohor
 @pytest.mark.parametrize("stage", STAGES[1:])
 def test_a_stage_needs_the_earlier_ones(cohort: Path, tmp_path: Path, stage: str) -> None:
     with pytest.raises(ModfillError, match="train stage 'autoencoder' first"):
-        run.train_preset("tiny", cohort, tmp_path, stage=stage)
+        run.train_preset("tiny", data=cohort, out=tmp_path, stage=stage)
     assert not (tmp_path / "weights.safetensors").exists()
 
 
@@ -221,7 +221,7 @@ def test_a_stage_trained_again_leaves_a_model_fitted_to_the_held_out_cases(
     """Neither the U-Net's share nor the calibration may fall back to that of a new model."""
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "translator.ckpt").unlink()
-    model, metadata = checkpoint.load(run.train_preset("tiny", cohort, tmp_path / "run", stage="translator"))
+    model, metadata = checkpoint.load(run.train_preset("tiny", data=cohort, out=tmp_path / "run", stage="translator"))
     assert metadata["stages"] == ",".join(STAGES)
     assert model.unet_share.any() and model.calibration.tolist() != [0.0, 1.0]
 
@@ -238,19 +238,19 @@ def test_latents_of_every_rank_have_one_name() -> None:
 
 def test_mistakes_are_told(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModfillError, match="preset must be one of tiny, got 'huge'"):
-        run.train_preset("huge", cohort, tmp_path)
+        run.train_preset("huge", data=cohort, out=tmp_path)
     for minutes in (0, -1, float("nan")):
         with pytest.raises(ModfillError, match="minutes must be more than 0, got"):
-            run.train_preset("tiny", cohort, tmp_path, minutes=minutes)
+            run.train_preset("tiny", data=cohort, out=tmp_path, minutes=minutes)
     with pytest.raises(ModfillError, match="stage of preset tiny must be one of"):
-        run.train_preset("tiny", cohort, tmp_path, stage="polisher")
+        run.train_preset("tiny", data=cohort, out=tmp_path, stage="polisher")
     with pytest.raises(ModfillError, match="needs cases with all of"):
-        run.train_preset("tiny", cohort / "p3", tmp_path)
+        run.train_preset("tiny", data=cohort / "p3", out=tmp_path)
     with pytest.raises(ModfillError, match="--validate"):
-        run.train_preset("tiny", cohort / "p1", tmp_path / "one")
+        run.train_preset("tiny", data=cohort / "p1", out=tmp_path / "one")
     monkeypatch.setattr(run, "PRESETS", {"tiny": replace(shortened()["tiny"], refiner=None, unet=None)})
     with pytest.raises(ModfillError, match="must be one of autoencoder, translator, denoiser, got"):
-        run.train_preset("tiny", cohort, tmp_path, stage="refiner")
+        run.train_preset("tiny", data=cohort, out=tmp_path, stage="refiner")
 
 
 @pytest.mark.parametrize("change", [{"latent_channels": 6}, {"blocks": 2}])
@@ -261,12 +261,12 @@ def test_a_run_of_another_preset_is_told(
     other = replace(PRESETS["tiny"], autoencoder=replace(PRESETS["tiny"].autoencoder, **change))
     monkeypatch.setattr(run, "PRESETS", shortened(preset=other))
     with pytest.raises(ModfillError, match="autoencoder.ckpt"):
-        run.train_preset("tiny", cohort, tmp_path, stage="autoencoder")
+        run.train_preset("tiny", data=cohort, out=tmp_path, stage="autoencoder")
 
 
 def test_validation_cases_may_be_given(cohort: Path, tmp_path: Path) -> None:
     write_case(tmp_path / "val", "v0", shape=SHAPE, seed=9)
-    run.train_preset("tiny", cohort, tmp_path / "run", validate=tmp_path / "val", stage="autoencoder")
+    run.train_preset("tiny", data=cohort, out=tmp_path / "run", validate=tmp_path / "val", stage="autoencoder")
     cached = {path.name.split("-")[0] for path in (tmp_path / "run" / "cache").rglob("*.json")}
     assert cached == {"p0", "p1", "p2", "v0"}
 
@@ -284,7 +284,7 @@ def test_a_codebook_and_a_discriminator_train_and_resume(
         training={stage: tiny.training[stage] for stage in STAGES[:-1]},
     )  # fmt: skip
     monkeypatch.setattr(run, "PRESETS", shortened(preset=paper_like, crop=0))
-    run.train_preset("tiny", cohort, tmp_path / "whole")
+    run.train_preset("tiny", data=cohort, out=tmp_path / "whole")
     saves: list[Path] = []
 
     def interrupt(path: Path) -> None:
@@ -296,8 +296,8 @@ def test_a_codebook_and_a_discriminator_train_and_resume(
     monkeypatch.setattr(loop, "_save", often["save"])
     monkeypatch.setattr(run, "train", often["train"])
     with pytest.raises(Interrupted):
-        run.train_preset("tiny", cohort, tmp_path / "parts")
-    run.train_preset("tiny", cohort, tmp_path / "parts")
+        run.train_preset("tiny", data=cohort, out=tmp_path / "parts")
+    run.train_preset("tiny", data=cohort, out=tmp_path / "parts")
     whole, parts = (tmp_path / name / "weights.safetensors" for name in ("whole", "parts"))
     assert_same_weights(whole, parts)
     assert "adversarial" in {row["name"] for row in rows(tmp_path / "parts", "autoencoder")}

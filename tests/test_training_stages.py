@@ -63,7 +63,7 @@ def test_one_stage_from_weights_changes_its_own_numbers_only(
 ) -> None:
     """Bit for bit, with a cohort that is not the one the weights were fitted to."""
     monkeypatch.setattr(run, "PRESETS", shortened(steps=1))
-    after = load_file(run.train_preset("tiny", cohort, tmp_path / "run", stage=stage, weights=fitted_weights))
+    after = load_file(run.train_preset("tiny", data=cohort, out=tmp_path / "run", stage=stage, weights=fitted_weights))
     before = load_file(fitted_weights)
     assert before.keys() == after.keys()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -74,7 +74,9 @@ def test_the_translators_shortcut_is_its_own(
     cohort: Path, tmp_path: Path, fitted_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "PRESETS", shortened(steps=1))
-    after = load_file(run.train_preset("tiny", cohort, tmp_path / "run", stage="translator", weights=fitted_weights))
+    after = load_file(
+        run.train_preset("tiny", data=cohort, out=tmp_path / "run", stage="translator", weights=fitted_weights)
+    )
     before = load_file(fitted_weights)
     names = [name for name in before if name.startswith("translator.shortcut.")]
     assert names and any(not torch.equal(before[name], after[name]) for name in names)
@@ -84,7 +86,7 @@ def test_all_stages_from_weights_fit_everything_anew(
     cohort: Path, tmp_path: Path, fitted_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "PRESETS", shortened(steps=1))
-    after = load_file(run.train_preset("tiny", cohort, tmp_path / "run", weights=fitted_weights))
+    after = load_file(run.train_preset("tiny", data=cohort, out=tmp_path / "run", weights=fitted_weights))
     before = load_file(fitted_weights)
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == FITTED | set(TINY.stages)

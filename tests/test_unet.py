@@ -12,12 +12,12 @@ import torch
 
 from modfill.errors import ModfillError
 from modfill.model.config import PRESETS, Preset, UNetConfig
-from modfill.model.synthesiser import Synthesiser, expected_error
+from modfill.model.synthesiser import Synthesiser, expected_mse
 from modfill.model.unet import UNet
 from modfill.preprocessing.intensity import IntensityScale
 from modfill.training import run
 from modfill.training.augmentation import deformed
-from modfill.training.calibration import Answer, calibration, share
+from modfill.training.calibration import HeldOut, fit_calibration, unet_shares
 from modfill.training.data import TrainingCase
 from modfill.training.regions import EDGES, UNIT, ZERO, Regions
 from modfill.training.stages.unet import Crops, UNetStage
@@ -34,27 +34,27 @@ def unet() -> UNet:
     return UNet(UNetConfig((8, 16)), 4).eval()
 
 
-def look(unet: UNet, volumes: torch.Tensor, sources: tuple[int, ...]) -> torch.Tensor:
+def predict(unet: UNet, volumes: torch.Tensor, sources: tuple[int, ...]) -> torch.Tensor:
     brain = torch.ones(volumes.shape[1:], dtype=torch.bool)
     with torch.no_grad():
-        return unet.look(volumes[list(sources)], brain, sources)
+        return unet.predict(volumes[list(sources)], brain, sources)
 
 
 def test_every_source_matters_and_none_that_is_missing(unet: UNet) -> None:
     volumes = torch.randn(4, *SHAPE)
-    answer = look(unet, volumes, (0, 2))
+    answer = predict(unet, volumes, (0, 2))
     assert answer.shape == (4, *SHAPE) and answer.dtype == torch.float32
     for m in range(4):
         changed = volumes.clone()
         changed[m] += 1
-        assert torch.equal(look(unet, changed, (0, 2)), answer) == (m not in (0, 2))
-    assert not torch.allclose(look(unet, volumes, (0, 1)), look(unet, volumes[[0, 2, 1, 3]], (0, 2)))
+        assert torch.equal(predict(unet, changed, (0, 2)), answer) == (m not in (0, 2))
+    assert not torch.allclose(predict(unet, volumes, (0, 1)), predict(unet, volumes[[0, 2, 1, 3]], (0, 2)))
 
 
 def test_a_crop_is_answered_like_its_part_of_the_whole(unet: UNet) -> None:
     """Away from its border: no norm may look at the volume as a whole."""
     volumes = torch.randn(4, 96, 32, 32)
-    whole, crop = look(unet, volumes, (0, 1, 2)), look(unet, volumes[:, :48], (0, 1, 2))
+    whole, crop = predict(unet, volumes, (0, 1, 2)), predict(unet, volumes[:, :48], (0, 1, 2))
     assert torch.allclose(whole[:, :16], crop[:, :16], atol=1e-4)
 
 
@@ -73,10 +73,10 @@ def test_its_share_mixes_it_into_the_answer() -> None:
     for part in (0.0, 1.0, 0.25):
         model.unet_share.fill_(part)
         with torch.inference_mode():
-            encoded = model.see(volumes)
+            encoded = model.encode(volumes)
             answers.append(model.predict(encoded, 2, torch.zeros_like(encoded.latents[:1]), None, "mean").volume)
     refined, second, mixed = answers
-    assert encoded.second is not None and torch.allclose(second, encoded.second[2], atol=1e-6)
+    assert encoded.unet_output is not None and torch.allclose(second, encoded.unet_output[2], atol=1e-6)
     assert torch.allclose(mixed, 0.75 * refined + 0.25 * second, atol=1e-5)
 
 
@@ -101,7 +101,7 @@ def test_a_unet_is_trained_onto_weights_that_lack_one(tmp_path: Path, monkeypatc
     without = Synthesiser(replace(preset, unet=None))
     checkpoint.save(without, tmp_path / "old.safetensors", without.preset.stages)
     path = run.train_preset(
-        "tiny", tmp_path / "cases", tmp_path / "run", stage="unet", weights=tmp_path / "old.safetensors"
+        "tiny", data=tmp_path / "cases", out=tmp_path / "run", stage="unet", weights=tmp_path / "old.safetensors"
     )
     model, metadata = checkpoint.load(path)
     assert metadata["stages"].split(",") == list(preset.stages)
@@ -169,17 +169,17 @@ def test_a_file_that_is_no_regions_is_told(tmp_path: Path) -> None:
         Regions(stored(tmp_path / "r.npz", intensity=np.zeros((2, 3, 8, 8, 8), np.uint8)))
 
 
-def answers(scale: IntensityScale) -> list[Answer]:
+def answers(scale: IntensityScale) -> list[HeldOut]:
     rng = torch.Generator().manual_seed(0)
     truth, noise, other = torch.randn(3, 20_000, generator=rng)
     return [
-        Answer(target, truth + 0.3 * noise + 1, truth + 0.3 * weight * other - 2, truth, 0.2, scale)
+        HeldOut(target, truth + 0.3 * noise + 1, truth + 0.3 * weight * other - 2, truth, 0.2, scale)
         for target, weight in enumerate((1.0, 2.0))
     ]
 
 
 def test_the_share_is_the_one_of_independent_errors() -> None:
-    found = share(answers(IntensityScale(0, 1, 0.5, 0.2)), 2)
+    found = unet_shares(answers(IntensityScale(0, 1, 0.5, 0.2)), 2)
     assert found.tolist() == pytest.approx([0.5, 0.2], abs=0.02)  # weights as the inverse variances
 
 
@@ -189,13 +189,13 @@ def test_the_calibration_is_of_the_mixture_and_of_contrast_alone() -> None:
         unet_share=torch.tensor([1.0, 0.0]), preset=SimpleNamespace(normalisation="zscore"),
         psnr_of=lambda target, error: 20.0 + error + target,
     )  # fmt: skip
-    given = few[0].second, few[1].refined
-    expected = [20.0 + expected_error(g, 0.2) + n for n, g in enumerate(given)]
+    given = few[0].unet, few[1].refined
+    expected = [20.0 + expected_mse(g, 0.2) + n for n, g in enumerate(given)]
     observed = []
     for answer, one in zip(few, given, strict=True):
         unexplained = 1 - float(np.corrcoef(one, answer.truth)[0, 1]) ** 2
         observed.append(-10 * np.log10(float(answer.truth.var()) * unexplained * 0.05**2))
-    intercept, slope = calibration(model, few)
+    intercept, slope = fit_calibration(model, few)
     assert [intercept + slope * e for e in expected] == pytest.approx(observed, abs=2e-3)
 
 
@@ -206,9 +206,9 @@ def test_what_an_estimate_does_not_vary_it_does_not_know() -> None:
     for known in (0.2, 0.5, 0.9):
         estimate, truth = known**0.5 * seen, known**0.5 * seen + (1 - known) ** 0.5 * unseen
         error = (float(model.brightness.mean[1, 1]) * (estimate - truth)).square().mean()
-        own = expected_error(estimate + 7, 1 - known)
+        own = expected_mse(estimate + 7, 1 - known)
         assert model.psnr_of(1, own) == pytest.approx(-10 * float(error.log10()), abs=0.1)
-    assert expected_error(3 * seen, 0.2) == expected_error(2 * seen, 0.2) == pytest.approx(0.1), "never less than none"
+    assert expected_mse(3 * seen, 0.2) == expected_mse(2 * seen, 0.2) == pytest.approx(0.1), "never less than none"
 
 
 def test_training_cases_are_drawn_whole_or_bent_and_padded() -> None:
@@ -218,9 +218,9 @@ def test_training_cases_are_drawn_whole_or_bent_and_padded() -> None:
     stage = UNetStage(Synthesiser(PRESETS["tiny"]), [case], [])
     for seed in range(4):
         crops = stage.batch(np.random.default_rng(seed))["crops"]
-        assert crops.seen.shape == (2, 4, 32, 32, 32) and float(crops.available.sum(1).min()) > 0
+        assert crops.sources.shape == (2, 4, 32, 32, 32) and float(crops.available.sum(1).min()) > 0
         assert float(crops.available.sum(1).max()) < 4
-        given = crops.available[:, :, None, None, None].expand_as(crops.seen).bool()
-        assert (crops.seen[~given] == 0).all()
-        assert (crops.seen[~crops.brain[:, None].expand_as(crops.seen)] == 0).all()
+        given = crops.available[:, :, None, None, None].expand_as(crops.sources).bool()
+        assert (crops.sources[~given] == 0).all()
+        assert (crops.sources[~crops.brain[:, None].expand_as(crops.sources)] == 0).all()
         assert crops.brain.float().mean() > 0.4

@@ -61,7 +61,7 @@ def _main(out: str, kind: str) -> None:
     torch.manual_seed(0)
     stage = Clocked() if kind == "clock" else Coded()
     budget = Budget(10**6, minutes=0.02) if kind == "clock" else Budget(230)
-    train(stage, Path(out), budget, 0, torch.device("cpu"), half=False)
+    train(stage, Path(out), budget, seed=0, device=torch.device("cpu"), half=False)
     torch.save(dict(stage.named_parameters()), Path(out) / f"rank{rank()}.pt")
     dist.barrier()
 

@@ -23,7 +23,7 @@ class Example(NamedTuple):
     """One crop: indices of the sources, what the network sees and what it shall give (M, X, Y, Z), the brain."""
 
     sources: tuple[int, ...]
-    seen: Tensor
+    volumes: Tensor
     wanted: Tensor
     brain: Tensor
 
@@ -46,6 +46,7 @@ class NetworkStage(Stage):
         self.register_buffer("unit", torch.tensor(unit).mean(0) if cases else torch.zeros(M, 2))
 
     def batch(self, rng: np.random.Generator) -> Mapping[str, Any]:
+        """Draw the inputs of one step."""
         return {"examples": [self._example(rng) for _ in range(self.config.crops)]}
 
     def _example(self, rng: np.random.Generator) -> Example:
@@ -54,24 +55,24 @@ class NetworkStage(Stage):
         brain = torch.from_numpy(np.array(case.brain[box])).to(self.unit.device)
         wanted = torch.from_numpy(case.volumes[(slice(None), *box)].astype(np.float32)).to(self.unit.device)
         sources = tuple(np.flatnonzero(rng.permutation(M) < rng.integers(1, M)).tolist())
-        seen = torch.zeros_like(wanted)
+        volumes = torch.zeros_like(wanted)
         for m in sources:
-            seen[m] = biased(rng, jitter(rng, wanted[m], brain)) if rng.random() < 0.5 else wanted[m]
+            volumes[m] = biased(rng, jitter(rng, wanted[m], brain)) if rng.random() < 0.5 else wanted[m]
         missing = [n for edge, size in zip(reversed(self.window), reversed(brain.shape), strict=True)
                    for n in (0, edge - size)]  # fmt: skip
         flips = [axis - 3 for axis in random_flips(rng, (0,))]
-        return Example(sources, *(nn.functional.pad(v.flip(flips), missing) for v in (seen, wanted, brain)))
+        return Example(sources, *(nn.functional.pad(v.flip(flips), missing) for v in (volumes, wanted, brain)))
 
-    def answer(self, seen: Tensor, sources: Sequence[int]) -> Tensor:
+    def predict(self, volumes: Tensor, sources: Sequence[int]) -> Tensor:
         """Z-scored sources (M, X, Y, Z), 0 where missing -> all modalities (M, X, Y, Z), z-scored."""
-        raise TypeError(f"{type(self).__name__} must define answer()")
+        raise TypeError(f"{type(self).__name__} must define predict()")
 
     def whole(self, volumes: Tensor, sources: Sequence[int]) -> Tensor:
-        """`answer` over a whole volume, in windows of the training crops' size: normalisation layers know no other."""
+        """`predict` over a whole volume, in windows of the training crops' size: normalisation layers know no other."""
         from monai.inferers import sliding_window_inference
 
         def windows(crops: Tensor) -> Tensor:
-            return torch.stack([self.answer(crop, sources) for crop in crops])
+            return torch.stack([self.predict(crop, sources) for crop in crops])
 
         return sliding_window_inference(volumes[None], self.window, 1, windows, 0.3, "gaussian")[0]
 
@@ -86,11 +87,11 @@ class NetworkStage(Stage):
         return float(np.mean(values))
 
 
-def with_bits(seen: Tensor, sources: Sequence[int]) -> Tensor:
+def with_bits(volumes: Tensor, sources: Sequence[int]) -> Tensor:
     """Sources (M, X, Y, Z) -> sources and availability (1, 2 M, X, Y, Z)."""
-    bits = torch.zeros_like(seen)
+    bits = torch.zeros_like(volumes)
     bits[list(sources)] = 1
-    return torch.cat([seen, bits])[None]
+    return torch.cat([volumes, bits])[None]
 
 
 def wanted_voxels(example: Example) -> Tensor:

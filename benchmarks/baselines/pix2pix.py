@@ -31,24 +31,25 @@ class Pix2Pix3D(NetworkStage):
         self.net, self.discriminator = self._generator(), discriminator(self.dimensions)
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and its parts for the curves."""
         losses = [self._losses(example) for example in batch["examples"]]
         l1, fooled, own = torch.stack(losses).mean(0)
         return L1_WEIGHT * l1 + fooled + own, {"l1": l1, "adversarial": fooled, "discriminator": own}
 
     def _losses(self, example: Example) -> Tensor:
         """L1 over the brain, the generator's adversarial loss, the discriminator's own, (3,)."""
-        given, weight = self.answer(example.seen, example.sources), wanted_voxels(example)
+        given, weight = self.predict(example.volumes, example.sources), wanted_voxels(example)
         l1 = ((given - example.wanted).abs() * weight).sum() / weight.sum().clamp(min=1)
-        sources = self._flat(with_bits(example.seen, example.sources))
+        sources = self._flat(with_bits(example.volumes, example.sources))
         real, fake = (self._flat((volumes * weight)[None]) for volumes in (example.wanted, given))
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         fooled = functional_call(self.discriminator, frozen, (torch.cat([sources, fake], dim=1),))[-1]
         judged = [self.discriminator(torch.cat([sources, v], dim=1))[-1] for v in (real, fake.detach())]
         return torch.stack([l1, -fooled.float().mean(), hinge(*judged)])
 
-    def answer(self, seen: Tensor, sources: Sequence[int]) -> Tensor:
+    def predict(self, volumes: Tensor, sources: Sequence[int]) -> Tensor:
         """As in `NetworkStage`."""
-        return self.net(self._flat(with_bits(seen, sources))).float().reshape(seen.shape)
+        return self.net(self._flat(with_bits(volumes, sources))).float().reshape(volumes.shape)
 
     def _flat(self, volumes: Tensor) -> Tensor:
         return volumes

@@ -56,7 +56,9 @@ class Trained:
         """Train, or go on where a stopped run was."""
         stage = STAGES[self.name]([training_case(c) for c in cases], [training_case(c) for c in self.held_out])
         self.run.mkdir(parents=True, exist_ok=True)
-        train(stage, self.run, Budget(stage.config.steps, self.minutes), 0, DEVICE, half_is_fast(DEVICE))
+        train(
+            stage, self.run, Budget(stage.config.steps, self.minutes), seed=0, device=DEVICE, half=half_is_fast(DEVICE)
+        )
 
     def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
         """Complete with the averaged weights of the run. Raises ModfillError if there are none."""

@@ -40,27 +40,31 @@ class UNetStage(NetworkStage):
             fit_tables(self.table, (case.volumes[:, case.brain].astype(np.float32) for case in cases))
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and its parts for the curves."""
         losses = []
         for example in batch["examples"]:
-            error = (self.answer(example.seen, example.sources) - example.wanted).abs() ** self.power
+            error = (self.predict(example.volumes, example.sources) - example.wanted).abs() ** self.power
             weight = wanted_voxels(example)
             losses.append((error * weight).sum() / weight.sum().clamp(min=1))
         return torch.stack(losses).mean(), {}
 
-    def answer(self, seen: Tensor, sources: Sequence[int]) -> Tensor:
+    def predict(self, volumes: Tensor, sources: Sequence[int]) -> Tensor:
         """As in `NetworkStage`."""
-        given = self.net(with_bits(seen, sources))[0].float()
+        given = self.net(with_bits(volumes, sources))[0].float()
         if self.table is None:
             return given
         known = [
-            torch.zeros_like(seen[0]) if m in sources else self.table(seen[None], sources, m)[0, 0] for m in range(M)
+            torch.zeros_like(volumes[0]) if m in sources else self.table(volumes[None], sources, m)[0, 0]
+            for m in range(M)
         ]
         return given + torch.stack(known)
 
 
 class FoldedUNet(nn.Module):
-    """MONAI's 3D U-Net on 2x2x2 voxels folded into channels, 2.9 M parameters: for the same time on a CPU it learns
-    from more crops than at full resolution."""
+    """MONAI's 3D U-Net on 2x2x2 voxels folded into channels, 2.9 M parameters.
+
+    On a CPU it learns from more crops in the same time than at full resolution.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where the brain is in skull-stripped volumes, and where only the background."""
+"""Masks of the brain in skull-stripped volumes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt, label
 __all__ = ["brain_mask", "foreground", "partial_coverage", "ring_darkness"]
 
 _SMALL = 0.15  # of the 99th percentile: a cubic spline overshoots a step by about 0.13 of its height
-_DEEPEST = 0.3  # of the 99th percentile: intensities below minus that mean something, e.g. z-scores
+_DEEPEST = 0.3  # of the 99th percentile: lower negative intensities are no ripples but e.g. z-scores
 _RINGING = (0.2, 0.8)  # share of negative voxels in ripples; noise in air is positive, or was never interpolated
 _LEAST = 0.01  # voxels of ripples for one of the brain: fewer are left alone
 _STEP = 2.0  # mm: every second voxel of 1 mm tells enough about a head, and a shell of it is as thick
@@ -19,7 +19,7 @@ _SKULL_DEPTH = 25.0  # mm below the skin, at most; deeper, ventricles are dark
 _SKULL_THICKNESS = 15.0  # mm to something brighter on either side; bright ventricles in a T2 lie farther in
 _SHELL = 50  # voxels: fewer say nothing about a shell
 _UNCOVERED = 0.05  # of the brain: less is the rim in which skull strippings differ
-_RIM = 3  # voxels: what no such rim is as thick as twice
+_RIM = 3  # voxels: half the thickness that no such rim reaches
 
 
 def brain_mask(volumes: Mapping[str, NDArray[np.floating]]) -> NDArray[np.bool_]:

@@ -96,7 +96,10 @@ def read_image(case_id: str, path: Path, header: nib.Nifti1Header, volumes: int 
     """Read a file once: its voxels with affine and header, checksum included, and its SHA-256.
 
     Args:
-        case_id, path, header, volumes: As for ``empty_image``.
+        case_id: Name of the case, for messages.
+        path: The file.
+        header: What ``read_header`` returned.
+        volumes: How many volumes a 4D file must have; 0 asks for a 3D file.
 
     Returns:
         The image, its voxels float32 in memory, scaling applied, and the hash of the file as it was read.

@@ -57,8 +57,11 @@ class Part:
 
     @classmethod
     def of_rank(cls) -> Part:
-        """This process's part under torchrun; the whole without. Raises ModfillError if torchrun's variables are not
-        all there; one rank needs no address."""
+        """This process's part under torchrun; the whole without.
+
+        Raises:
+            ModfillError: torchrun's variables are not all there; one rank needs no address.
+        """
         given = [os.environ.get(name) for name in ("RANK", "WORLD_SIZE")]
         if given == [None, None]:
             return cls(1, 1)

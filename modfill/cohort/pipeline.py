@@ -250,8 +250,11 @@ class _Run:
         raise InterruptedError
 
     def _hold(self, files: CaseFiles) -> FileLock | None:
-        """Take a case's lock, or return None if another process holds it. Raises InterruptedError if nobody would
-        release it any more."""
+        """Take a case's lock, or return None if another process holds it.
+
+        Raises:
+            InterruptedError: nobody would release it any more.
+        """
         with self.holding:
             if self.stopped.is_set():
                 raise InterruptedError

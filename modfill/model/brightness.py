@@ -1,8 +1,8 @@
-"""How bright a missing modality is, from how bright the others are.
+"""Mean and standard deviation of a missing modality's intensities, from those of the sources.
 
-Networks work on z-scores; between its 0.5 and 99.5 percentiles a modality has a mean, a standard deviation and a
-skewness of its own. Those of one patient's scans go together, since one scanner and one anatomy made them all: they are
-taken as jointly Gaussian over the training cases, and what is missing has its expectation given what is there.
+The networks work on z-scores. Between its 0.5 and 99.5 percentiles each modality has a mean, a standard deviation and a
+skewness. These figures are correlated within a patient, and are modelled as jointly Gaussian over the training cases.
+A missing modality gets their conditional expectation, given the sources' figures.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import torch
 from torch import Tensor, nn
 
 FIGURES = 3  # mean and standard deviation in unit range, skewness
-RIDGE = 1.0  # added to the correlations' diagonal: some 30 cases know them roughly only
-BOUND = 2.0  # standard deviations: nothing stranger is believed of a source, or said of a target
-LEAST = 0.02  # of a standard deviation in unit range
+RIDGE = 1.0  # added to the correlations' diagonal: some 30 cases estimate them roughly only
+BOUND = 2.0  # standard deviations, to which the sources' figures and the target's are clipped
+LEAST = 0.02  # the smallest standard deviation in unit range
 
 
 class Brightness(nn.Module):
     """The joint distribution of the figures of all modalities.
 
     Attributes:
-        mean, std: of each figure over the training cases, (M, FIGURES).
+        mean: of each figure over the training cases, (M, FIGURES).
+        std: likewise.
         correlation: between all of them, (M * FIGURES, M * FIGURES).
     """
 
@@ -37,7 +38,7 @@ class Brightness(nn.Module):
         self.register_buffer("correlation", torch.eye(modalities * FIGURES))
 
     def fit(self, figures: Tensor) -> None:
-        """Learn from complete cases, (N, M, FIGURES) as `IntensityScale.brightness` gives them."""
+        """Estimate the distribution from complete cases, (N, M, FIGURES) as `IntensityScale.brightness` gives them."""
         self.mean.copy_(figures.mean(0))
         self.std.copy_(figures.std(0, correction=0))
         apart = ((figures - self.mean.cpu()) / self.std.cpu().clamp(min=1e-4)).flatten(1)
@@ -46,7 +47,7 @@ class Brightness(nn.Module):
     def forward(
         self, figures: Sequence[tuple[float, float, float]], sources: Sequence[int], target: int
     ) -> list[float]:
-        """Mean and standard deviation in unit range that a modality is expected to have.
+        """Expected mean and standard deviation of a modality in unit range.
 
         Args:
             figures: of each source.
@@ -54,10 +55,10 @@ class Brightness(nn.Module):
             target: index of the modality wanted.
         """
         mean, std, correlation = (part.cpu().double() for part in (self.mean, self.std, self.correlation))
-        seen = (torch.tensor(figures, dtype=mean.dtype) - mean[list(sources)]) / std[list(sources)].clamp(min=1e-4)
+        observed = (torch.tensor(figures, dtype=mean.dtype) - mean[list(sources)]) / std[list(sources)].clamp(min=1e-4)
         there = [source * FIGURES + figure for source in sources for figure in range(FIGURES)]
         known = correlation[there][:, there] + RIDGE * torch.eye(len(there), dtype=mean.dtype)
-        apart = torch.linalg.pinv(known) @ seen.flatten().clamp(-BOUND, BOUND)
+        apart = torch.linalg.pinv(known) @ observed.flatten().clamp(-BOUND, BOUND)
         found = correlation[target * FIGURES : target * FIGURES + 2, there] @ apart
         unit_mean, unit_std = (mean[target, :2] + std[target, :2] * found.clamp(-BOUND, BOUND)).tolist()
         return [unit_mean, max(unit_std, LEAST)]

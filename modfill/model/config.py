@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from modfill.modalities import MODALITIES
 from modfill.settings import Settings
@@ -26,9 +27,9 @@ class AutoencoderConfig:
         codes: codebook size; None regularises with KL instead of a codebook (the paper's ablation d).
         voxelwise_norm: normalise over the channels of each voxel instead of over groups of the volume; a crop and the
             whole volume then give the same latents.
-        commitment: how far the codebook's loss also pulls the latents to their codes (beta).
-        shortcut: a linear path beside the encoder and the decoder, which alone is a principal component analysis of
-            blocks and from which the small presets start learning.
+        commitment: weight of the commitment loss (beta).
+        shortcut: a linear path beside the encoder and the decoder; alone it is a principal component analysis of
+            blocks, at which the training of the small presets starts.
     """
 
     fold: int = 1
@@ -52,8 +53,8 @@ class TranslatorConfig:
 
     Attributes:
         fold: 2 moves 2x2x2 latent voxels into channels first.
-        shortcut: the network learns what an affine map of the sources' latents leaves (not in the paper).
-        power: of the latents' errors in the loss; 1 is the paper's, 2 asks for the mean.
+        shortcut: the network learns the residual of an affine map of the sources' latents (not in the paper).
+        power: exponent of the latents' errors in the loss: 1 in the paper; 2 is minimised by the mean.
     """
 
     fold: int = 1
@@ -72,7 +73,7 @@ class DenoiserConfig:
     Attributes:
         prediction: what the network estimates: "epsilon" (paper) or "sample" (the clean latent).
         source_tokens: a context token for each source beside the target's; False is the paper's single one-hot token.
-        mean_share: share of training steps at the last, pure noise level with zeros for noise, as mode "mean" asks.
+        mean_share: share of training steps at the last noise level with noise 0, the input of mode "mean".
     """
 
     fold: int = 1
@@ -89,7 +90,7 @@ class DenoiserConfig:
 
 @dataclass(frozen=True)
 class RefinerConfig:
-    """The network on single voxels: its width and its number of residual layers."""
+    """The refiner: its width and its number of residual layers."""
 
     width: int = 320
     layers: int = 2
@@ -191,8 +192,12 @@ class Preset:
 
     @classmethod
     def from_json(cls, text: str) -> Preset:
-        """Rebuild a preset from `to_json`'s text. Raises TypeError or ValueError on other text, also on sizes that no
-        model has: the text may come from a stranger's file."""
+        """Rebuild a preset from the text of `to_json`.
+
+        Raises:
+            TypeError: the text is of something else.
+            ValueError: likewise, or a size is absurd: the text may come from a stranger's file.
+        """
         raw = json.loads(text)
         _check_depth("modalities", raw["modalities"])
         parts = {"autoencoder": AutoencoderConfig, "translator": TranslatorConfig, "denoiser": DenoiserConfig,
@@ -206,8 +211,8 @@ class Preset:
         return cls(**_tuples(raw))
 
 
-def _check_choices(raw: dict) -> None:
-    """Refuse words that nothing in modfill goes by."""
+def _check_choices(raw: dict[str, Any]) -> None:
+    """Refuse unknown modalities, normalisations and predictions."""
     if sorted(raw["modalities"]) != sorted(MODALITIES):
         raise ValueError(f"modalities must be {', '.join(MODALITIES)}, got {raw['modalities']}")
     if raw["normalisation"] not in ("zscore", "range"):
@@ -216,8 +221,8 @@ def _check_choices(raw: dict) -> None:
         raise ValueError(f"prediction must be epsilon or sample, got {raw['denoiser'].prediction}")
 
 
-def _check_sizes(part: dict) -> None:
-    """Refuse numbers and lists that would build something immense, before anything is built."""
+def _check_sizes(part: dict[str, Any]) -> None:
+    """Refuse sizes whose networks would not fit into memory, before anything is built."""
     for key, value in part.items():
         values = value if isinstance(value, list) else [value]
         if any(isinstance(v, int | float) and not 0 <= v <= _LARGEST for v in values):
@@ -226,13 +231,13 @@ def _check_sizes(part: dict) -> None:
             _check_depth(key, value)
 
 
-def _check_depth(key: str, value: list | int) -> None:
+def _check_depth(key: str, value: list[Any] | int) -> None:
     depth = len(value) if isinstance(value, list) else value
     if depth > _DEEPEST:
         raise ValueError(f"{key} must be at most {_DEEPEST}, got {depth}")
 
 
-def _tuples(raw: dict) -> dict:
+def _tuples(raw: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
 
 

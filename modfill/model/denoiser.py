@@ -15,7 +15,7 @@ class Denoiser(nn.Module):
     The paper's context is one one-hot token; softmax over one token is 1, so that it is only a class vector. With
     `source_tokens` the context has a token for the target and one for each source, and attention has a choice.
 
-    A network that estimates the clean latent estimates how it differs from the target-like one.
+    A network that predicts the clean latent predicts its difference from the target-like latent.
     """
 
     alphas_bar: Tensor
@@ -81,9 +81,10 @@ class Denoiser(nn.Module):
 def alphas_bar(config: DenoiserConfig) -> Tensor:
     """Cumulative products of 1 - beta of the scaled-linear schedule, (steps,), float32.
 
-    Where the clean latent is estimated, the last step is pure noise (Lin et al. 2024, arXiv 2305.08891, algorithm 1):
-    what the plain schedule leaves of the latent there can be read off by averaging over a whole volume, and samples
-    that start from pure noise come out blotched. An estimate of the noise would divide by that 0.
+    If the network predicts the clean latent, the schedule is rescaled so that the last step is pure noise (Lin et al.
+    2024, arXiv 2305.08891, algorithm 1). With the plain schedule a network learns to average the latent's remainder at
+    that step over the volume, and samples that start from pure noise are blotched. A network that predicts the noise
+    keeps the plain schedule: it would divide by 0.
     """
     betas = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.steps, dtype=torch.float64) ** 2
     alphas = torch.cumprod(1 - betas, 0)

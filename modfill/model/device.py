@@ -17,14 +17,14 @@ def best_device() -> torch.device:
 
 
 def half_is_fast(device: torch.device) -> bool:
-    """Whether bfloat16 pays on this device; a CPU without instructions for it takes many times as long."""
+    """True if the device multiplies bfloat16 in hardware; a CPU without it takes many times as long as with float32."""
     if device.type == "cpu":
         return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return device.type == "cuda" and _gpu_has_bfloat16()
 
 
 def _gpu_has_bfloat16() -> bool:
-    """Whether the GPU multiplies bfloat16 itself; torch would do it in float32 where it does not."""
+    """True if the GPU multiplies bfloat16 in hardware, without emulation."""
     if not torch.cuda.is_available():
         return False
     try:

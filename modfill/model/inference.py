@@ -80,7 +80,7 @@ class Inference:
         """
         on_device = {modality: torch.from_numpy(volume).to(self.device) for modality, volume in volumes.items()}
         with fast_precision(self.device):
-            return self.model.see(on_device, torch.from_numpy(brain).to(self.device))
+            return self.model.encode(on_device, torch.from_numpy(brain).to(self.device), progress=progress)
 
     @torch.inference_mode()
     def predict(self, encoded: Encoded, target: str, *, case_id: str, settings: Settings) -> Estimate:
@@ -122,5 +122,7 @@ def draw_noise(shape: Sequence[int], case_id: str, target: str, seed: int, sampl
 
 
 def _is_finite(prediction: Prediction) -> bool:
-    volumes = [v for v in (prediction.volume, prediction.spread, prediction.expected) if v is not None]
-    return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.expected_psnr or 0)
+    """Whether all that is given out of a prediction, or goes into it, is a number."""
+    volumes = (prediction.volume, prediction.sample_std, prediction.expected_squared_error)
+    finite = all(bool(volume.isfinite().all()) for volume in volumes if volume is not None)
+    return finite and math.isfinite(prediction.expected_psnr or 0)

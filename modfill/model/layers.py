@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 
 class VoxelNorm(nn.Module):
-    """Divides each voxel's channels by their root mean square: no statistic of the volume, so crops match wholes."""
+    """Divides each voxel's channels by their root mean square: no statistic of the volume, so a crop gives the same."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(channels))
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, X, Y, Z)
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, X, Y, Z)."""
         rms = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-6)
         return x * rms.to(x.dtype) * self.scale.to(x.dtype).view(-1, 1, 1, 1)
 
@@ -37,6 +39,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv3d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, X, Y, Z) -> (B, out_channels, X, Y, Z)."""
         return self.skip(x) + self.body(x)
 
 
@@ -44,18 +47,11 @@ def fold(x: Tensor, factor: int) -> Tensor:
     """Space to depth: (B, C, X, Y, Z) -> (B, C * factor**3, X / factor, Y / factor, Z / factor)."""
     if factor == 1:
         return x
-    b, c, *edges = x.shape
-    f = factor
-    i, j, k = (n // f for n in edges)
-    x = x.reshape(b, c, i, f, j, f, k, f).permute(0, 1, 3, 5, 7, 2, 4, 6)
-    return x.reshape(b, c * f**3, i, j, k)
+    return rearrange(x, "b c (x i) (y j) (z k) -> b (c i j k) x y z", i=factor, j=factor, k=factor)
 
 
 def unfold(x: Tensor, factor: int) -> Tensor:
-    """Depth to space, the inverse of `fold`."""
+    """Depth to space: (B, C * factor**3, X, Y, Z) -> (B, C, X * factor, Y * factor, Z * factor)."""
     if factor == 1:
         return x
-    b, c, i, j, k = x.shape
-    f = factor
-    x = x.reshape(b, c // f**3, f, f, f, i, j, k).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.reshape(b, c // f**3, i * f, j * f, k * f)
+    return rearrange(x, "b (c i j k) x y z -> b c (x i) (y j) (z k)", i=factor, j=factor, k=factor)

@@ -1,5 +1,8 @@
-"""What stands around a voxel and where it lies: the sources smoothed at five scales, with their local contrast and
-neighbours, and the voxel's place in the brain. Fixed filters, computed once per case; nothing here is learned."""
+"""Features of a voxel's surroundings and of its place in the brain.
+
+The surroundings are the sources smoothed at five scales, with local standard deviation, gradient and neighbours. The
+filters are fixed and run once per case; nothing here is learned.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from modfill.model.config import GRAIN
 
 LEVELS = GRAIN.bit_length()  # level k is sampled every 2 ** k voxels
 EDGED = 3  # the finer levels also have the gradient's length
-FEATURES = 1 + LEVELS * 8 + EDGED  # of a source: itself; mean, deviation, six neighbours a level; gradients
-DENSITIES = (2, 3, 4)  # levels at which the share of brain around a voxel tells how far its border is
-WAVES = 4  # half periods over the brain's box, at most, in which a place is told
+FEATURES = 1 + LEVELS * 8 + EDGED  # of a source: intensity; mean, deviation, six neighbours a level; gradients
+DENSITIES = (2, 3, 4)  # levels of the share of brain around a voxel, which measures the distance of the border
+WAVES = 4  # frequencies of the sines and cosines: 1 to 4 half periods over the brain's box
 PLACE = 4 + len(DENSITIES) + 6 * WAVES
 _TAPS = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
@@ -49,31 +52,32 @@ class Pyramid:
             if level + 1 < LEVELS:
                 values, squares, weight = (nn.functional.avg_pool3d(x, 2) for x in (values, squares, weight))
 
-    def at(self, chosen: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def at(self, mask: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Describe voxels.
 
         Args:
-            chosen: the voxels to describe, (stop - start, Y, Z) bool.
-            start, stop: the planes of the first axis that `chosen` stands for, multiples of `GRAIN`.
+            mask: the voxels to describe, (stop - start, Y, Z) bool.
+            start: the first plane of the first axis that `mask` covers, a multiple of `GRAIN`.
+            stop: the plane after the last, likewise.
 
         Returns:
-            Features (N, S, FEATURES) of the N chosen voxels and their place (N, PLACE), both float32.
+            Features (N, S, FEATURES) of the N voxels and their place (N, PLACE), both float32.
         """
         sources = len(self.volumes)
-        parts = [self.volumes[:, start:stop].movedim(0, -1)[chosen][:, :, None].float()]
+        parts = [self.volumes[:, start:stop].movedim(0, -1)[mask][:, :, None].float()]
         for level, features in enumerate(self.levels):
-            parts.append(upsampled(features, 2**level, start, stop)[chosen].unflatten(1, (sources, -1)))
+            parts.append(upsampled(features, 2**level, start, stop)[mask].unflatten(1, (sources, -1)))
             if level == 0:
-                parts.append(self._neighbours(chosen, start))
+                parts.append(self._neighbours(mask, start))
         densities = [
-            upsampled(weight, 2**level, start, stop)[chosen] * 2 - 1
+            upsampled(weight, 2**level, start, stop)[mask] * 2 - 1
             for level, weight in zip(DENSITIES, self.densities, strict=True)
         ]
-        return torch.cat(parts, dim=2), torch.cat([self._place(chosen, start), *densities], dim=1)
+        return torch.cat(parts, dim=2), torch.cat([self._place(mask, start), *densities], dim=1)
 
-    def _neighbours(self, chosen: Tensor, start: int) -> Tensor:
-        """The six nearest voxels (N, S, 6) of each chosen one, 0 outside the brain, at the border the voxel itself."""
-        indices, edges = torch.nonzero(chosen).T, self.brain.shape
+    def _neighbours(self, mask: Tensor, start: int) -> Tensor:
+        """The six nearest voxels (N, S, 6) of each voxel, 0 outside the brain, at the border the voxel itself."""
+        indices, edges = torch.nonzero(mask).T, self.brain.shape
         found = []
         for axis, edge in enumerate(edges):
             for step in (1, -1):
@@ -82,27 +86,38 @@ class Pyramid:
                 found.append((self.volumes[:, *moved] * self.brain[*moved]).T.float())
         return torch.stack(found, dim=2)
 
-    def _place(self, chosen: Tensor, start: int) -> Tensor:
-        """Coordinates in the brain's box, from -1 to 1, as `described` tells them."""
+    def _place(self, mask: Tensor, start: int) -> Tensor:
+        """Coordinates in the brain's box, from -1 to 1, encoded by `place_features`."""
         coordinates = []
-        for axis, index in enumerate(torch.nonzero(chosen).T):
+        for axis, index in enumerate(torch.nonzero(mask).T):
             others = [other for other in range(3) if other != axis]
             inside = torch.nonzero(self.brain.any(others[1]).any(others[0])).flatten()
             first, last = int(inside[0]), int(inside[-1])
             coordinates.append((index + (start if axis == 0 else 0) - first) / max(last - first, 1) * 2 - 1)
-        return described(torch.stack(coordinates, dim=1).float())
+        return place_features(torch.stack(coordinates, dim=1).float())
 
 
-def described(coordinates: Tensor) -> Tensor:
-    """Coordinates in the brain's box (N, 3), the distance from its middle plane, and waves of them: all of a place
-    (N, PLACE) but the densities, which stand last."""
+def place_features(coordinates: Tensor) -> Tensor:
+    """Encode coordinates in the brain's box (N, 3): themselves, the distance from the middle plane, sines and cosines.
+
+    These are the columns of a place (N, PLACE) before the densities.
+    """
     phases = torch.cat([coordinates * (math.pi * (wave + 1)) for wave in range(WAVES)], dim=1)
     return torch.cat([coordinates, coordinates[:, :1].abs(), phases.sin(), phases.cos()], dim=1)
 
 
 def upsampled(features: Tensor, factor: int, start: int, stop: int) -> Tensor:
-    """Planes start to stop, multiples of `factor`, of what is known every `factor` voxels, (1, C, x, y, z), linearly
-    interpolated: (stop - start, Y, Z, C)."""
+    """Some planes of features that are sampled every `factor` voxels, linearly interpolated.
+
+    Args:
+        features: (1, C, x, y, z).
+        factor: voxels between two samples.
+        start: the first plane, a multiple of `factor`.
+        stop: the plane after the last, likewise.
+
+    Returns:
+        (stop - start, Y, Z, C), float32.
+    """
     inner = slice(max(start // factor - 1, 0), min(stop // factor + 1, features.shape[2]))
     padding = (0, 0, 0, 0, int(start == 0), int(stop == factor * features.shape[2]))
     slab = nn.functional.pad(features[:, :, inner].float(), padding, mode="replicate")

@@ -40,8 +40,10 @@ def ddim(
 
 
 def generator(seed: int, case_id: str, target: str, sample: int) -> torch.Generator:
-    """The one source of randomness of one sample: neither batch order nor other cases change it. Always on the CPU, so
-    that every device starts from the same noise."""
+    """The generator of one sample's noise, seeded by its arguments alone: batch order and other cases do not matter.
+
+    It is on the CPU, so that every device starts from the same noise.
+    """
     text = f"{seed} {case_id} {target} {sample}"
     digest = hashlib.sha256(text.encode("utf8", "surrogatepass")).digest()  # names of files need not be Unicode
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -27,6 +27,7 @@ class MSSpade(nn.Module):
         )
 
     def forward(self, h: Tensor, target: int) -> Tensor:
+        """Modulate features (S, C, x, y, z) for the target with this index."""
         gamma, beta = self.modulations[target](h).chunk(2, dim=1)
         return self.norm(h) * (1 + gamma) + beta
 
@@ -43,6 +44,7 @@ class SpadeBlock(nn.Module):
         self.skip = nn.Conv3d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, target: int) -> Tensor:
+        """(S, channels, x, y, z) -> (S, out_channels, x, y, z) for the target with this index."""
         h = x
         for convolution, spade in zip(self.convolutions, self.spades, strict=True):
             h = spade(torch.relu(convolution(h)), target)
@@ -61,11 +63,12 @@ class InstanceBlock(nn.Module):
         self.skip = nn.Conv3d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(S, channels, x, y, z) -> (S, out_channels, x, y, z)."""
         return self.skip(x) + self.body(x)
 
 
 class Translator(nn.Module):
-    """One network for every source and target; it also says how far each voxel of its answer is to be trusted."""
+    """One network for every source and target; a second output is the logit of its fusion weight at each voxel."""
 
     def __init__(self, config: TranslatorConfig, latent_channels: int, targets: int):
         super().__init__()
@@ -82,11 +85,11 @@ class Translator(nn.Module):
         out = (latent_channels + 1) * folded  # the latent, and the logit of its fusion weight
         self.head = nn.Conv3d(widths[-1], out, kernel, padding=kernel // 2)
         self.shortcut = LatentShortcut(latent_channels, targets) if config.shortcut else None
-        if self.shortcut is not None:  # the network begins with nothing to add
+        if self.shortcut is not None:  # the network starts at 0, so the shortcut alone is the first estimate
             nn.init.zeros_(self.head.weight)
 
     def forward(self, latents: Tensor, target: int) -> tuple[Tensor, Tensor]:
-        """What the network itself makes of each source.
+        """Translate each source without the shortcut.
 
         Args:
             latents: source latents (S, C, x, y, z), scaled; one source per batch entry.

@@ -1,13 +1,14 @@
 """A plain 3D U-Net beside the refiner: any subset of the modalities in, all of them out.
 
-The refiner knows a voxel's surroundings through fixed filters only; this network learns its own. The two err
-differently, so that their mean is better than either. It works on blocks of 2x2x2 voxels, with a small network on
-single voxels at the end, and on whole volumes: its norms use no statistic of the volume, so crops match wholes.
+The refiner's features are fixed filters; the U-Net learns its filters. The errors of the two networks differ, so a
+weighted mean of both estimates is better than either. The U-Net works on blocks of 2x2x2 voxels, followed by a small
+network on single voxels. It takes whole volumes: its norms use no statistic of the volume, so that a crop and the whole
+volume give the same estimate. It is not in the paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 from modfill.model.config import FOLD, UNetConfig
 from modfill.model.layers import ResidualBlock, fold, unfold
 
-CONTEXT = 8  # channels that the blocks hand to the network on single voxels
-WIDTH = 32  # of that network
-SLAB = 16  # planes that it answers together where no gradient is asked for, to bound memory
+CONTEXT = 8  # channels of the blocks' features that the network on single voxels reads
+WIDTH = 32  # of the network on single voxels
+SLAB = 16  # planes that the network on single voxels works on together without gradients, to bound memory
+# shares of the network's time on a CPU, by which it reports progress; a coarser block takes a fifth of the finer one
+STEM_SHARE, BLOCK_SHARE, COARSER = 0.17, 0.25, 5
 
 
 class UNet(nn.Module):
@@ -40,13 +43,21 @@ class UNet(nn.Module):
         )  # fmt: skip
         self.linear = nn.Linear(CONTEXT + inputs, modalities)
 
-    def look(self, volumes: Tensor, brain: Tensor, sources: Sequence[int]) -> Tensor:
-        """All modalities of a case.
+    def predict(
+        self,
+        volumes: Tensor,
+        brain: Tensor,
+        sources: Sequence[int],
+        *,
+        progress: Callable[[float], None] | None = None,
+    ) -> Tensor:
+        """Estimate all modalities of a case.
 
         Args:
             volumes: z-scored sources (S, X, Y, Z), 0 outside the brain.
             brain: (X, Y, Z) bool.
-            sources: indices of the modalities that `volumes` are.
+            sources: indices of the modalities of `volumes`.
+            progress: called with the fraction of the time done.
 
         Returns:
             Z-scored (M, X, Y, Z), float32.
@@ -55,15 +66,23 @@ class UNet(nn.Module):
         whole[0, list(sources)] = volumes
         available = torch.zeros(1, self.modalities, device=volumes.device)
         available[0, list(sources)] = 1
-        return self(whole, brain[None], available)[0]
+        return self(whole, brain[None], available, progress=progress)[0]
 
-    def forward(self, volumes: Tensor, brain: Tensor, available: Tensor) -> Tensor:
-        """Answer.
+    def forward(
+        self,
+        volumes: Tensor,
+        brain: Tensor,
+        available: Tensor,
+        *,
+        progress: Callable[[float], None] | None = None,
+    ) -> Tensor:
+        """Estimate all modalities of a batch.
 
         Args:
             volumes: z-scored (B, M, X, Y, Z), 0 where missing and outside the brain.
             brain: (B, X, Y, Z) bool.
-            available: (B, M), 1 for the modalities that are given.
+            available: (B, M), 1 for the available modalities.
+            progress: called with the fraction of the time done, after each block and slab.
 
         Returns:
             All modalities, z-scored (B, M, X, Y, Z), float32.
@@ -77,22 +96,37 @@ class UNet(nn.Module):
                 [volumes[:, :, slab], available.to(volumes)[:, :, None, None, None] * inside, inside], dim=1
             )
 
-        context = self._context(torch.cat([fold(inputs(slab), FOLD) for slab in slabs], dim=2))
-        answers = [self._answer(context[:, :, slab.start // FOLD : slab.stop // FOLD], inputs(slab)) for slab in slabs]
-        return torch.cat(answers, dim=2)
+        done, estimates = 0.0, []
 
-    def _context(self, folded: Tensor) -> Tensor:
+        def report(share: float) -> None:
+            nonlocal done
+            done += share
+            if progress:
+                progress(min(done, 1.0))
+
+        context = self._context(torch.cat([fold(inputs(slab), FOLD) for slab in slabs], dim=2), report)
+        share = (1 - done) / len(slabs)
+        for slab in slabs:
+            estimates.append(self._voxelwise(context[:, :, slab.start // FOLD : slab.stop // FOLD], inputs(slab)))
+            report(share)
+        return torch.cat(estimates, dim=2)
+
+    def _context(self, folded: Tensor, report: Callable[[float], None]) -> Tensor:
+        """Encoder and decoder on blocks of voxels; reports each part's share of the network's time."""
         h, skips = self.stem(folded), []
-        for block, shrink in zip(self.down, self.shrink, strict=False):
+        report(STEM_SHARE)
+        for level, (block, shrink) in enumerate(zip(self.down, self.shrink, strict=False)):
             h = block(h)
+            report(BLOCK_SHARE / COARSER**level)
             skips.append(h)
             h = shrink(h)
         h = self.down[-1](h)
-        for block, grow, skip in zip(reversed(self.up), reversed(self.grow), reversed(skips), strict=True):
-            h = block(grow(h) + skip)
+        for level, (block, grow) in reversed(list(enumerate(zip(self.up, self.grow, strict=True)))):
+            h = block(grow(h) + skips[level])
+            report(BLOCK_SHARE / COARSER**level)
         return self.context(h)
 
-    def _answer(self, context: Tensor, inputs: Tensor) -> Tensor:
-        """What single voxels make of their blocks' context."""
-        seen = torch.cat([unfold(context, FOLD), inputs.to(context.dtype)], dim=1).movedim(1, -1)
-        return (self.head(seen) + self.linear(seen)).float().movedim(-1, 1)
+    def _voxelwise(self, context: Tensor, inputs: Tensor) -> Tensor:
+        """Estimate single voxels from the features of their blocks and their own intensities."""
+        features = torch.cat([unfold(context, FOLD), inputs.to(context.dtype)], dim=1).movedim(1, -1)
+        return (self.head(features) + self.linear(features)).float().movedim(-1, 1)

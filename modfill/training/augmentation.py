@@ -48,6 +48,7 @@ def deformed(rng: np.random.Generator, volumes: Tensor, brain: Tensor, box: tupl
     """A box of a case that is turned, scaled and bent at random, as other heads are.
 
     Args:
+        rng: of the random transform.
         volumes: normalised, (M, X, Y, Z), 0 outside the brain.
         brain: (X, Y, Z) bool.
         box: of the volume.

@@ -12,7 +12,7 @@ import numpy as np
 
 from modfill.cases.files import CaseFiles
 from modfill.cases.finding import find_cases
-from modfill.cases.reading import read_case, require_usable
+from modfill.cases.reading import Case, read_case, require_usable
 from modfill.errors import ModfillError
 from modfill.metrics import psnr
 from modfill.model.config import Preset
@@ -64,8 +64,10 @@ def load_cohort(folder: Path, cache: Path, preset: Preset) -> list[TrainingCase]
 
 
 def _key(files: CaseFiles, preset: Preset) -> str:
-    """The case's id and a digest of what its files hold: a changed file, or another case of the same id, is prepared
-    anew."""
+    """The case's id and a digest of its files' contents.
+
+    A changed file, or another case of the same id, is prepared anew.
+    """
     held = {path: file_digest(path) for path in {files.paths[m] for m in preset.modalities}}
     parts = [(m, held[files.paths[m]], files.volume_index.get(m)) for m in preset.modalities]
     digest = hashlib.sha256(json.dumps([parts, files.overrides]).encode()).hexdigest()
@@ -85,7 +87,7 @@ def file_digest(path: Path) -> str:
         raise ModfillError(f"{path} must be readable, got {error.strerror}; mend or remove the file") from error
 
 
-def _write_cached(stem: Path, case, preset: Preset) -> None:
+def _write_cached(stem: Path, case: Case, preset: Preset) -> None:
     prepared = prepare(case, preset.multiple, preset.normalisation)
     _save(f"{stem}-volumes.npy", np.stack([prepared.volumes[m] for m in preset.modalities]).astype(np.float16))
     _save(f"{stem}-brain.npy", prepared.brain)

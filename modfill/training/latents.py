@@ -73,7 +73,7 @@ class LatentBank:
                     modalities = range(len(self.cases[index].volumes))
                     volumes = [self.volume(index, m, mirrored, recontrasted) for m in modalities]
                     stacked = torch.stack(volumes)[:, None].to(device)
-                    latents = self.model.encode(stacked) * self.model.latent_std
+                    latents = self.model.encode_latents(stacked) * self.model.latent_std
                     variants.append(latents.float().cpu().numpy().astype(np.float16))
         return np.stack(variants).reshape(2, 2, *variants[0].shape)
 
@@ -113,8 +113,10 @@ class LatentBank:
 
 
 def digest(*parts: nn.Module) -> str:
-    """Identifies networks, so that what was computed with them is never used with others. How long a code was not used
-    does not count: each rank of a training has its own view of that."""
+    """Identify networks, so that their cached outputs are never used with others.
+
+    `unused_for` is excluded: it differs between ranks.
+    """
     digest = hashlib.sha256()
     for part in parts:
         for name, value in part.state_dict().items():

@@ -28,8 +28,10 @@ class Budget:
     minutes: float | None = None
 
     def fraction(self, progress: Progress) -> float:
-        """How much of the budget is spent, 0 to 1. Under a time budget the learning rate follows the clock, so that the
-        stage always ends annealed."""
+        """The share of the budget that is spent, 0 to 1.
+
+        Under a time budget the learning rate follows the clock, so that the stage always ends annealed.
+        """
         spent = progress.step / self.steps if self.minutes is None else progress.seconds / (60 * self.minutes)
         return min(spent, 1.0)
 

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,14 @@ class EMA:
 
 
 def train(
-    stage: Stage, run: Path, budget: Budget, seed: int, device: torch.device, half: bool, save_every: float = 180.0
+    stage: Stage,
+    run: Path,
+    budget: Budget,
+    *,
+    seed: int,
+    device: torch.device,
+    half: bool,
+    save_every: float = 180.0,
 ) -> None:
     """Train `stage` until its budget is spent, resuming from `run` if it holds a checkpoint of the stage.
 
@@ -79,14 +87,16 @@ def train(
         ModfillError: the checkpoint in `run` is of another preset.
     """
     stage.to(device)
-    parameters = {name: p for name, p in stage.named_parameters() if p.requires_grad}
+    parameters = _trainable(stage)
     optimiser = torch.optim.AdamW(parameters.values(), lr=stage.config.learning_rate, betas=(0.9, 0.99),
                                   weight_decay=stage.config.weight_decay)  # fmt: skip
     ema, progress = EMA(parameters, stage.config.ema), Progress()
     checkpoint = run / f"{stage.name}.ckpt"
     if checkpoint.exists():
         _resume(checkpoint, stage, optimiser, ema, progress)
-    model: Callable = DistributedDataParallel(stage, find_unused_parameters=True) if dist.is_initialized() else stage
+    model: Callable[..., Any] = (
+        DistributedDataParallel(stage, find_unused_parameters=True) if dist.is_initialized() else stage
+    )
     curves = Curves(run, stage.name) if rank() == 0 else None
     saved, validating = time.monotonic(), 0.0
     while (fraction := _spent(budget, progress, device)) < 1:
@@ -110,17 +120,19 @@ def train(
                     curves.validated(progress, validated(stage, device, half))
                     ema.swap(parameters)
                     validating += time.monotonic() - began
-                _save(checkpoint, parameters, stage, optimiser, ema, progress)
+                _save(checkpoint, stage, optimiser, ema, progress)
                 saved = time.monotonic()
     if curves:
-        _save(checkpoint, parameters, stage, optimiser, ema, progress)
+        _save(checkpoint, stage, optimiser, ema, progress)
     ema.swap(parameters)
     if curves:
         curves.validated(progress, validated(stage, device, half))
         curves.close()
 
 
-def _descend(loss: Tensor, optimiser, parameters: dict[str, nn.Parameter], rate: float, clip: float) -> None:
+def _descend(
+    loss: Tensor, optimiser: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], rate: float, clip: float
+) -> None:
     """One clipped optimiser step; none where the gradient is not finite: one bad batch must not end a long run."""
     for group in optimiser.param_groups:
         group["lr"] = rate
@@ -156,19 +168,23 @@ def rank() -> int:
 
 
 def _spent(budget: Budget, progress: Progress, device: torch.device) -> float:
-    """How much of the budget is spent. Rank 0's clock holds for all: ranks with other learning rates drift apart, and
-    one that stopped alone would leave the others waiting."""
+    """The share of the budget that is spent, by rank 0's clock.
+
+    Ranks with different learning rates would drift apart, and one that stopped alone would leave the others waiting.
+    """
     spent = torch.tensor(budget.fraction(progress), dtype=torch.float64, device=device)
     if dist.is_initialized():
         dist.broadcast(spent, 0)
     return float(spent)
 
 
-def _save(
-    path: Path, parameters: dict[str, nn.Parameter], stage: Stage, optimiser, ema: EMA, progress: Progress
-) -> None:
+def _trainable(stage: Stage) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in stage.named_parameters() if p.requires_grad}
+
+
+def _save(path: Path, stage: Stage, optimiser: torch.optim.Optimizer, ema: EMA, progress: Progress) -> None:
     state = {
-        "parameters": {name: p.detach() for name, p in parameters.items()},
+        "parameters": {name: p.detach() for name, p in _trainable(stage).items()},
         "buffers": {name: b for name, b in stage.named_buffers() if name in stage.state_dict()},
         "optimiser": optimiser.state_dict(),
         "ema": ema.shadow,
@@ -180,7 +196,7 @@ def _save(
     os.replace(temporary, path)
 
 
-def _resume(path: Path, stage: Stage, optimiser, ema: EMA, progress: Progress) -> None:
+def _resume(path: Path, stage: Stage, optimiser: torch.optim.Optimizer, ema: EMA, progress: Progress) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     try:
         result = stage.load_state_dict(state["parameters"] | state["buffers"], strict=False)

@@ -77,19 +77,19 @@ class PointBank:
         )
         brain = self.bank.brain(index, mirrored).to(device)
         share = torch.rand(brain.shape, generator=torch.Generator().manual_seed(index)).to(device)
-        chosen = brain & (share < self.points / brain.sum())
+        drawn = brain & (share < self.points / brain.sum())
         pyramid, parts = Pyramid(volumes, brain), []
         for start in range(0, len(brain), GRAIN):
-            inside = chosen[start : start + GRAIN]
+            inside = drawn[start : start + GRAIN]
             parts.append(pyramid.at(inside, start, start + len(inside)))
         features, place = (torch.cat(piece) for piece in zip(*parts, strict=True))
-        latents = at_points(self._latents(volumes), torch.nonzero(chosen), brain.shape)
-        return features, place, truth.movedim(0, -1)[chosen], latents.unflatten(1, (len(self.tasks), -1))
+        latents = at_points(self._latents(volumes), torch.nonzero(drawn), brain.shape)
+        return features, place, truth.movedim(0, -1)[drawn], latents.unflatten(1, (len(self.tasks), -1))
 
     def _latents(self, volumes: Tensor) -> Tensor:
         """Target-like and denoised latent of every task, (1, K * 2 * C, x, y, z), of volumes (M, X, Y, Z)."""
         with fast_precision(volumes.device):
-            stored, latents = self.model.encode(volumes[:, None]), []
+            stored, latents = self.model.encode_latents(volumes[:, None]), []
             nothing = torch.zeros_like(stored[:1])
             for sources, target in self.tasks:
                 encoded = Encoded(sources, stored[list(sources)], None)
@@ -98,7 +98,7 @@ class PointBank:
 
 
 def at_points(features: Tensor, points: Tensor, shape: Sequence[int]) -> Tensor:
-    """What `upsampled` gives of (1, C, x, y, z) for a volume of `shape`, at a few voxels (N, 3) only: (N, C)."""
+    """The values of `upsampled` features (1, C, x, y, z) in a volume of `shape` at voxels (N, 3): (N, C)."""
     centres = (points.flip(1) + 0.5) / points.new_tensor(shape).flip(0) * 2 - 1
     found = nn.functional.grid_sample(features, centres[None, None, None], align_corners=False, padding_mode="border")
     return found[0, :, 0, 0].T

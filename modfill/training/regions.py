@@ -43,10 +43,10 @@ class Regions:
 
     def drawn(self, rng: np.random.Generator, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Random regions at 1 mm in RAS order: z-scored volumes (count, M, *EDGES) and the brain (count, *EDGES)."""
-        chosen = rng.integers(0, len(self.intensity), count)
-        stored = torch.from_numpy(self.intensity[chosen]).to(device)
+        rows = rng.integers(0, len(self.intensity), count)
+        stored = torch.from_numpy(self.intensity[rows]).to(device)
         inside = torch.zeros_like(stored[:, 0], dtype=torch.bool)
-        for mask, box in zip(inside, self.boxes[chosen].astype(int), strict=True):
+        for mask, box in zip(inside, self.boxes[rows].astype(int), strict=True):
             mask[tuple(slice(first, last) for first, last in zip(box[:3], box[3:], strict=True))] = True
         brain = (stored > 0).all(1) & inside
         rim = nn.functional.max_pool3d((~brain)[:, None].float(), 3, 1, 1)  # its voxels are mixed with background

@@ -18,7 +18,8 @@ from modfill.model.synthesiser import Synthesiser
 from modfill.training.calibration import fit_to_held_out
 from modfill.training.data import TrainingCase, brightness_of, load_cohort
 from modfill.training.latents import LatentBank
-from modfill.training.loop import Budget, Stage, rank, train
+from modfill.training.log import Budget
+from modfill.training.loop import Stage, rank, train
 from modfill.training.points import PointBank
 from modfill.training.regions import Regions
 from modfill.training.shortcuts import fit_shortcut
@@ -32,11 +33,12 @@ HELD_OUT_EVERY = 10  # without a validation folder every tenth case is held out
 # Rank 0 prepares the cohort alone, which may take hours, and it validates alone. A rank that dies leaves nobody
 # waiting: torchrun ends the others.
 LONGEST_WAIT = timedelta(days=2)
-FITTED_LAST = ("refiner", "unet")  # stages of which the U-Net's share and the calibration tell
+FITTED_LAST = ("refiner", "unet")  # stages after which the U-Net's share and the calibration are fitted
 
 
 def train_preset(
     preset_name: str,
+    *,
     data: Path,
     out: Path,
     validate: Path | None = None,
@@ -90,7 +92,8 @@ def train_preset(
         part, settings, done = getattr(model, name), preset.training[name], out / f"{name}.ckpt"
         if name in stages:
             budget = Budget(settings.steps, minutes and minutes * settings.share / whole)
-            train(_stage(name, model, cases, held_out, out, more), out, budget, seed, device, half)
+            part_stage = _stage(name, model, cases, held_out, out=out, regions=more)
+            train(part_stage, out, budget, seed=seed, device=device, half=half)
         elif done.exists() or (name not in trained and preset.stages.index(name) < preset.stages.index(stages[0])):
             _load_averaged(part, done)
         elif name not in trained:
@@ -160,8 +163,11 @@ def _cohorts(
 
 
 def _half_is_sound(cases: list[TrainingCase], preset: Preset, device: torch.device) -> bool:
-    """Whether bfloat16 can be trusted: on the CPU, the weight gradient of a 3x3x3 convolution over a volume whose first
-    edge is 2 reads uninitialised memory (torch 2.13), so no network may get that small a level."""
+    """True if training in bfloat16 is correct.
+
+    On the CPU, the weight gradient of a 3x3x3 convolution over a volume whose first edge is 2 reads uninitialised
+    memory (torch 2.13), so no network may have so small a level.
+    """
     return device.type == "cuda" or all(case.brain.shape[0] >= 3 * preset.multiple for case in cases)
 
 
@@ -177,6 +183,7 @@ def _stage(
     model: Synthesiser,
     cases: list[TrainingCase],
     held_out: list[TrainingCase],
+    *,
     out: Path,
     regions: Regions | None,
 ) -> Stage:

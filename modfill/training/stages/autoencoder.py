@@ -34,9 +34,11 @@ class AutoencoderStage(Stage):
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.long))
 
     def batch(self, rng: np.random.Generator) -> Mapping[str, Tensor]:
+        """Draw the inputs of one step."""
         return {"volume": autoencoder_batch(rng, self.cases, self.config.crop, self.config.crops)}
 
     def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and its parts for the curves."""
         volume = batch["volume"].to(next(self.autoencoder.parameters()).device)
         reconstruction, regularisation, _ = self.autoencoder(volume)
         reconstruction = reconstruction.float()

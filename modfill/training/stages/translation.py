@@ -33,6 +33,7 @@ class TranslationStage(Stage):
         self.config = model.preset.training[self.name]
 
     def drawn(self, rng: np.random.Generator) -> Draw:
+        """Draw a training example."""
         return draw(rng, len(self.bank.cases), len(self.model.preset.modalities))
 
     def validate(self) -> float:
@@ -42,17 +43,17 @@ class TranslationStage(Stage):
         device = self.model.latent_std.device
         for case, sources, target in validation_tasks(self.held_out):
             volumes = torch.from_numpy(case.volumes[list(sources)].astype(np.float32)).to(device)
-            predicted = self.answer(self.encoded(volumes, sources), target).float().cpu().numpy()
+            predicted = self.predict(self.encode(volumes, sources), target).float().cpu().numpy()
             values.append(unit_psnr(case, target, predicted, preset.normalisation))
         return float(np.mean(values))
 
-    def encoded(self, volumes: Tensor, sources: tuple[int, ...]) -> Encoded:
-        """Sources (S, X, Y, Z) as this stage sees them; the networks of later stages, not trained yet, do not run."""
-        return Encoded(sources, self.model.encode(volumes[:, None]), None)
+    def encode(self, volumes: Tensor, sources: tuple[int, ...]) -> Encoded:
+        """Encode sources (S, X, Y, Z) with the networks of this stage; later ones, not trained yet, do not run."""
+        return Encoded(sources, self.model.encode_latents(volumes[:, None]), None)
 
-    def answer(self, encoded: Encoded, target: int) -> Tensor:
-        """The volume (X, Y, Z) that this stage gives."""
-        raise TypeError(f"{type(self).__name__} must define answer()")
+    def predict(self, encoded: Encoded, target: int) -> Tensor:
+        """Synthesise a volume (X, Y, Z) with the networks trained so far."""
+        raise TypeError(f"{type(self).__name__} must define predict()")
 
 
 class TranslatorStage(TranslationStage):
@@ -61,6 +62,7 @@ class TranslatorStage(TranslationStage):
     name = "translator"
 
     def batch(self, rng: np.random.Generator) -> Batch:
+        """Draw the inputs of one step."""
         example = self.drawn(rng)
         target = int(rng.choice(example.targets))
         factor = self.model.preset.autoencoder.factor
@@ -68,6 +70,7 @@ class TranslatorStage(TranslationStage):
         return {"example": example, "target": target, "box": box}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and its parts for the curves."""
         example, target, box = batch["example"], batch["target"], batch["box"]
         latents, wanted = self.bank.sources(example), self.bank.clean(example, (target,))
         back = example.sources[0]
@@ -89,7 +92,8 @@ class TranslatorStage(TranslationStage):
         wanted = self.bank.volume(example.case, target, example.mirrored, False)[box].to(decoded.device)
         return (decoded - wanted).abs().pow(self.model.preset.translator.power).mean()
 
-    def answer(self, encoded: Encoded, target: int) -> Tensor:
+    def predict(self, encoded: Encoded, target: int) -> Tensor:
+        """Synthesise a volume (X, Y, Z) with the networks trained so far."""
         return self.model.decode(self.part.fuse(encoded.latents, encoded.sources, target)[0])[0, 0]
 
 
@@ -99,6 +103,7 @@ class DenoiserStage(TranslationStage):
     name = "denoiser"
 
     def batch(self, rng: np.random.Generator) -> Batch:
+        """Draw the inputs of one step."""
         example, config = self.drawn(rng), self.model.preset.denoiser
         steps = rng.integers(0, config.steps, len(example.targets))
         blank = rng.random(len(steps)) < config.mean_share
@@ -106,6 +111,7 @@ class DenoiserStage(TranslationStage):
         return {"example": example, "steps": torch.from_numpy(steps), "blank": torch.from_numpy(blank)}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and its parts for the curves."""
         example, clean = batch["example"], self.bank.clean(batch["example"], batch["example"].targets)
         steps = batch["steps"].to(clean.device)
         with torch.no_grad():
@@ -119,11 +125,12 @@ class DenoiserStage(TranslationStage):
         loss = (out - (clean if self.part.prediction == "sample" else noise)).square().mean()
         return loss, {}
 
-    def answer(self, encoded: Encoded, target: int) -> Tensor:
+    def predict(self, encoded: Encoded, target: int) -> Tensor:
+        """Synthesise a volume (X, Y, Z) with the networks trained so far."""
         steps = 1 if self.model.preset.single_step_mean else self.model.preset.denoiser.sampling_steps
         return self.model.decode(self.model.estimate(encoded, target, zero_noise(encoded), steps)[1])[0, 0]
 
 
 def zero_noise(encoded: Encoded) -> Tensor:
-    """What the mean is asked with: no noise."""
+    """Noise 0, the input of the one-step mean estimate."""
     return torch.zeros_like(encoded.latents[:1])

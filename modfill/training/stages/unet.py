@@ -24,17 +24,26 @@ HELD = 400  # cases kept on a GPU, some 35 MB each; the rest are read at every d
 
 
 class Crops(NamedTuple):
-    """What the network sees (B, M, X, Y, Z), what it shall give, the brain (B, X, Y, Z), and what is given (B, M)."""
+    """A batch of crops.
 
-    seen: Tensor
+    Attributes:
+        sources: z-scored, 0 where missing, (B, M, X, Y, Z).
+        wanted: all modalities, likewise.
+        brain: (B, X, Y, Z) bool.
+        available: 1 for the modalities in `sources`, (B, M).
+    """
+
+    sources: Tensor
     wanted: Tensor
     brain: Tensor
     available: Tensor
 
 
 class UNetStage(Stage):
-    """What a linear fit of intensities leaves of the squared error, and a little of the error itself, as for the
-    refiner; in tumour regions, which have no whole to be fitted to, the error."""
+    """Trains the U-Net on the squared error after a linear fit and, with a small weight, the squared error itself.
+
+    The fit is the refiner's. Tumour regions are too small for a fit; there the loss is the squared error.
+    """
 
     name = "unet"
 
@@ -53,6 +62,7 @@ class UNetStage(Stage):
         self.held: dict[int, tuple[Tensor, Tensor]] = {}
 
     def batch(self, rng: np.random.Generator) -> Mapping[str, Any]:
+        """Draw the inputs of one step."""
         drawn = [self._crop(rng) for _ in range(self.config.crops)]
         batch = {"crops": self._hidden(rng, torch.stack([v for v, _ in drawn]), torch.stack([b for _, b in drawn]))}
         if self.regions is not None:
@@ -86,19 +96,20 @@ class UNetStage(Stage):
         return nn.functional.pad(volumes, missing), nn.functional.pad(brain, missing)
 
     def _hidden(self, rng: np.random.Generator, volumes: Tensor, brain: Tensor) -> Crops:
-        """Mirror, hide a random subset of the modalities, and look at the rest through other scanners."""
-        seen, available = torch.zeros_like(volumes), torch.zeros(volumes.shape[:2])
+        """Mirror, hide a random subset of the modalities, and vary the contrast and the coil of the rest."""
+        sources, available = torch.zeros_like(volumes), torch.zeros(volumes.shape[:2])
         for index in range(len(volumes)):
             axes = random_flips(rng, (0,))
             volumes[index], brain[index] = volumes[index].flip([a + 1 for a in axes]), brain[index].flip(axes)
             for m in np.flatnonzero(rng.permutation(self.modalities) < rng.integers(1, self.modalities)).tolist():
-                available[index, m], seen[index, m] = 1, volumes[index, m]
+                available[index, m], sources[index, m] = 1, volumes[index, m]
                 if rng.random() < BIASED:
                     changed = biased(rng, jitter(rng, volumes[index, m], brain[index]))
-                    seen[index, m] = changed * (1 + CONTRAST * float(rng.standard_normal()))
-        return Crops(seen, volumes, brain, available.to(volumes.device))
+                    sources[index, m] = changed * (1 + CONTRAST * float(rng.standard_normal()))
+        return Crops(sources, volumes, brain, available.to(volumes.device))
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, a scalar, and its parts for the curves."""
         fitted, error = self._errors(batch["crops"])
         parts, loss = {"fitted": fitted, "error": error}, fitted + PLAIN_WEIGHT * error
         if "regions" in batch:
@@ -107,8 +118,8 @@ class UNetStage(Stage):
         return loss, parts
 
     def _errors(self, crops: Crops) -> tuple[Tensor, Tensor]:
-        """Squared error over the brain of what was hidden, after a linear fit of each crop and before."""
-        given, brain = self.part(crops.seen, crops.brain, crops.available), crops.brain[:, None].float()
+        """Squared error of the hidden modalities over the brain, after a linear fit of each crop and before."""
+        given, brain = self.part(crops.sources, crops.brain, crops.available), crops.brain[:, None].float()
         voxels, hidden = brain.sum((2, 3, 4)).clamp(min=1), 1 - crops.available
 
         def mean(x: Tensor) -> Tensor:
@@ -117,9 +128,9 @@ class UNetStage(Stage):
         def about(x: Tensor) -> Tensor:
             return x - mean(x)[:, :, None, None, None]
 
-        said, truth = about(given), about(crops.wanted)
-        slope = (mean(said * truth) / mean(said.square()).clamp(min=1e-6)).clamp(min=0)
-        fitted = mean((truth - slope[:, :, None, None, None] * said).square())
+        estimate, truth = about(given), about(crops.wanted)
+        slope = (mean(estimate * truth) / mean(estimate.square()).clamp(min=1e-6)).clamp(min=0)
+        fitted = mean((truth - slope[:, :, None, None, None] * estimate).square())
         error = mean((given - crops.wanted).square())
         return (fitted * hidden).sum() / hidden.sum(), (error * hidden).sum() / hidden.sum()
 
@@ -129,6 +140,6 @@ class UNetStage(Stage):
         for case, sources, target in validation_tasks(self.held_out):
             volumes = torch.from_numpy(case.volumes[list(sources)].astype(np.float32)).to(self._device)
             brain = torch.from_numpy(np.array(case.brain)).to(self._device)
-            predicted = self.part.look(volumes, brain, sources)[target].cpu().numpy()
+            predicted = self.part.predict(volumes, brain, sources)[target].cpu().numpy()
             values.append(unit_psnr(case, target, predicted, self.normalisation))
         return float(np.mean(values))
