@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from modfill.integrations.nnunet.filling import ChannelFiller, FilledCase, channels_note, without_zeros
 from modfill.integrations.nnunet.shim import require_nnunet
 
+from modfill.atomic import writable
 from modfill.cases.checks import check_affine
 from modfill.cases.layouts.dataset_json import (
     FILE_ENDING,
@@ -27,6 +27,7 @@ from modfill.cases.layouts.dataset_json import (
 )
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import by_modality, modalities_of
+from modfill.outputs.linking import write_json
 
 require_nnunet()
 
@@ -140,8 +141,9 @@ class ModalityCompletionPredictor(nnUNetPredictor):
                 case_id, folder = Path(outputs[number]).name, Path(outputs[number]).parent / "synthetic"
             filled = filler.fill(channel_files(case_id, files, len(filler.modalities)), folder, overwrite)
             if outputs is not None:
-                note = json.dumps(self._note(filled, filler), indent=1)
-                Path(outputs[number] + ".json").write_text(note + "\n", encoding="utf8")
+                note = Path(outputs[number] + ".json")
+                with writable(note, case=case_id):
+                    write_json(note, self._note(filled, filler))
             complete.append([str(file) for file in filled.files])
         return complete, outputs, previous
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modfill.atomic import remove_leftovers, replacing, writable
 from modfill.cases.marks import confidence, read_sidecar, sidecar_path
 from modfill.cohort.locks import locked
 from modfill.errors import CaseError, ModfillError
@@ -67,22 +67,17 @@ def update_table(folder: Path, row: Mapping[str, str]) -> None:
     Raises:
         ModfillError: the folder cannot be written, or another table lies there.
     """
-    path, temporary = folder / TABLE, folder / f".tmp-{os.getpid()}-{TABLE}"
-    try:
-        with locked(folder / ".table-lock"):  # no case's lock is called so
-            for leftover in folder.glob(f".tmp-*-{TABLE}"):  # of processes that were killed
-                leftover.unlink()
-            require_own_table(folder)
-            rows = {former["case"]: former for former in read_table(folder)}
-            former = rows.get(row["case"], {})
-            rows[row["case"]] = {**former, **row, "seconds": row["seconds"] or former.get("seconds", "")}
-            content = _as_csv([rows[case] for case in sorted(rows)])
-            if not path.exists() or path.read_bytes() != content:
+    path = folder / TABLE
+    with writable(path), locked(folder / ".table-lock"):  # no case's lock has this name
+        remove_leftovers(path)
+        require_own_table(folder)
+        rows = {former["case"]: former for former in read_table(folder)}
+        former = rows.get(row["case"], {})
+        rows[row["case"]] = {**former, **row, "seconds": row["seconds"] or former.get("seconds", "")}
+        content = _as_csv([rows[case] for case in sorted(rows)])
+        if not path.exists() or path.read_bytes() != content:
+            with replacing(path) as temporary:
                 temporary.write_bytes(content)
-                os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ModfillError(f"{path} must be writable, got '{reason}'; choose another output folder") from error
 
 
 def _as_csv(rows: Sequence[Row]) -> bytes:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from modfill.completer import ModalityCompleter
 from modfill.demo.phantom import make_case, write_case
 from modfill.demo.picture import Row, draw_completion, require_matplotlib
-from modfill.errors import ModfillError
 from modfill.metrics import brain_box, score, unit_range
 from modfill.modalities import MODALITIES, NAMES
 from modfill.results import Completed
@@ -45,13 +44,10 @@ def run_demo(out: Path, weights: Path | None = None) -> None:
     with _step("simulating a head with a tumour (MNI152 template, MR signal equations; not a patient)"):
         acquired = make_case(seed=0)
     shown = {modality: image for modality, image in acquired.items() if modality not in (*HIDDEN, "seg")}
-    try:
-        with _step("writing its four modalities and segmentation"):
-            write_case(out / "acquired", CASE_ID, acquired)
-        with _step(f"writing the input, without {' and '.join(_short(m) for m in HIDDEN)}"):
-            source = write_case(out / "input", CASE_ID, shown)
-    except OSError as error:
-        raise ModfillError(f"{out}: must be a folder that can be written, got '{error.strerror or error}'") from error
+    with _step("writing its four modalities and segmentation"):
+        write_case(out / "acquired", CASE_ID, acquired)
+    with _step(f"writing the input, without {' and '.join(_short(m) for m in HIDDEN)}"):
+        source = write_case(out / "input", CASE_ID, shown)
     with _step(f"synthesising them on {completer.device}"):
         done = completer.complete(source, out / "completed", HIDDEN, uncertainty=True, overwrite=True)
     with _step("measuring and drawing"):

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
@@ -19,6 +18,7 @@ import nibabel as nib
 import numpy as np
 
 from modfill import __version__
+from modfill.atomic import replacing, writable
 from modfill.cases.filenames import SEGMENTATION_WORDS, is_segmentation, nifti_stem
 from modfill.cases.files import CaseFiles, Cohort
 from modfill.cases.layouts.dataset_json import FILE_ENDING, channel_names
@@ -60,7 +60,7 @@ def link_acquired(
         CaseError: If another file or a link to another folder lies there, a label is not there, or the folder cannot
             be written.
     """
-    try:
+    with writable(out.path, CaseError, case=case.case_id):
         for modality, path in case.paths.items():
             ending = FILE_ENDING if path.name.lower().endswith(".gz") else ".nii"
             copied = modality in case.volume_index or (out.naming == "nnunet" and ending != FILE_ENDING)
@@ -85,11 +85,6 @@ def link_acquired(
             place = out.path / "labelsTr" / f"{case.case_id}{FILE_ENDING}"
             refuse_links(out.path, place, case.case_id)
             link(label, place)
-    except OSError as error:
-        raise CaseError(
-            f"case {case.case_id}: {out.path} must be writable, got '{error.strerror or error}'; "
-            "choose another output folder"
-        ) from error
 
 
 def _segmentations(case: Case) -> Iterator[tuple[Path, str, str]]:
@@ -152,7 +147,6 @@ def link(file: Path, place: Path) -> None:
         CaseError: If another file lies there.
         OSError: If the folder cannot be written.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
     if place.parent.resolve() / place.name == file.parent.resolve() / file.name:
         return  # the output folder is the input folder
     # past links to folders, but not past the file's own: what it leads to may be called otherwise
@@ -164,13 +158,11 @@ def link(file: Path, place: Path) -> None:
         if filecmp.cmp(file, place, shallow=False):
             return
         raise _occupied(place)
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=place.parent) as scratch:
-        temporary = Path(scratch) / place.name
+    with replacing(place) as temporary:
         try:
             os.symlink(target, temporary)
         except OSError:
             shutil.copyfile(file, temporary)
-        os.replace(temporary, place)
 
 
 def _copy(case: Case, modality: str, place: Path) -> None:
@@ -183,11 +175,8 @@ def _copy(case: Case, modality: str, place: Path) -> None:
             if np.array_equal(np.asanyarray(present.dataobj), voxels) and np.allclose(present.affine, image.affine):
                 return
         raise _occupied(place)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=place.parent) as scratch:
-        temporary = Path(scratch) / place.name
+    with replacing(place) as temporary:
         nib.save(nib.Nifti1Image(voxels, image.affine, image.header), temporary)
-        os.replace(temporary, place)
 
 
 def _occupied(place: Path) -> CaseError:
@@ -208,13 +197,10 @@ def describe(out: OutputFolder, cohort: Cohort) -> None:
         return
     name, make = descriptions[out.naming]
     path, content = out.path / name, make(out, cohort)
-    try:
+    with writable(path):
         if path.exists() and not _is_ours(path):
             raise ModfillError(f"{path} must be free or modfill's, got another one; choose another output folder")
         write_json(path, content)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ModfillError(f"{path} must be writable, got '{reason}'; choose another output folder") from error
 
 
 def _is_ours(path: Path) -> bool:
@@ -264,10 +250,6 @@ def _bids_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all, whoever else is writing it; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # not named after the process: on two machines, or in two containers, it may have the same number
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as scratch:
-        temporary = Path(scratch) / path.name
+    """Write JSON whole or not at all, whoever else is writing it; makes the folder. Raises OSError if it cannot."""
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-        os.replace(temporary, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from nibabel.filebasedimages import ImageFileError
 from tqdm import tqdm
 
 from modfill import __version__
+from modfill.atomic import replacing, writable
 from modfill.cases.layouts.dataset_json import FILE_ENDING
 from modfill.cases.marks import confidence
 from modfill.cases.nifti import read_header, read_image
@@ -89,7 +89,8 @@ def write_report(completed: Path, page: Path | None = None) -> Path:
     for case_id, synthetic in tqdm(cases.items(), unit="case", leave=False, disable=None):  # seen in a terminal only
         articles.append(_article(case_id, synthetic, edge if used < MOST_BYTES else None))
         used += len(articles[-1])
-    _save(page, _page(completed, cases, articles))
+    with writable(page), replacing(page) as temporary:
+        temporary.write_text(_page(completed, cases, articles), encoding="utf8", errors="backslashreplace")
     return page
 
 
@@ -105,19 +106,6 @@ def _page(completed: Path, cases: Mapping[str, Sequence[Synthetic]], articles: S
         full_amber=f"{FULL_AMBER:.0%}",
         cases="\n".join(articles),
     )
-
-
-def _save(page: Path, text: str) -> None:
-    """Write the page whole or not at all."""
-    temporary = page.with_name(f".tmp-{os.getpid()}-{page.name}")
-    try:
-        temporary.write_text(text, encoding="utf8", errors="backslashreplace")
-        os.replace(temporary, page)
-    except OSError as error:
-        raise ModfillError(f"{page} must be writable, got '{error.strerror or error}'; give --html") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _find(completed: Path) -> dict[str, list[Synthetic]]:
