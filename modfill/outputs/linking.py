@@ -24,7 +24,7 @@ from modfill.cases.files import CaseFiles, Cohort
 from modfill.cases.layouts.dataset_json import FILE_ENDING, channel_names
 from modfill.cases.reading import Case
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import NAMES
+from modfill.modalities import SHORT_NAMES
 from modfill.outputs.naming import OutputFolder, refuse_links
 
 __all__ = ["describe", "link", "link_acquired", "odd_segmentations", "write_json"]
@@ -230,9 +230,7 @@ def _nnunet_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
         labels = _by_name(labels)
     dataset = {key: value for key, value in dataset.items() if key not in ("dataset", "modality")}
     return dataset | {
-        "channel_names": {
-            str(n): names[m] if m in names else NAMES[m].split(" (")[0] for n, m in enumerate(out.channels)
-        },
+        "channel_names": {str(n): names[m] if m in names else SHORT_NAMES[m] for n, m in enumerate(out.channels)},
         "labels": labels,
         "numTraining": len(out.training),
         "file_ending": FILE_ENDING,
