@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
@@ -11,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import nibabel as nib
@@ -19,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from modfill import __version__
+from modfill.atomic import replacing, writable
 from modfill.cases.checks import check_grids, check_shape, content_problem
 from modfill.cases.reading import Case, case_from_arrays
-from modfill.errors import CaseError, ModfillError, WeightsError
+from modfill.errors import CaseError, WeightsError
 from modfill.modalities import MODALITIES, by_modality, modalities_of
 from modfill.process import give_back_freed_memory
 from modfill.settings import Settings
@@ -93,18 +92,8 @@ class CompletionCache:
         np.savez_compressed(buffer, volume=synthetic.volume, unit_range=np.asarray(synthetic.unit_range, np.float64))
         body = buffer.getvalue()
         path = self.path(key)
-        temporary = path.with_name(f".tmp-{token_hex(8)}")  # another one in each process and thread
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with writable(f"the cache {self.folder}"), replacing(path) as temporary:
             temporary.write_bytes(body + hashlib.sha256(body).digest())
-            os.replace(temporary, path)
-        except OSError as error:
-            raise ModfillError(
-                f"the cache folder {self.folder} must be writable, got '{error.strerror or error}'; choose another one"
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 def complete_arrays(

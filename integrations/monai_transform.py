@@ -21,7 +21,7 @@ from modfill.integrations.cache import Synthetic, complete_arrays
 
 from modfill.cases.filenames import nifti_stem
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, NEAREST, modalities_of, modality_of
+from modfill.modalities import MODALITIES, modalities_of, modality_of, nearest_source
 from modfill.settings import Settings
 
 try:
@@ -102,7 +102,7 @@ class CompleteModalitiesd(MapTransform):
             completed[self.keys[0]] = image
         else:
             for modality, synthetic in made.items():
-                like = sources.get(NEAREST[modality], next(iter(sources.values())))
+                like = sources[nearest_source(modality, tuple(sources))]
                 completed[self.keys[self.modalities.index(modality)]] = _meta_tensor(synthetic, modality, like)
         completed[ACQUIRED] = acquired_mask(sources)
         return completed

@@ -19,7 +19,7 @@ from modfill.integrations.availability import (
 from modfill.integrations.cache import complete_arrays
 
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, NEAREST, by_modality
+from modfill.modalities import MODALITIES, by_modality, nearest_source
 from modfill.settings import Settings
 
 try:
@@ -101,7 +101,7 @@ class CompleteModalities(tio.Transform):
                 cache=self.cache,
             )
         for modality, synthetic in made.items():
-            like = sources.get(NEAREST[modality], next(iter(sources.values())))
+            like = sources[nearest_source(modality, tuple(sources))]
             tensor = torch.from_numpy(synthetic.volume)[None].to(like.data.dtype)
             subject.add_image(tio.ScalarImage(tensor=tensor, affine=like.affine), self.names[modality])
         subject[ACQUIRED] = acquired_mask(sources)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -31,6 +32,8 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     Raises:
         OSError: The file cannot be written.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # os.replace would put a file in place of /dev/null
+        raise OSError(errno.EINVAL, "it is a device or pipe", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     # a folder with a random name: two machines or containers may share process numbers, and nnU-Net would take a
     # file in imagesTr that a killed process left for a case

@@ -13,6 +13,7 @@ __all__ = [
     "MODALITIES",
     "NAMES",
     "NEAREST",
+    "SHORT_NAMES",
     "by_modality",
     "modalities_of",
     "modality_of",
@@ -24,8 +25,11 @@ _T = TypeVar("_T")
 MODALITIES = ("t1n", "t1c", "t2w", "t2f")
 """The BraTS set, in the order used everywhere."""
 
-NAMES = {"t1n": "T1", "t1c": "T1ce (T1 with contrast agent)", "t2w": "T2", "t2f": "FLAIR"}
-"""What people call each modality."""
+SHORT_NAMES = {"t1n": "T1", "t1c": "T1ce", "t2w": "T2", "t2f": "FLAIR"}
+"""The usual short name of each modality."""
+
+NAMES = SHORT_NAMES | {"t1c": f"{SHORT_NAMES['t1c']} (T1 with contrast agent)"}
+"""The same, with an explanation where one is needed."""
 
 NEAREST = {"t1n": "t1c", "t1c": "t1n", "t2w": "t2f", "t2f": "t2w"}
 """The modality most like each one."""

@@ -184,8 +184,8 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.strip() == str(tmp_path / "page.html")
     assert main(["report", str(folder / "in")]) == 1
     assert "must be a folder that 'modfill complete' wrote" in capsys.readouterr().err
-    with pytest.raises(ModfillError, match="must be writable"):
-        write_report(folder / "out", tmp_path / "none" / "page.html")
+    with pytest.raises(ModfillError, match="cannot write"):
+        write_report(folder / "out", tmp_path / "page.html" / "page.html")
 
 
 def test_slices_are_seen_as_radiologists_see_them() -> None:

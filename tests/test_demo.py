@@ -88,7 +88,9 @@ def test_what_is_missing_is_found_before_anything_is_written(
 def test_output_that_cannot_be_written_is_one_line(
     tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("modfill.demo.run.make_case", lambda seed: {})
+    monkeypatch.setattr(
+        "modfill.demo.run.make_case", lambda seed: {"t1n": nib.Nifti1Image(np.ones((4, 4, 4)), np.eye(4))}
+    )
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ModfillError, match="must be a folder that can be written"):
+    with pytest.raises(ModfillError, match="cannot write .*phantom-0-t1n.nii.gz"):
         run_demo(tmp_path / "file", weights)

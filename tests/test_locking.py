@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -14,8 +13,6 @@ import pytest
 
 from modfill.cohort import locks
 from modfill.cohort.locks import locked, take
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no flock on this system")
 
 
 def test_one_holder_at_a_time_and_no_file_left(tmp_path: Path) -> None:
@@ -72,22 +69,43 @@ def test_the_lock_of_a_removed_file_is_none(tmp_path: Path, monkeypatch: pytest.
     """Its holder removes the file between our opening and our locking it; a lock on what is gone would bind nobody."""
     path, removed = tmp_path / "lock", []
 
-    def slow(descriptor: int, how: int) -> None:
+    def slow(descriptor: int, blocking: bool) -> bool:
         if not removed:
             path.unlink()
             removed.append(True)
-        original(descriptor, how)
+        return original(descriptor, blocking=blocking)
 
-    original = locks.fcntl.flock
-    monkeypatch.setattr(locks.fcntl, "flock", slow)
+    original = locks.lock_descriptor
+    monkeypatch.setattr(locks, "lock_descriptor", slow)
     lock = take(path)
     assert removed and lock is not None and os.path.samestat(os.fstat(lock.descriptor), os.stat(path))
     lock.release()
 
 
-def test_a_file_system_without_locks_grants_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(descriptor: int, how: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_without_locks_grants_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    def none(descriptor: int, blocking: bool) -> bool:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(locks.fcntl, "flock", none)
-    assert take(tmp_path / "lock") is not None
+    monkeypatch.setattr(locks, "lock_descriptor", none)
+    lock = take(tmp_path / "lock")
+    assert lock is not None and "has no locks" in caplog.text
+    lock.release()
+    assert not (tmp_path / "lock").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_lock_is_released_though_a_forked_child_lives(tmp_path: Path) -> None:
+    lock = take(tmp_path / "lock")
+    assert lock is not None
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    os.link(tmp_path / "lock", tmp_path / "same")  # the same file, as one that could not be removed
+    lock.release()
+    again = take(tmp_path / "same")
+    child.kill()
+    child.join()
+    assert again is not None
+    again.release()

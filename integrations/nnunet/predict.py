@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from modfill.integrations.nnunet.filling import ChannelCompleter, CompletedChannels, channels_note, without_zeros
 from modfill.integrations.nnunet.shim import require_nnunet
 
+from modfill.atomic import writable
 from modfill.cases.checks import check_affine
 from modfill.cases.layouts.dataset_json import (
     FILE_ENDING,
@@ -24,6 +24,7 @@ from modfill.cases.layouts.dataset_json import (
 from modfill.cases.layouts.nnunet import case_of, channel_case, group_channels, unnumbered
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import by_modality, modalities_of
+from modfill.outputs.linking import write_json
 
 require_nnunet()
 
@@ -138,8 +139,9 @@ class ModalityCompletionPredictor(nnUNetPredictor):
             case = channel_case(case_id, files, completer.channels)
             completed = completer.complete(case, out=folder, overwrite=overwrite)
             if outputs is not None:
-                note = json.dumps(self._note(completed, completer), indent=1)
-                Path(outputs[number] + ".json").write_text(note + "\n", encoding="utf8")
+                note = Path(outputs[number] + ".json")
+                with writable(note, case=case_id):
+                    write_json(note, self._note(completed, completer))
             complete.append([str(file) for file in completed.files])
         return complete, outputs, previous
 

@@ -1,13 +1,14 @@
 """Locks between processes, as files: whoever holds one that dies, however it dies, holds it no more.
 
-They are `flock` locks, which the kernel drops with their process. They hold between machines too where the file
-system carries them: NFS 4 (and 3 with its lock daemon), CephFS, GPFS, SMB, and Lustre mounted with `flock`. Where a
-file system or platform has none, a lock is always granted.
+They are the locks of the `filelock` package, `flock` on Unix and `LockFileEx` on Windows, which the system drops with
+their process. They hold between machines too where the file system carries them: NFS 4 (and 3 with its lock daemon),
+CephFS, GPFS, SMB, and Lustre mounted with `flock`. Where a file system has none, a lock is granted with a warning.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -15,11 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-if sys.platform != "win32":
-    import fcntl
+from filelock import lock_descriptor, unlock_descriptor
 
 __all__ = ["FileLock", "locked", "take"]
 
+_LOG = logging.getLogger("modfill")
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # it would make a file wherever it leads
 _PAUSE = 0.05  # seconds between two looks at a lock that another process holds
 
@@ -38,9 +39,17 @@ class FileLock:
 
     def release(self) -> None:
         """Let the next one have it."""
+        if sys.platform != "win32":
+            self._unlink()  # while it is held: nobody else's file can be meant
         with contextlib.suppress(OSError):
-            self.path.unlink()  # while it is held: nobody else's file can be meant
+            unlock_descriptor(self.descriptor)  # a forked child may hold a copy of the descriptor
         os.close(self.descriptor)
+        if sys.platform == "win32":
+            self._unlink()  # Windows removes no open file: not this one before, and not another holder's now
+
+    def _unlink(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.unlink()
 
 
 def take(path: Path) -> FileLock | None:
@@ -55,7 +64,7 @@ def take(path: Path) -> FileLock | None:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
         try:
-            if not _lock(descriptor):
+            if not _lock(descriptor, path):
                 os.close(descriptor)
                 return None
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
@@ -83,14 +92,10 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, path: Path) -> bool:
     """Lock an open file; False if another one has."""
-    if sys.platform == "win32":
-        return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # this file system has no locks
+        return lock_descriptor(descriptor, blocking=False)
+    except OSError as error:
+        _LOG.warning("%s has no locks (%s); give each process its own shard", path.parent, error.strerror or error)
         return True
-    return True

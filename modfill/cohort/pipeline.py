@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from modfill.atomic import writable
 from modfill.cases.files import LONGEST_NAME, CaseFiles
 from modfill.cohort.locks import FileLock, take
 from modfill.cohort.table import COLUMNS, require_own_table, row_of, update_table
@@ -121,10 +122,8 @@ def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, completion: Comple
     """
     jobs = whole_number("jobs", jobs, 1)
     require_own_table(out.path)
-    try:
+    with writable(out.path):
         out.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ModfillError(f"{out.path} must be writable, got '{error.strerror}'; choose another folder") from error
     return CohortResults(_results(found, out, completion, jobs), len(found))
 
 
@@ -267,9 +266,5 @@ class _Run:
         name = os.fsencode(f".lock-{files.case_id}")
         if len(name) > LONGEST_NAME:
             name = b".lock-" + hashlib.sha256(name).hexdigest().encode()
-        try:
+        with writable(self.out.path, CaseError, case=files.case_id):
             return take(self.out.path / os.fsdecode(name))
-        except OSError as error:
-            raise CaseError(
-                f"case {files.case_id}: {self.out.path} must be writable, got '{error.strerror}'; choose another folder"
-            ) from error

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modfill.atomic import remove_leftovers, replacing, writable
 from modfill.cases.marks import expected_psnr
 from modfill.cohort.locks import locked
 from modfill.errors import CaseError, ModfillError
@@ -60,21 +60,16 @@ def update_table(out: OutputFolder, row: Row) -> None:
     Raises:
         ModfillError: the folder cannot be written, or another table lies there.
     """
-    path, temporary = out.path / TABLE, out.path / f".tmp-{os.getpid()}-{TABLE}"
-    try:
-        with locked(out.path / ".table-lock"):  # no case's lock is called so
-            for leftover in out.path.glob(f".tmp-*-{TABLE}"):  # of processes that were killed
-                leftover.unlink()
-            require_own_table(out.path)
-            rows = {former["case"]: former for former in read_table(out.path)}
-            rows[row["case"]] = _merged(rows.get(row["case"], {}), row, out)
-            content = _as_csv([rows[case] for case in sorted(rows)])
-            if not path.exists() or path.read_bytes() != content:
+    path = out.path / TABLE
+    with writable(path), locked(out.path / ".table-lock"):  # no case's lock has this name
+        remove_leftovers(path)
+        require_own_table(out.path)
+        rows = {former["case"]: former for former in read_table(out.path)}
+        rows[row["case"]] = _merged(rows.get(row["case"], {}), row, out)
+        content = _as_csv([rows[case] for case in sorted(rows)])
+        if not path.exists() or path.read_bytes() != content:
+            with replacing(path) as temporary:
                 temporary.write_bytes(content)
-                os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ModfillError(f"{path} must be writable, got '{reason}'; choose another output folder") from error
 
 
 def _merged(former: Row, row: Row, out: OutputFolder) -> Row:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from modfill.atomic import replacing, writable
 from modfill.demo.mr_signal import MODALITY_SIGNALS
 from modfill.errors import ModfillError
 
@@ -95,11 +96,15 @@ def write_case(folder: Path, case_id: str, images: dict[str, nib.Nifti1Image]) -
 
     Returns:
         The case folder.
+
+    Raises:
+        ModfillError: An image cannot be written.
     """
     case_folder = Path(folder) / case_id
-    case_folder.mkdir(parents=True, exist_ok=True)
     for key, image in images.items():
-        nib.save(image, case_folder / f"{case_id}-{key}.nii.gz")
+        path = case_folder / f"{case_id}-{key}.nii.gz"
+        with writable(path), replacing(path) as temporary:
+            nib.save(image, temporary)
     return case_folder
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modfill.atomic import replacing, writable
 from modfill.errors import ModfillError
 from modfill.metrics import brain_box
-from modfill.modalities import NAMES
+from modfill.modalities import SHORT_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,12 +75,12 @@ def draw_completion(path: Path, rows: Sequence[Row], title: str) -> None:
     Acquired and synthesised share one intensity window, and all rows share the colour scales.
 
     Args:
-        path: `*.png`; its folder exists.
+        path: `*.png`.
         rows: at least one.
         title: stands on top.
 
     Raises:
-        ModfillError: matplotlib is not installed.
+        ModfillError: matplotlib is not installed, or the picture cannot be written.
     """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -103,7 +104,8 @@ def draw_completion(path: Path, rows: Sequence[Row], title: str) -> None:
             _colour_bar(figure, shown, figure.add_subplot(grid[-1, column]), EXPLANATIONS[name])
     figure.text(0.5, 1 - 0.13 / inches, title, color=INK, size=13, weight="bold", ha="center", va="top")
     figure.text(0.05, 0.35 / inches, NOTICE, color=WARNING, size=9.5, va="center")
-    figure.savefig(path, dpi=130, facecolor=BACKGROUND)
+    with writable(path), replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, facecolor=BACKGROUND)
 
 
 def _limit(column: str, pictures: Sequence[Mapping[str, Picture]]) -> float:
@@ -145,7 +147,7 @@ def _letter(axes: Any, row: Row, column: str, first: bool) -> None:
     if first:
         axes.set_title(column, color=INK, size=11, pad=5)
     if column == "acquired":
-        axes.set_ylabel(NAMES[row.modality].split(" (")[0], color=INK, size=13, weight="bold")
+        axes.set_ylabel(SHORT_NAMES[row.modality], color=INK, size=13, weight="bold")
         axes.text(0.03, 0.975, "R", color=FAINT, size=9, **place)
         axes.text(0.97, 0.975, "L", color=FAINT, size=9, ha="right", **place)
     if column == "synthesised":

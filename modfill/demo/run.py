@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from modfill.completer import ModalityCompleter
 from modfill.demo.phantom import make_case, write_case
 from modfill.demo.picture import Row, draw_completion, require_matplotlib
-from modfill.errors import ModfillError
 from modfill.metrics import brain_box, score, unit_range
-from modfill.modalities import MODALITIES, NAMES
+from modfill.modalities import MODALITIES, SHORT_NAMES
 from modfill.results import Completed
 from modfill.settings import Settings
 
@@ -46,19 +45,16 @@ def run_demo(out: Path, weights: Path | None = None) -> None:
     with _step("simulating a head with a tumour (MNI152 template, MR signal equations; not a patient)"):
         acquired = make_case(seed=0)
     shown = {modality: image for modality, image in acquired.items() if modality not in (*HIDDEN, "seg")}
-    try:
-        with _step("writing its four modalities and segmentation"):
-            write_case(out / "acquired", CASE_ID, acquired)
-        with _step(f"writing the input, without {' and '.join(_short(m) for m in HIDDEN)}"):
-            source = write_case(out / "input", CASE_ID, shown)
-    except OSError as error:
-        raise ModfillError(f"{out}: must be a folder that can be written, got '{error.strerror or error}'") from error
+    with _step("writing its four modalities and segmentation"):
+        write_case(out / "acquired", CASE_ID, acquired)
+    with _step(f"writing the input, without {' and '.join(SHORT_NAMES[m] for m in HIDDEN)}"):
+        source = write_case(out / "input", CASE_ID, shown)
     with _step(f"synthesising them on {completer.networks.device}"):
         done = completer.complete(source, out=out / "completed", targets=HIDDEN, overwrite=True)
     with _step("measuring and drawing"):
         rows = _measure(acquired, done)
-        title = f"modfill on a simulated case: {' and '.join(_short(m) for m in HIDDEN)} from " + " and ".join(
-            _short(modality) for modality in shown
+        title = f"modfill on a simulated case: {' and '.join(SHORT_NAMES[m] for m in HIDDEN)} from " + " and ".join(
+            SHORT_NAMES[modality] for modality in shown
         )
         draw_completion(out / "demo.png", rows, title)
     _tell(out, rows, time.monotonic() - began)
@@ -75,11 +71,6 @@ def _step(what: str) -> Iterator[None]:
         print()  # an error message must not continue this line
         raise
     print(f"{time.monotonic() - began:.1f} s", flush=True)
-
-
-def _short(modality: str) -> str:
-    """T1ce, not T1ce (T1 with contrast agent)."""
-    return NAMES[modality].split(" (")[0]
 
 
 def _measure(acquired: dict[str, nib.Nifti1Image], done: Completed) -> list[Row]:
@@ -108,7 +99,7 @@ def _tell(out: Path, rows: list[Row], seconds: float) -> None:
     """Print the scores and where everything is."""
     print(f"\n{'':8}" + "".join(f"{name:>14}" for name in FIGURES))
     for row in rows:
-        print(f"{_short(row.modality):8}" + "".join(f"{row.scores[name]:14.3f}" for name in FIGURES))
+        print(f"{SHORT_NAMES[row.modality]:8}" + "".join(f"{row.scores[name]:14.3f}" for name in FIGURES))
     print("PSNR in dB; matched: after the best linear fit of intensities.")
     print("The phantom is a simulation: this shows that modfill works, not how well it does on patients.\n")
     places = {

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ import nibabel as nib
 import numpy as np
 
 from modfill import __version__
+from modfill.atomic import replacing, writable
 from modfill.cases.filenames import SEGMENTATION_WORDS, is_segmentation, nifti_stem
 from modfill.cases.files import CaseFiles, Cohort
 from modfill.cases.layouts.dataset_json import FILE_ENDING, ChannelCase, channel_names
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import NAMES
+from modfill.modalities import SHORT_NAMES
 from modfill.outputs.naming import OutputFolder, refuse_links
 
 __all__ = ["Links", "describe", "remove_description", "write_json"]
@@ -73,7 +73,7 @@ class Links:
                 cannot be written.
         """
         case_id, out, whole = files.case_id, self.out, True
-        try:
+        with writable(out.path, CaseError, case=case_id):
             for modality, path in paths.items():
                 ending = FILE_ENDING if path.name.lower().endswith(".gz") else ".nii"
                 copied = modality in files.volume_index or (out.naming == "nnunet" and ending != FILE_ENDING)
@@ -94,11 +94,6 @@ class Links:
                     if not files.label.is_file():
                         raise CaseError(f"case {case_id}: label {files.label} must be a file, got none; add it")
                     link(files.label, self._place(case_id, out.path / "labelsTr" / f"{case_id}{FILE_ENDING}"))
-        except OSError as error:
-            raise CaseError(
-                f"case {case_id}: {out.path} must be writable, got '{error.strerror or error}'; "
-                "choose another output folder"
-            ) from error
         return whole
 
     def _place(self, case_id: str, place: Path) -> Path:
@@ -167,7 +162,6 @@ def link(file: Path, place: Path) -> None:
         CaseError: If another file lies there.
         OSError: If the folder cannot be written.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
     if place.parent.resolve() / place.name == file.parent.resolve() / file.name:
         return  # the output folder is the input folder
     # past links to folders, but not past the file's own: what it leads to may be called otherwise
@@ -179,13 +173,11 @@ def link(file: Path, place: Path) -> None:
         if filecmp.cmp(file, place, shallow=False):
             return
         raise _occupied(place)
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=place.parent) as scratch:
-        temporary = Path(scratch) / place.name
+    with replacing(place) as temporary:
         try:
             os.symlink(target, temporary)
         except OSError:
             shutil.copyfile(file, temporary)
-        os.replace(temporary, place)
 
 
 def _copy(image: nib.Nifti1Image, place: Path) -> None:
@@ -197,11 +189,8 @@ def _copy(image: nib.Nifti1Image, place: Path) -> None:
             if np.array_equal(np.asanyarray(present.dataobj), voxels) and np.allclose(present.affine, image.affine):
                 return
         raise _occupied(place)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=place.parent) as scratch:
-        temporary = Path(scratch) / place.name
+    with replacing(place) as temporary:
         nib.save(nib.Nifti1Image(voxels, image.affine, image.header), temporary)
-        os.replace(temporary, place)
 
 
 def _occupied(place: Path) -> CaseError:
@@ -239,13 +228,10 @@ def remove_description(out: OutputFolder) -> None:
 def _own_description(out: OutputFolder) -> Iterator[Path]:
     """The place of a folder's description, to write or remove it. Raises ModfillError if another one lies there."""
     path = out.path / _DESCRIPTIONS[out.naming][0]
-    try:
+    with writable(path):
         if path.exists() and not _is_ours(path):
             raise ModfillError(f"{path} must be free or modfill's, got another one; choose another output folder")
         yield path
-    except OSError as error:
-        reason = error.strerror or error
-        raise ModfillError(f"{path} must be writable, got '{reason}'; choose another output folder") from error
 
 
 def _is_ours(path: Path) -> bool:
@@ -275,9 +261,7 @@ def _nnunet_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
         labels = _by_name(labels)
     dataset = {key: value for key, value in dataset.items() if key not in ("dataset", "modality")}
     return dataset | {
-        "channel_names": {
-            str(n): names[m] if m in names else NAMES[m].split(" (")[0] for n, m in enumerate(out.channels)
-        },
+        "channel_names": {str(n): names[m] if m in names else SHORT_NAMES[m] for n, m in enumerate(out.channels)},
         "labels": labels,
         "numTraining": len(out.training),
         "file_ending": FILE_ENDING,
@@ -301,10 +285,6 @@ _DESCRIPTIONS: dict[str, tuple[str, Callable[[OutputFolder, Cohort], dict[str, A
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all, whoever else is writing it; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # not named after the process: on two machines, or in two containers, it may have the same number
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as scratch:
-        temporary = Path(scratch) / path.name
+    """Write JSON whole or not at all, whoever else is writing it; makes the folder. Raises OSError if it cannot."""
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")
-        os.replace(temporary, path)

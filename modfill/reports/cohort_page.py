@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -21,12 +20,13 @@ from nibabel.filebasedimages import ImageFileError
 from tqdm import tqdm
 
 from modfill import __version__
+from modfill.atomic import replacing, writable
 from modfill.cases.layouts.dataset_json import FILE_ENDING
 from modfill.cases.marks import expected_psnr
 from modfill.cases.nifti import read_header, read_image
 from modfill.cohort.table import read_table
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, NAMES
+from modfill.modalities import MODALITIES, SHORT_NAMES
 from modfill.outputs.naming import uncertainty_path
 from modfill.outputs.sidecar import is_ours, source_paths
 from modfill.reports.strips import Frame, Strip, draw_strip
@@ -89,7 +89,8 @@ def write_report(completed: Path, page: Path | None = None) -> Path:
     for case_id, synthetic in tqdm(cases.items(), unit="case", leave=False, disable=None):  # seen in a terminal only
         articles.append(_article(case_id, synthetic, edge if used < MOST_BYTES else None))
         used += len(articles[-1])
-    _save(page, _page(completed, cases, articles))
+    with writable(page), replacing(page) as temporary:
+        temporary.write_text(_page(completed, cases, articles), encoding="utf8", errors="backslashreplace")
     return page
 
 
@@ -106,19 +107,6 @@ def _page(completed: Path, cases: Mapping[str, Sequence[Synthetic]], articles: S
         full_amber=f"{FULL_AMBER:.0%}",
         cases="\n".join(articles),
     )
-
-
-def _save(page: Path, text: str) -> None:
-    """Write the page whole or not at all."""
-    temporary = page.with_name(f".tmp-{os.getpid()}-{page.name}")
-    try:
-        temporary.write_text(text, encoding="utf8", errors="backslashreplace")
-        os.replace(temporary, page)
-    except OSError as error:
-        raise ModfillError(f"{page} must be writable, got '{error.strerror or error}'; give --html") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _find(completed: Path) -> dict[str, list[Synthetic]]:
@@ -169,7 +157,7 @@ def _facts(synthetic: Sequence[Synthetic]) -> tuple[dict[str, object], list[str]
     spreads = [spread for one in synthetic if (spread := _mean_spread(one)) is not None]
     psnrs = [found for one in synthetic if (found := expected_psnr(one.note)) is not None]
     values: dict[str, object] = {"count": len(synthetic)}
-    facts = [f"{len(synthetic)} synthesised: {', '.join(_short(one.note['Modality']) for one in synthetic)}"]
+    facts = [f"{len(synthetic)} synthesised: {', '.join(SHORT_NAMES[one.note['Modality']] for one in synthetic)}"]
     if spreads:
         values["uncertainty"] = f"{np.mean(spreads):.6f}"
         facts.append(f"uncertainty {np.mean(spreads):.1%}")
@@ -209,10 +197,12 @@ def _synthetic_figures(one: Synthetic, frame: Frame) -> list[str]:
     modality, case_id = one.note["Modality"], one.note["CaseID"]
     image, spread, (low, high) = _read(one.path), one.uncertainty(), one.window
     strip = draw_strip(image, frame, mark="SYNTHETIC")
-    figures = [_figure(strip, modality, "synthetic", f"{_short(modality)} of {case_id}, synthetic", one.expected_psnr)]
+    figures = [
+        _figure(strip, modality, "synthetic", f"{SHORT_NAMES[modality]} of {case_id}, synthetic", one.expected_psnr)
+    ]
     if spread is not None:
         over = draw_strip(image, frame, spread, FULL_AMBER * (high - low), "SYNTHETIC WITH UNCERTAINTY")
-        what = f"{_short(modality)} of {case_id}, synthetic, with its uncertainty laid over"
+        what = f"{SHORT_NAMES[modality]} of {case_id}, synthetic, with its uncertainty laid over"
         figures.append(_figure(over, modality, "uncertainty", what))
     return figures
 
@@ -237,7 +227,7 @@ def _acquired_figure(modality: str, source: Mapping[str, Any], path: Path | None
         strip = draw_strip(image, frame)
     except _UNREADABLE as error:
         return _figure(None, modality, "acquired", f"{name} cannot be read ({type(error).__name__})")
-    return _figure(strip, modality, "acquired", f"{_short(modality)}, acquired: {name}")
+    return _figure(strip, modality, "acquired", f"{SHORT_NAMES[modality]}, acquired: {name}")
 
 
 def _figure(strip: Strip | None, modality: str, kind: str, text: str, value: str = "") -> str:
@@ -248,7 +238,7 @@ def _figure(strip: Strip | None, modality: str, kind: str, text: str, value: str
         f'alt="{escape(text)}; axial, coronal and sagittal slice">'
     )  # fmt: skip
     return (
-        f'<figure class="{kind}">{shown}<figcaption>{escape(_short(modality))} '
+        f'<figure class="{kind}">{shown}<figcaption>{escape(SHORT_NAMES[modality])} '
         f'<span class="kind">{kind}</span>{value}</figcaption></figure>'
     )
 
@@ -257,7 +247,7 @@ def _provenance(one: Synthetic) -> str:
     """What the sidecar says, as a table."""
     note = one.note
     made_by = note["GeneratedBy"][0]
-    sources = "; ".join(f"{_short(s['Modality'])} {s.get('File', 'array')}" for s in note["Sources"])
+    sources = "; ".join(f"{SHORT_NAMES[s['Modality']]} {s.get('File', 'array')}" for s in note["Sources"])
     facts = {
         "Image": one.path.name,
         "Sources": sources,
@@ -271,7 +261,7 @@ def _provenance(one: Synthetic) -> str:
     rows = "".join(
         f'<tr><th scope="row">{name}</th><td>{escape(str(fact))}</td></tr>' for name, fact in facts.items() if fact
     )
-    return f"<table><caption>Synthetic {escape(_short(note['Modality']))}</caption>{rows}</table>"
+    return f"<table><caption>Synthetic {escape(SHORT_NAMES[note['Modality']])}</caption>{rows}</table>"
 
 
 def _summary(cases: Mapping[str, Sequence[Synthetic]], rows: Sequence[Mapping[str, str]]) -> str:
@@ -286,8 +276,3 @@ def _failures(rows: Sequence[Mapping[str, str]]) -> str:
     lines = "".join(f"<li>{escape(row['reason'])}</li>" for row in rows if row["status"] == "failed")
     section = f'<section aria-labelledby="failed"><h2 id="failed">Not completed</h2><ul>{lines}</ul></section>'
     return section if lines else ""
-
-
-def _short(modality: str) -> str:
-    """T1ce, not T1ce (T1 with contrast agent)."""
-    return NAMES[modality].split(" (")[0]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from modfill.errors import ModfillError, printable
+from modfill.atomic import replacing, writable
+from modfill.errors import printable
 from modfill.modalities import MODALITIES, NAMES
 from modfill.reports.scan import Scan, ScannedCase
 from modfill.reports.swaps import ACCURACY
@@ -151,8 +152,5 @@ def _list(lines: Iterable[str]) -> str:
 
 
 def _save(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise ModfillError(f"{path} must be writable, got '{error.strerror or error}'; choose another file") from error
+    with writable(path), replacing(path) as temporary:
+        temporary.write_bytes(content)

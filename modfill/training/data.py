@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from modfill.atomic import replacing, writable
 from modfill.cases.files import CaseFiles
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case, require_usable
@@ -45,7 +46,6 @@ def load_cohort(folder: Path, cache: Path, preset: Preset) -> list[TrainingCase]
         ModfillError: no case has all of the preset's modalities, or one has an unusable image.
     """
     cache = cache / f"{preset.normalisation}-{preset.multiple}"
-    cache.mkdir(parents=True, exist_ok=True)
     cases = []
     for files in find_cases(folder):
         if set(preset.modalities) <= set(files.paths):
@@ -89,20 +89,23 @@ def file_digest(path: Path) -> str:
 
 def _write_cached(stem: Path, case: Case, preset: Preset) -> None:
     prepared = prepare(case, preset.multiple, preset.normalisation)
-    _save(f"{stem}-volumes.npy", np.stack([prepared.volumes[m] for m in preset.modalities]).astype(np.float16))
-    _save(f"{stem}-brain.npy", prepared.brain)
+    volumes = np.stack([prepared.volumes[m] for m in preset.modalities]).astype(np.float16)
+    save_array(stem.with_name(f"{stem.name}-volumes.npy"), volumes)
+    save_array(stem.with_name(f"{stem.name}-brain.npy"), prepared.brain)
     scales = [asdict(prepared.scales[m]) for m in preset.modalities]
-    path = stem.with_name(f"{stem.name}.json")
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(scales))
-    os.replace(temporary, path)  # last: its presence says that all is there
+    save_json(stem.with_name(f"{stem.name}.json"), scales)  # last: both arrays are there
 
 
-def _save(path: str, array: np.ndarray) -> None:
-    """Under a name of its own first: another process may be reading what it wrote itself."""
-    temporary = f"{path}.{os.getpid()}.npy"
-    np.save(temporary, array)
-    os.replace(temporary, path)
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write `*.npy` whole or not at all; other processes may be reading it. Raises ModfillError if it cannot."""
+    with writable(path), replacing(path) as temporary:
+        np.save(temporary, array)
+
+
+def save_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all. Raises ModfillError if it cannot."""
+    with writable(path), replacing(path) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf8")
 
 
 def _read_cached(stem: Path, case_id: str) -> TrainingCase:

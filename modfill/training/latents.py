@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from modfill.model.device import fast_precision
 from modfill.model.synthesiser import Synthesiser
 from modfill.training.augmentation import jitter
-from modfill.training.data import TrainingCase
+from modfill.training.data import TrainingCase, save_array
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,10 @@ class LatentBank:
 
     def fill(self, rank: int = 0, ranks: int = 1) -> None:
         """Encode one rank's share of the cases, unless that has been done before."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         for index, case in list(enumerate(self.cases))[rank::ranks]:
             path = self.folder / f"{case.key}.npy"
             if not path.exists():
-                temporary = path.with_suffix(".tmp.npy")
-                np.save(temporary, self._encoded(index, self.model.latent_std.device))
-                temporary.rename(path)
+                save_array(path, self._encoded(index, self.model.latent_std.device))
 
     @cached_property
     def latents(self) -> list[np.ndarray]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from modfill.atomic import replacing, writable
 from modfill.errors import ModfillError
 from modfill.model.config import StageConfig
 from modfill.training.log import Budget, Curves, Progress
@@ -191,9 +192,10 @@ def _save(path: Path, stage: Stage, optimiser: torch.optim.Optimizer, ema: EMA, 
         "step": progress.step,
         "seconds": progress.seconds,
     }
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    content = BytesIO()  # torch.save hides a full disk behind a RuntimeError
+    torch.save(state, content)
+    with writable(path), replacing(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def _resume(path: Path, stage: Stage, optimiser: torch.optim.Optimizer, ema: EMA, progress: Progress) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +14,7 @@ from modfill.model.config import GRAIN
 from modfill.model.device import fast_precision
 from modfill.model.pyramid import Pyramid
 from modfill.model.synthesiser import Encoded
+from modfill.training.data import save_array, save_json
 from modfill.training.latents import LatentBank, digest
 
 POINTS = 2**22  # of the whole cohort
@@ -42,7 +42,6 @@ class PointBank:
 
     def fill(self, rank: int = 0, ranks: int = 1) -> None:
         """Draw one rank's share of the files, unless that has been done before."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         named = [(index, variant) for index in range(len(self.bank.cases)) for variant in range(len(VARIANTS))]
         for index, variant in named[rank::ranks]:
             self._write(index, variant)
@@ -62,10 +61,9 @@ class PointBank:
         path = self._path(index, variant)
         if (path / "points.json").exists():
             return
-        path.mkdir(exist_ok=True)
         for name, values in zip(NAMES, self._drawn(index, *VARIANTS[variant]), strict=True):
-            np.save(path / f"{name}.npy", values.cpu().numpy().astype(np.float16))
-        (path / "points.json").write_text(json.dumps({"points": self.points}))  # last: all is there
+            save_array(path / f"{name}.npy", values.cpu().numpy().astype(np.float16))
+        save_json(path / "points.json", {"points": self.points})  # last: all arrays are there
 
     @torch.no_grad()
     def _drawn(self, index: int, mirrored: bool, recontrasted: bool) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from modfill.atomic import writable
 from modfill.errors import ModfillError
 from modfill.model.config import PRESETS, Preset
 from modfill.model.device import best_device, half_is_fast
@@ -77,7 +78,8 @@ def train_preset(
     more = Regions(regions) if regions else None
     _join_group()
     device = device or best_device()
-    out.mkdir(parents=True, exist_ok=True)
+    with writable(out):
+        out.mkdir(parents=True, exist_ok=True)
     cases, held_out = _cohorts(data, validate, out, preset)
     torch.manual_seed(seed)
     model, trained = _start(preset, weights)

@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from modfill.atomic import replacing, writable
 from modfill.errors import WeightsError
 from modfill.model.synthesiser import Synthesiser
 from modfill.weights.file import MALFORMED, WeightsFile, damaged, unreadable_preset
 
 
 def save(model: Synthesiser, path: Path, stages: tuple[str, ...]) -> None:
-    """Write a model in half precision, under a temporary name first.
+    """Write a model in half precision, whole or not at all.
 
     Args:
-        model: what to save.
+        model: The model.
         path: `*.safetensors`.
-        stages: the stages that have been trained, for `modfill info`.
+        stages: The stages that have been trained, for `modfill info`.
+
+    Raises:
+        WeightsError: The file cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialised
 
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
     tensors["latent_std"] = model.latent_std.detach().cpu().float()
@@ -35,9 +38,8 @@ def save(model: Synthesiser, path: Path, stages: tuple[str, ...]) -> None:
     content = {"preset": preset, "stages": trained, "content": _digest(preset, trained, tensors)}
     # one entry only: safetensors writes several in random order, and the file's hash stands in every sidecar
     metadata = {"modfill": json.dumps(content)}
-    temporary = path.with_name("." + path.name + ".tmp")
-    save_file(tensors, temporary, metadata)
-    os.replace(temporary, path)
+    with writable(path, WeightsError), replacing(path) as temporary:
+        temporary.write_bytes(serialised(tensors, metadata))
 
 
 def load(path: Path) -> tuple[Synthesiser, WeightsFile]:
