@@ -31,6 +31,10 @@ settings.load_profile("few")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
+LONGEST = (
+    "test_training", "test_ranks", "test_phantom", "test_shipped", "test_cohort", "test_nnunet_plugin", "test_demo",
+    "test_segmentation_benchmark", "test_training_stages", "test_prompt_end", "test_faults",
+)  # fmt: skip
 MOST_WORKERS = 8  # each imports torch and holds models of its own: about 1 GB
 
 
@@ -39,6 +43,11 @@ def pytest_xdist_auto_num_workers() -> int:
     """Workers of `-n auto`: one per core that this process may use; xdist itself does not count hyper-threads."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", min(cores, MOST_WORKERS)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: workers take whole files, and should end together."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 def awake(preset: Preset, seed: int = 0) -> Synthesiser:
