@@ -1,4 +1,4 @@
-"""Processes that complete cohorts, started in no time: they are forked from a server that has imported everything."""
+"""Processes that start in no time: they are forked from a server that has imported everything."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -13,6 +14,13 @@ import nibabel as nib
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["modfill.completer", "monai.networks.nets"])
+
+
+def start_process(function: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    """Start a process that calls a function of a module."""
+    process = _CONTEXT.Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
 def start(
@@ -26,9 +34,7 @@ def start(
         log: the process adds the modalities that it synthesised, a line each.
         die: it kills itself at the N-th "save" of an image, with half of it written, or before the N-th "replace".
     """
-    process = _CONTEXT.Process(target=_complete, args=(cohort, out, weights, log, die))
-    process.start()
-    return process
+    return start_process(_complete, cohort, out, weights, log, die)
 
 
 def _complete(cohort: Path, out: Path, weights: Path, log: Path | None, die: tuple[str, int] | None) -> None:

@@ -1,10 +1,10 @@
-"""The examples run, as scripts, on small cases with tiny weights."""
+"""The examples run, as scripts, on small cases with tiny weights; in this process, which has imported torch."""
 
 from __future__ import annotations
 
-import os
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from tests.case_files import MODALITIES, brain_volumes, save, write_case
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+Run = Callable[..., list[str]]
 
 
 @pytest.fixture
@@ -24,19 +25,23 @@ def cohort(tmp_path: Path) -> Path:
     return tmp_path / "cases"
 
 
-def run(name: str, cwd: Path, *arguments: str | Path) -> list[str]:
-    """Run an example and return what it printed, by line."""
-    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run an example in `tmp_path` and return what it printed, by line."""
+
+    def call(name: str, *arguments: str | Path) -> list[str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    return call
 
 
-def test_complete_folder(cohort: Path, tiny_weights: Path, tmp_path: Path) -> None:
+def test_complete_folder(run: Run, cohort: Path, tiny_weights: Path, tmp_path: Path) -> None:
     (cohort / "p3").mkdir()
     save(cohort / "p3" / "p3-t1n.nii.gz", np.zeros((8, 8, 8), np.int16))
-    lines = run("complete_folder.py", tmp_path, cohort, "--out", tmp_path / "out", "--weights", tiny_weights)
+    lines = run("complete_folder.py", cohort, "--out", tmp_path / "out", "--weights", tiny_weights)
     assert [line for line in lines if line.startswith("p")] == [
         "p0: synthesised nothing",
         "p1: synthesised t1c, t2w",
@@ -46,15 +51,15 @@ def test_complete_folder(cohort: Path, tiny_weights: Path, tmp_path: Path) -> No
     assert any("case p3: " in line and "all zero" in line for line in lines)
 
 
-def test_torchio_training(cohort: Path, tiny_weights: Path, tmp_path: Path) -> None:
+def test_torchio_training(run: Run, cohort: Path, tiny_weights: Path, tmp_path: Path) -> None:
     pytest.importorskip("torchio")
-    lines = run("torchio_training.py", tmp_path, cohort, "--weights", tiny_weights, "--cache", tmp_path / "cache")
+    lines = run("torchio_training.py", cohort, "--weights", tiny_weights, "--cache", tmp_path / "cache")
     assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
     assert len(list((tmp_path / "cache").rglob("*.npz"))) == 5
 
 
-def test_monai_pipeline(cohort: Path, tiny_weights: Path, tmp_path: Path) -> None:
-    lines = run("monai_pipeline.py", tmp_path, cohort, "--weights", tiny_weights, "--cache", tmp_path / "cache")
+def test_monai_pipeline(run: Run, cohort: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    lines = run("monai_pipeline.py", cohort, "--weights", tiny_weights, "--cache", tmp_path / "cache")
     assert lines == [
         "p0: acquired t1n, t1c, t2w, t2f; segmentation (24, 28, 20)",
         "p1: acquired t1n, t2f; segmentation (24, 28, 20)",

@@ -187,7 +187,9 @@ def batches(data: Any, workers: int = 0, start: str | None = None) -> dict[str, 
 
 
 @pytest.mark.usefixtures("one_thread")  # as workers have
-@pytest.mark.parametrize(("workers", "start"), [(1, "fork"), (2, "fork"), (2, "spawn")])
+@pytest.mark.parametrize(
+    ("workers", "start"), [(1, "fork"), (2, "fork"), pytest.param(2, "spawn", marks=pytest.mark.slow)]
+)
 def test_workers_give_the_same_batches(
     tiny_weights: Path, files: list, tmp_path: Path, workers: int, start: str
 ) -> None:

@@ -321,10 +321,10 @@ def test_a_channel_of_another_kind_is_never_synthesised(raw: Path, tiny_weights:
         completer.complete(a, out=tmp_path)
     volumes = brain_volumes(SHAPE)
     arrays = {"t1n": volumes["t1n"], "ADC": volumes["t2w"] // 2}
-    whole = completer.complete_arrays(arrays, SPACE, "x")
+    whole = completer.complete_arrays(arrays, affine=SPACE, case_id="x")
     assert tuple(whole) == ("ADC", *MODALITIES) and whole["ADC"] is arrays["ADC"]
     with pytest.raises(CaseError, match="ADC"):
-        completer.complete_arrays({"t1n": volumes["t1n"]}, SPACE, "x")
+        completer.complete_arrays({"t1n": volumes["t1n"]}, affine=SPACE, case_id="x")
 
 
 def test_the_plugin_s_cache_follows_the_content(raw: Path, tiny_weights: Path, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -113,12 +113,18 @@ def test_maps_stay_inside_too(completer: ModalityCompleter, tmp_path: Path) -> N
     assert files_under(tmp_path / "elsewhere") == set()
 
 
-def test_terminals_without_the_letters(tiny_weights: Path, tmp_path: Path) -> None:
+def test_terminals_without_the_letters(tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The streams are as PYTHONIOENCODING=ascii makes them."""
     write_case(tmp_path / "in", "Größe-脳", ("t1n",), SHAPE)
-    command = [sys.executable, "-m", "modfill", "complete", tmp_path / "in", "--out", tmp_path / "out"]
-    done = subprocess.run([*map(str, command), "--weights", str(tiny_weights), "--device", "cpu"], capture_output=True,
-                          env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, b"") and rb"Gr\xf6\xdfe-\u8133: synthesised" in done.stdout
+    streams = {name: TextIOWrapper(BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    command = ["complete", tmp_path / "in", "--out", tmp_path / "out", "--weights", tiny_weights, "--device", "cpu"]
+    status = main([str(word) for word in command])
+    for stream in streams.values():
+        stream.flush()
+    out, error = (stream.buffer.getvalue() for stream in streams.values())
+    assert (status, error) == (0, b"") and rb"Gr\xf6\xdfe-\u8133: synthesised" in out
 
 
 def test_a_cohort_s_name_longer_than_names_can_be(tmp_path: Path) -> None:

@@ -9,37 +9,50 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
+from modfill.cli import main
 from modfill.cohort.parts import Part
 from modfill.cohort.table import read_table
 from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError
 from modfill.model.config import PRESETS
+from tests import two_ranks
 from tests.case_files import write_case
+from tests.cohort_process import start_process
 
 ROOT = Path(__file__).parents[1]
 
 
-def torchrun(*arguments: object) -> None:
-    """Run a module in two CPU processes; fail with its errors."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    done = subprocess.run([*command, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True,
-                          check=False, timeout=300)  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+def in_two_ranks(function: Callable[..., None], address: Mapping[str, str], *arguments: object) -> None:
+    """Call a function in two processes, each with the variables that torchrun sets."""
+    processes = [start_process(_call, function, {**address, "RANK": rank, "LOCAL_RANK": rank}, arguments)
+                 for rank in ("0", "1")]  # fmt: skip
+    for process in processes:
+        process.join(300)
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
-def test_two_processes_give_one_weights_file(case_folder: Path, tmp_path: Path) -> None:
+def _call(function: Callable[..., None], variables: Mapping[str, str], arguments: Sequence[object]) -> None:
+    os.environ |= {**variables, "CUDA_VISIBLE_DEVICES": ""}
+    torch.set_num_threads(1)
+    function(*arguments)
+
+
+def _train(*options: object) -> None:
+    sys.exit(main(["train", *map(str, options)]))
+
+
+def test_two_processes_give_one_weights_file(case_folder: Path, address: dict[str, str], tmp_path: Path) -> None:
     for seed in range(3):
         write_case(tmp_path / "cohort", f"p{seed}", shape=(44, 36, 28), seed=seed)
     out = tmp_path / "run"
     options = ("--preset", "tiny", "--data", tmp_path / "cohort", "--out", out, "--minutes", 0.05)
-    torchrun("modfill.cli", "train", *options)
+    in_two_ranks(_train, address, *options)
     assert len(list(out.rglob("*.safetensors"))) == 1 and not list(out.rglob("*.tmp*"))
     for stage in PRESETS["tiny"].stages:
         with (out / f"{stage}.csv").open() as file:
@@ -50,8 +63,8 @@ def test_two_processes_give_one_weights_file(case_folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["clock", "codes"])
-def test_ranks_hold_the_same_parameters(tmp_path: Path, kind: str) -> None:
-    torchrun("tests.two_ranks", tmp_path, kind)
+def test_ranks_hold_the_same_parameters(tmp_path: Path, address: dict[str, str], kind: str) -> None:
+    in_two_ranks(two_ranks.main, address, tmp_path, kind)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=0, msg=name)
@@ -116,15 +129,22 @@ def address() -> dict[str, str]:
         return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
 
 
-def test_one_rank_needs_no_address_and_more_do(options: list[object], tmp_path: Path) -> None:
-    job = _rank(options, {"RANK": "0", "WORLD_SIZE": "2"})
-    _, error = job.communicate(timeout=60)
-    assert job.returncode == 1 and not (tmp_path / "out").exists()
-    assert error == ("modfill: MASTER_ADDR and MASTER_PORT must be set for 2 ranks, got none; start them with "
-                     "torchrun, or use --shard\n")  # fmt: skip
-    job = _rank(options, {"RANK": "0", "WORLD_SIZE": "1"})
-    _, error = job.communicate(timeout=60)
-    assert (job.returncode, error) == (0, "") and len(list((tmp_path / "out").rglob("*.nii.gz"))) == 2
+def test_one_rank_needs_no_address_and_more_do(
+    options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    command = ["complete", *map(str, options)]
+    assert main(command) == 1 and not (tmp_path / "out").exists()
+    assert capsys.readouterr().err == (
+        "modfill: MASTER_ADDR and MASTER_PORT must be set for 2 ranks, got none; start them with torchrun, or use "
+        "--shard\n"
+    )
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert main(command) == 0 and len(list((tmp_path / "out").rglob("*.nii.gz"))) == 2
+    assert capsys.readouterr().err == ""
 
 
 def test_ranks_meet_without_torchrun(options: list[object], address: dict[str, str], tmp_path: Path) -> None:

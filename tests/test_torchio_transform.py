@@ -192,7 +192,9 @@ def test_batches_collate_and_carry_the_mask(complete: Any) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")  # as workers have
-@pytest.mark.parametrize(("workers", "start"), [(1, "fork"), (2, "fork"), (2, "spawn")])
+@pytest.mark.parametrize(
+    ("workers", "start"), [(1, "fork"), (2, "fork"), (1, "spawn"), pytest.param(2, "spawn", marks=pytest.mark.slow)]
+)
 def test_workers_give_the_same_values(complete: Any, workers: int, start: str) -> None:
     assert same(batches(dataset(complete), 0), batches(dataset(complete), workers, start))
 

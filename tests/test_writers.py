@@ -47,7 +47,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, completer: ModalityComplete
     folder = tmp_path_factory.mktemp("inputs")
     for seed, case_id in enumerate(("p1", "p2")):
         write_case(folder / "in", case_id, ("t1n", "t2w"), SHAPE, seed=seed)
-    list(completer.complete_cohort(folder / "in", folder / "out"))
+    list(completer.complete_cohort(folder / "in", out=folder / "out"))
     return folder
 
 

@@ -1,11 +1,7 @@
-"""A program for torchrun: trains one small stage on every rank and saves each rank's parameters.
-
-`torchrun ... -m tests.two_ranks OUT clock|codes`: a linear layer under a time budget, or a codebook with dead codes.
-"""
+"""One of two ranks that train one small stage: a linear layer under a time budget, or a codebook with dead codes."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,16 +51,17 @@ class Coded(Clocked):
         return self.quantizer(latent + 3 + rank())[1], {}
 
 
-def _main(out: str, kind: str) -> None:
-    torch.set_num_threads(1)
+def main(out: Path, kind: str) -> None:
+    """Train as the rank that RANK names, and save its parameters.
+
+    Args:
+        out: receives `rank0.pt` or `rank1.pt`, and the stage's checkpoints.
+        kind: "clock" or "codes".
+    """
     dist.init_process_group("gloo")
     torch.manual_seed(0)
     stage = Clocked() if kind == "clock" else Coded()
     budget = Budget(10**6, minutes=0.02) if kind == "clock" else Budget(230)
-    train(stage, Path(out), budget, seed=0, device=torch.device("cpu"), half=False)
-    torch.save(dict(stage.named_parameters()), Path(out) / f"rank{rank()}.pt")
+    train(stage, out, budget, seed=0, device=torch.device("cpu"), half=False)
+    torch.save(dict(stage.named_parameters()), out / f"rank{rank()}.pt")
     dist.barrier()
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
