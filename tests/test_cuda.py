@@ -37,4 +37,4 @@ def test_the_gpu_gives_the_image_of_the_cpu(
 
 def test_auto_takes_the_gpu(tiny_weights: Path) -> None:
     completer = ModalityCompleter(tiny_weights)
-    assert completer.device.type == "cuda" and next(completer.model.parameters()).is_cuda
+    assert completer.networks.device.type == "cuda" and completer.networks.load().device.type == "cuda"
