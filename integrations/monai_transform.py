@@ -29,7 +29,7 @@ try:
     from monai.data import MetaTensor
     from monai.transforms import MapTransform, RandomizableTransform
 except ImportError as error:
-    raise ModfillError("The MONAI transforms need MONAI: pip install -c constraints.txt 'monai>=1.4'") from error
+    raise ModfillError("The MONAI transforms need MONAI: pip install 'monai>=1.4'") from error
 
 __all__ = ["CompleteModalitiesd", "RandModalityDropoutd"]
 

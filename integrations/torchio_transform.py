@@ -28,7 +28,7 @@ try:
 except ImportError as error:
     raise ModfillError(
         f"The TorchIO transforms need TorchIO 0.20 or newer, but older than 2, which imports otherwise ({error}): "
-        "pip install -c constraints.txt 'modfill[torchio]'"
+        "pip install 'modfill[torchio]'"
     ) from error
 
 __all__ = ["CompleteModalities", "ModalityDropout", "RandomModalityDropout"]

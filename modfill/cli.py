@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from modfill import __version__
 from modfill.arguments import Parser, build_parser, joined_targets
 from modfill.errors import ModfillError, SettingsError
+from modfill.flags import in_flags
 from modfill.process import Terminated, end_now_if_busy, terminable, tune_process
 from modfill.terminal import shown
 
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         with terminable(), shown(**_wanted(options)):
             return _COMMANDS[options.command](options, parser)
     except ModfillError as error:
-        print(f"modfill: {error}", file=sys.stderr)
+        print(f"modfill: {in_flags(str(error))}", file=sys.stderr)
         status = 2 if isinstance(error, SettingsError) else 1
         if arguments is None:  # this process is the command, not a program that calls it
             end_now_if_busy(status)
@@ -158,7 +159,7 @@ def _scan(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.reports.scan_page import as_text, save_csv, save_html
 
     scan = scan_cohort(options.cohort, deep=options.deep)
-    print(as_text(scan))
+    print(in_flags(as_text(scan)))
     if options.csv:
         save_csv(scan, options.csv)
     if options.html:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modfill.errors import SettingsError, printable
+from modfill.flags import in_flags
 
 __all__ = ["shown"]
 
@@ -23,7 +24,7 @@ class _Terminal(logging.Handler):
 
         news = record.levelno < logging.WARNING
         stream = sys.stdout if news else sys.stderr
-        text = record.getMessage() if news else f"modfill: {record.getMessage()}"
+        text = record.getMessage() if news else f"modfill: {in_flags(record.getMessage())}"
         tqdm.write(printable(text), file=stream)
         stream.flush()
 
@@ -46,7 +47,7 @@ def shown(*, quiet: bool = False, verbose: bool = False, log: Path | None = None
             log.parent.mkdir(parents=True, exist_ok=True)
             handlers.append(logging.FileHandler(log, encoding="utf8", errors="backslashreplace"))
         except OSError as error:
-            raise SettingsError(f"--log: cannot write {log} ({error.strerror}); choose another file") from error
+            raise SettingsError(f"cannot write the log {log} ({error.strerror}); choose another file") from error
         handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = _LOG.level
     _LOG.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet and log is None else logging.INFO)

@@ -85,7 +85,7 @@ def test_an_unexplained_image_is_a_problem_of_a_case_that_lacks_a_modality(tmp_p
     folder = touch(tmp_path / "p1", "p1_t1.nii.gz", "p1_flair.nii.gz", name)
     with pytest.raises(CaseError) as refused:
         find_cases(folder)
-    assert name in str(refused.value) and "--ignore-unexplained" in str(refused.value)
+    assert name in str(refused.value) and "ignore_unexplained=True" in str(refused.value)
     (case,) = find_cases(folder, ignore_unexplained=True)
     assert case.problem is None and case.overrides == (IGNORE_UNEXPLAINED,)
     touch(folder, "p1_t1ce.nii.gz", "p1_t2.nii.gz")

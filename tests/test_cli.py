@@ -322,7 +322,7 @@ def test_quiet_verbose_and_log(run: Run, case_folder: Path, tmp_path: Path) -> N
     assert "case p1: compute" in out
     status, _, error = run("complete", case_folder, "-o", tmp_path / "out", "--log", tmp_path)
     assert status == 2
-    one_line(error, "--log: cannot write")
+    one_line(error, "cannot write the log")
 
 
 def test_success_names_the_files_and_the_next_command(run: Run, case_folder: Path, tmp_path: Path) -> None:

@@ -344,7 +344,7 @@ def test_shards_are_equal_and_disjoint_and_give_the_same_files(
 
 @pytest.mark.parametrize("text", ["", "0/3", "4/3", "3", "1/0", "-1/3", "1/3/5", "a/b", "1/٣"])
 def test_a_shard_must_exist(text: str) -> None:
-    with pytest.raises(ModfillError, match="--shard must be one of 1/N to N/N"):
+    with pytest.raises(ModfillError, match="shard must be one of 1/N to N/N"):
         Part.parse(text)
 
 

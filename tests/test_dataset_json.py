@@ -51,7 +51,7 @@ def test_the_old_key_modality_is_read() -> None:
 def test_doubtful_names_are_refused_until_told(names: tuple[str, ...], reason: str) -> None:
     with pytest.raises(ModfillError, match=reason) as caught:
         channel_modalities(description(names), "Dataset501_Toy")
-    assert str(caught.value).startswith("Dataset501_Toy: ") and "--channels" in str(caught.value)
+    assert str(caught.value).startswith("Dataset501_Toy: ") and "channels" in str(caught.value)
     told = ALL[: len(names)]
     assert channel_modalities(description(names), "Dataset501_Toy", told) == told
 

@@ -207,7 +207,7 @@ def test_the_order_of_channels_may_be_told(raw: Path, tiny_weights: Path) -> Non
     content = json.loads(path.read_text())
     content["channel_names"] = {str(number): "MRI" for number in range(4)}
     path.write_text(json.dumps(content))
-    with pytest.raises(ModfillError, match="Dataset501_Toy/dataset.json: the name of channel 0 .* --channels"):
+    with pytest.raises(ModfillError, match="Dataset501_Toy/dataset.json: the name of channel 0 .* .channels="):
         main(["prepare", "-d", "501", "-o", "502"])
     assert not (raw / "Dataset502_Toy_modfill").exists()
     main(["prepare", "-d", "501", "-o", "502", "-c", *MODALITIES, "--weights", str(tiny_weights), "--device", "cpu"])
@@ -421,7 +421,7 @@ def test_other_layouts_are_refused(raw: Path) -> None:
     content = {"modality": description()["channel_names"], "labels": {"0": "background"},
                "training": ["imagesTr/a.nii.gz"]}  # fmt: skip
     (source / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(ModfillError, match="got layout 'decathlon'; modfill complete --naming nnunet --link"):
+    with pytest.raises(ModfillError, match="got layout 'decathlon'; complete it with naming='nnunet' and link=True"):
         prepare_dataset(501, new_id=502)
     (source / "dataset.json").write_text(json.dumps(description()))
     image.rename(source / "imagesTs" / "a_0000.nii.gz")

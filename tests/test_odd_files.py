@@ -88,7 +88,7 @@ def test_a_header_without_orientation_codes_is_named_and_can_be_set_aside(
     folder = write_case(tmp_path / "in", "p1", (coded,), SHAPE)
     uncoded(folder, without)
     with pytest.raises(
-        CaseError, match=f"case p1: .* p1-{without}.nii.gz without orientation codes .*--assume-aligned"
+        CaseError, match=f"case p1: .* p1-{without}.nii.gz without orientation codes .*assume_aligned=True"
     ):
         read(folder)
     assert "without orientation codes" in str(scan_cohort(tmp_path / "in").cases[0].problem)

@@ -94,7 +94,8 @@ LAYERS = (  # from the ground up: a module may know its own layer and those befo
     ("completer",),
     ("reproduction", "reports", "demo", "training"),
     ("integrations",),
-    ("arguments", "terminal"),
+    ("arguments", "flags"),
+    ("terminal",),
     ("cli",),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

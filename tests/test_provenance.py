@@ -76,7 +76,7 @@ def test_an_acquired_image_beside_an_old_sidecar_is_acquired(synthetic: Path, ca
 
 
 def test_a_case_of_synthetic_images_alone_is_refused(synthetic: Path) -> None:
-    with pytest.raises(CaseError, match="none that is acquired.*--allow-synthetic"):
+    with pytest.raises(CaseError, match="none that is acquired.*allow_synthetic=True"):
         inspect(synthetic.parent)  # type: ignore[arg-type]
 
 

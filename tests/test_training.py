@@ -246,7 +246,7 @@ def test_mistakes_are_told(cohort: Path, tmp_path: Path, monkeypatch: pytest.Mon
         run.train_preset("tiny", data=cohort, out=tmp_path, stage="polisher")
     with pytest.raises(ModfillError, match="needs cases with all of"):
         run.train_preset("tiny", data=cohort / "p3", out=tmp_path)
-    with pytest.raises(ModfillError, match="--validate"):
+    with pytest.raises(ModfillError, match="validate=DIR"):
         run.train_preset("tiny", data=cohort / "p1", out=tmp_path / "one")
     monkeypatch.setattr(run, "PRESETS", {"tiny": replace(shortened()["tiny"], refiner=None, unet=None)})
     with pytest.raises(ModfillError, match="must be one of autoencoder, translator, denoiser, got"):

@@ -129,7 +129,7 @@ def _raw_cohort(source: Path, channels: Sequence[str] | None) -> Cohort:
     if cohort.layout != "nnunet":
         raise ModfillError(
             f"{source} must hold a file for each channel, imagesTr/<case>_0000{FILE_ENDING}, got layout "
-            f"'{cohort.layout}'; modfill complete --naming nnunet --link makes an nnU-Net dataset of it"
+            f"'{cohort.layout}'; complete it with naming='nnunet' and link=True, which makes an nnU-Net dataset of it"
         )
     if not any(case.label for case in cohort.cases):
         raise ModfillError(f"{source} must hold training cases, got none in dataset.json and imagesTr; add them")

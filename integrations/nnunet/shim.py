@@ -25,8 +25,7 @@ def require_nnunet() -> None:
         importlib.import_module("nnunetv2")
     except ImportError as error:
         raise ModfillError(
-            "nnU-Net must be installed for this, got no module nnunetv2; "
-            "run: pip install -c constraints.txt 'modfill[nnunet]'"
+            "nnU-Net must be installed for this, got no module nnunetv2; run: pip install 'modfill[nnunet]'"
         ) from error
     if _NEEDS_TIMM in sys.modules:
         return

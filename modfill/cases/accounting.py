@@ -139,5 +139,5 @@ def unexplained_problem(case_id: str, names: Iterable[str], missing: Iterable[st
     return (
         f"case {case_id}: every image must be named after its modality, got {' and '.join(sorted(names))} beside a "
         f"case without {', '.join(missing)}; rename them (convert other formats to NIfTI), move them away, or go on "
-        "without them (--ignore-unexplained)"
+        "without them (ignore_unexplained=True)"
     )

@@ -134,7 +134,7 @@ def nothing_usable(case_id: str, unusable: dict[str, str]) -> str:
     got = "; ".join(unusable.values()) or "none that is acquired"
     return (
         f"case {case_id}: at least one modality must be usable, got {got}; replace or add files, "
-        "or allow synthetic sources (--allow-synthetic)"
+        "or allow synthetic sources (allow_synthetic=True)"
     )
 
 
@@ -164,7 +164,7 @@ def check_grids(case_id: str, images: dict[str, nib.Nifti1Image], labels: dict[s
             raise CaseError(
                 f"case {case_id}: all images must say where their voxels lie, got {labels[without]} without "
                 f"orientation codes (qform_code = sform_code = 0) beside {labels[coded]} with them; convert it anew, "
-                "or use --assume-aligned if their voxels correspond"
+                "or set assume_aligned=True if their voxels correspond"
             )
         apart = f" (affines differ by up to {np.abs(image.affine - reference.affine).max():.3g})" if same_shape else ""
         raise CaseError(

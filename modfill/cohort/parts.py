@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from modfill.process import WAITING
 
 __all__ = ["Meeting", "Part", "Share"]
 
+_LOG = logging.getLogger("modfill")
 _T = TypeVar("_T")
 TIMEOUT = "MODFILL_RANK_TIMEOUT"
 """Environment variable: seconds without a sign of life after which a rank counts as absent."""
@@ -50,9 +51,7 @@ class Part:
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
         part = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
         if not 1 <= part.number <= part.count:
-            raise ModfillError(
-                f"--shard must be one of 1/N to N/N, got '{text}'; e.g. --shard 3/16 for the third of 16"
-            )
+            raise ModfillError(f"shard must be one of 1/N to N/N, got '{text}'; e.g. 3/16 for the third of 16")
         return part
 
     @classmethod
@@ -68,11 +67,11 @@ class Part:
         rank, ranks = (int(text) if text and text.isdecimal() else -1 for text in given)
         if not 0 <= rank < ranks:
             raise ModfillError("RANK and WORLD_SIZE must be as torchrun sets them, got "
-                               f"{given[0]} and {given[1]}; unset both, or use --shard")  # fmt: skip
+                               f"{given[0]} and {given[1]}; unset both, or give each process a shard")  # fmt: skip
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
         if ranks > 1 and missing:
             raise ModfillError(f"{' and '.join(missing)} must be set for {ranks} ranks, got none; start them with "
-                               "torchrun, or use --shard")  # fmt: skip
+                               "torchrun, or give each a shard")  # fmt: skip
         return cls(rank + 1, ranks)
 
     def of(self, items: Sequence[_T]) -> Sequence[_T]:
@@ -144,12 +143,12 @@ class Meeting:
             now = time.monotonic()
             waited_for = sorted(self._unfinished - {self._rank.number})
             if not told and now - began > 10 * _POLL:
-                print(f"modfill: waiting for {_listed(waited_for)} of {self._rank.count}", file=sys.stderr, flush=True)
+                _LOG.warning("waiting for %s of %d", _listed(waited_for), self._rank.count)
                 told = True
             absent = [n for n in waited_for if now - max(began, self._beats.get(n, (0, began))[1]) > self._seconds]
             if absent:
                 raise ModfillError(f"all {self._rank.count} ranks must take part, got no sign of {_listed(absent)} for "
-                                   f"{self._seconds:g} s; start all of them, or use --shard")  # fmt: skip
+                                   f"{self._seconds:g} s; start all of them, or give each a shard")  # fmt: skip
 
     def _attend(self) -> None:
         """Give signs of life and look for the others', until all are done; runs in a thread of its own."""

@@ -33,9 +33,7 @@ class Outcome:
     last: CaseResult | None = None
 
 
-def follow(
-    results: Iterable[CaseResult], total: int, *, jobs: int, label: str = "", problem: Callable[[str], str] = str
-) -> Outcome:
+def follow(results: Iterable[CaseResult], total: int, *, jobs: int, label: str = "") -> Outcome:
     """Take the results as they come, tell how far the cohort is, and sum it up.
 
     Args:
@@ -43,7 +41,6 @@ def follow(
         total: number of cases.
         jobs: cases computed at the same time.
         label: what this process calls its part of the cohort, e.g. "shard 3/16"; empty for a whole cohort.
-        problem: words a failure for the reader.
     """
     outcome = Outcome()
     clock = _Clock(total, jobs)
@@ -55,7 +52,7 @@ def follow(
                 clock.count(result)
                 outcome.last = result
                 if result.problem is not None:
-                    outcome.problems.append(printable(problem(result.problem)))
+                    outcome.problems.append(printable(result.problem))
                     bar.set_postfix(failed=len(outcome.problems))
                 bar.update()
                 if bar.disable:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -21,15 +20,17 @@ from modfill.settings import Settings
 
 __all__ = ["run_demo"]
 
+_LOG = logging.getLogger("modfill")
+
 CASE_ID = "phantom-0"
 HIDDEN = ("t1c", "t2f")
 FIGURES = ("psnr", "ssim", "psnr_matched")
 
 
 def run_demo(out: Path, weights: Path | None = None) -> None:
-    """Build a phantom case, hide T1ce and FLAIR, complete it, print the scores and draw `demo.png`.
+    """Build a phantom case, hide T1ce and FLAIR, complete it, tell the scores and draw `demo.png`.
 
-    An earlier demo in `out` is done again. Everything is told on stdout.
+    An earlier demo in `out` is done again. Everything is logged.
 
     Args:
         out: receives `acquired/`, `input/`, `completed/` and `demo.png`; made if need be.
@@ -40,37 +41,24 @@ def run_demo(out: Path, weights: Path | None = None) -> None:
     """
     require_matplotlib()
     began = time.monotonic()
-    with _step("loading the weights"):
-        completer = ModalityCompleter(weights, settings=Settings(uncertainty=True))
-    with _step("simulating a head with a tumour (MNI152 template, MR signal equations; not a patient)"):
-        acquired = make_case(seed=0)
+    _LOG.info("loading the weights ...")
+    completer = ModalityCompleter(weights, settings=Settings(uncertainty=True))
+    _LOG.info("simulating a head with a tumour (MNI152 template, MR signal equations; not a patient) ...")
+    acquired = make_case(seed=0)
     shown = {modality: image for modality, image in acquired.items() if modality not in (*HIDDEN, "seg")}
-    with _step("writing its four modalities and segmentation"):
-        write_case(out / "acquired", CASE_ID, acquired)
-    with _step(f"writing the input, without {' and '.join(SHORT_NAMES[m] for m in HIDDEN)}"):
-        source = write_case(out / "input", CASE_ID, shown)
-    with _step(f"synthesising them on {completer.networks.device}"):
-        done = completer.complete(source, out=out / "completed", targets=HIDDEN, overwrite=True)
-    with _step("measuring and drawing"):
-        rows = _measure(acquired, done)
-        title = f"modfill on a simulated case: {' and '.join(SHORT_NAMES[m] for m in HIDDEN)} from " + " and ".join(
-            SHORT_NAMES[modality] for modality in shown
-        )
-        draw_completion(out / "demo.png", rows, title)
+    _LOG.info("writing its four modalities and segmentation ...")
+    write_case(out / "acquired", CASE_ID, acquired)
+    _LOG.info("writing the input, without %s ...", " and ".join(SHORT_NAMES[m] for m in HIDDEN))
+    source = write_case(out / "input", CASE_ID, shown)
+    _LOG.info("synthesising them on %s ...", completer.networks.device)
+    done = completer.complete(source, out=out / "completed", targets=HIDDEN, overwrite=True)
+    _LOG.info("measuring and drawing ...")
+    rows = _measure(acquired, done)
+    title = f"modfill on a simulated case: {' and '.join(SHORT_NAMES[m] for m in HIDDEN)} from " + " and ".join(
+        SHORT_NAMES[modality] for modality in shown
+    )
+    draw_completion(out / "demo.png", rows, title)
     _tell(out, rows, time.monotonic() - began)
-
-
-@contextmanager
-def _step(what: str) -> Iterator[None]:
-    """Say what is being done, and how long it took."""
-    began = time.monotonic()
-    print(what, end=" ... ", flush=True)
-    try:
-        yield
-    except BaseException:
-        print()  # an error message must not continue this line
-        raise
-    print(f"{time.monotonic() - began:.1f} s", flush=True)
 
 
 def _measure(acquired: dict[str, nib.Nifti1Image], done: Completed) -> list[Row]:
@@ -96,12 +84,12 @@ def _ras(image: nib.Nifti1Image) -> NDArray[np.float64]:
 
 
 def _tell(out: Path, rows: list[Row], seconds: float) -> None:
-    """Print the scores and where everything is."""
-    print(f"\n{'':8}" + "".join(f"{name:>14}" for name in FIGURES))
+    """Tell the scores and where everything is."""
+    _LOG.info("%-8s%s", "", "".join(f"{name:>14}" for name in FIGURES))
     for row in rows:
-        print(f"{SHORT_NAMES[row.modality]:8}" + "".join(f"{row.scores[name]:14.3f}" for name in FIGURES))
-    print("PSNR in dB; matched: after the best linear fit of intensities.")
-    print("The phantom is a simulation: this shows that modfill works, not how well it does on patients.\n")
+        _LOG.info("%-8s%s", SHORT_NAMES[row.modality], "".join(f"{row.scores[name]:14.3f}" for name in FIGURES))
+    _LOG.info("PSNR in dB; matched: after the best linear fit of intensities.")
+    _LOG.info("The phantom is a simulation: this shows that modfill works, not how well it does on patients.")
     places = {
         "acquired": "the truth",
         "input": "what was left of it",
@@ -109,5 +97,5 @@ def _tell(out: Path, rows: list[Row], seconds: float) -> None:
         "demo.png": "acquired, synthesised, difference, uncertainty",
     }
     for name, what in places.items():
-        print(f"{out / name}: {what}")
-    print(f"{seconds:.0f} s in all")
+        _LOG.info("%s: %s", out / name, what)
+    _LOG.info("%.0f s in all", seconds)

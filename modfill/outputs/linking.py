@@ -248,7 +248,7 @@ def _by_name(labels: Any) -> dict[str, int]:
         return {str(name): int(value) for value, name in labels.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise ModfillError(
-            f"labels in dataset.json must be names by number, got {labels}; correct them, or choose another --naming"
+            f"labels in dataset.json must be names by number, got {labels}; correct them, or choose another naming"
         ) from error
 
 

@@ -156,7 +156,7 @@ def output_folder(path: Path, naming: Naming | Literal["auto"], cohort: Cohort) 
         if other != case.case_id or name == "sub-":
             raise ModfillError(
                 f"case {case.case_id}: its letters and digits must make a BIDS name of its own, got {name}"
-                f"{'' if other == case.case_id else f' as for {other}'}; rename it or choose another --naming"
+                f"{'' if other == case.case_id else f' as for {other}'}; rename it or choose another naming"
             )
     plain = frozenset(
         case.case_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,9 @@ class Budget:
         return min(spent, 1.0)
 
 
+_LOG = logging.getLogger("modfill")
+
+
 class Curves:
     """Losses to CSV and TensorBoard, and one progress line a minute on standard output."""
 
@@ -63,14 +67,14 @@ class Curves:
         for name, value in {**means, "learning_rate": rate}.items():
             self._write(progress, name, value)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-        print(f"{self.stage} step {progress.step}  {shown}  {1 / per_step:.2f} steps/s  "
-              f"{remaining / 60:.1f} min left", flush=True)  # fmt: skip
+        _LOG.info("%s step %d  %s  %.2f steps/s  %.1f min left", self.stage, progress.step, shown, 1 / per_step,
+                  remaining / 60)  # fmt: skip
         self.printed, self.recent = time.monotonic(), []
 
     def validated(self, progress: Progress, value: float) -> None:
         """Record a validation PSNR."""
         self._write(progress, "validation_psnr", value)
-        print(f"{self.stage} step {progress.step}  validation PSNR {value:.2f} dB", flush=True)
+        _LOG.info("%s step %d  validation PSNR %.2f dB", self.stage, progress.step, value)
 
     def _write(self, progress: Progress, name: str, value: float) -> None:
         self.rows.writerow([progress.step, f"{progress.seconds:.1f}", name, f"{value:.6g}"])

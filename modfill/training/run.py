@@ -134,7 +134,7 @@ def _start(preset: Preset, weights: Path | None) -> tuple[Synthesiser, tuple[str
     shapes = {name: value.shape for name, value in fresh.state_dict().items()}
     if any(shapes.get(name) != value.shape for name, value in model.state_dict().items()):
         raise ModfillError(
-            f"{weights} must be of preset {preset.name}, got one of {model.preset.name}; choose --preset"
+            f"{weights} must be of preset {preset.name}, got one of {model.preset.name}; choose that preset"
         )
     fresh.load_state_dict(model.state_dict(), strict=False)
     return fresh, file.stages
@@ -159,7 +159,7 @@ def _cohorts(
     if given is not None:
         return cases, given
     if len(cases) < 2:
-        raise ModfillError(f"{data}: one case cannot be split into training and validation; give --validate DIR")
+        raise ModfillError(f"{data}: one case cannot be split in two; give others for validation (validate=DIR)")
     held_out = cases[::HELD_OUT_EVERY]
     return [case for case in cases if case not in held_out], held_out
 

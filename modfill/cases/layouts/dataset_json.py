@@ -21,7 +21,7 @@ IMAGE_FOLDERS = ("imagesTr", "imagesTs")
 _OWN_KEYS = {"channel_names", "modality", "labels", "file_ending"}  # of nnU-Net's and the Decathlon's descriptions
 _WAY_OUT = (
     f"correct the names in dataset.json ({', '.join(MODALITIES)}), "
-    "or give modfill nnunet the modalities in order with --channels"
+    "or give the modalities in the order of the channels (channels=[…])"
 )
 
 
@@ -155,7 +155,7 @@ def channel_modalities(
     explicit = (explicit,) if isinstance(explicit, str) else explicit
     if explicit is not None and len(explicit) != len(names):
         got = f"{len(explicit)} ({', '.join(explicit)})"
-        raise ModfillError(f"{where}: --channels must name {len(names)} channels ({', '.join(names)}), got {got}")
+        raise ModfillError(f"{where}: channels must name {len(names)} channels ({', '.join(names)}), got {got}")
     given = names if explicit is None else explicit
     known = {modality for name in given if (modality := modality_of(name))}
     modalities = []
