@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from modfill.integrations.availability import without_uncertainty
 
 from modfill import __version__
 from modfill.atomic import replacing, writable
@@ -130,9 +131,7 @@ def complete_arrays(
         WeightsError: the weights cannot be loaded.
         ModfillError: the device does not exist here, or the cache cannot be written.
     """
-    settings = settings or Settings()
-    if settings.uncertainty:
-        raise CaseError("uncertainty must be left out for arrays, which take no map; complete files instead")
+    settings = without_uncertainty(settings)
     label = case_id or "without a name"
     arrays = by_modality(arrays, f"case {label}: modality")
     affine = by_modality(affine, f"case {label}: an affine's modality") if isinstance(affine, Mapping) else affine

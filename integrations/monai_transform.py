@@ -16,6 +16,7 @@ from modfill.integrations.availability import (
     choose_dropped,
     count_range,
     of_synthetic_file,
+    without_uncertainty,
 )
 from modfill.integrations.cache import Synthetic, complete_arrays
 
@@ -72,7 +73,7 @@ class CompleteModalitiesd(MapTransform):
     ):
         super().__init__(keys, allow_missing_keys=True)
         self.modalities = _modalities_of(self.keys, modalities)
-        self.settings = settings or Settings()
+        self.settings = without_uncertainty(settings)
         self.weights, self.cache, self.device = weights, cache, str(device)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

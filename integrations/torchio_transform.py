@@ -15,6 +15,7 @@ from modfill.integrations.availability import (
     choose_dropped,
     count_range,
     of_synthetic_file,
+    without_uncertainty,
 )
 from modfill.integrations.cache import complete_arrays
 
@@ -77,7 +78,7 @@ class CompleteModalities(tio.Transform):
         self.weights = None if weights is None else str(weights)
         self.names = _all_names(names)
         self.cache = None if cache is None else str(cache)
-        self.settings = settings or Settings()
+        self.settings = without_uncertainty(settings)
         self.device = str(device)
         self.args_names = ["weights", "names", "cache", "settings", "device"]
         _check_choice(self.include, self.exclude, self.names)

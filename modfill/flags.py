@@ -8,7 +8,7 @@ __all__ = ["in_flags"]
 
 _KEYWORDS = (
     *("allow_synthetic", "assume_aligned", "channels", "deep", "ignore_unexplained", "jobs", "link", "naming"),
-    *("overwrite", "samples", "sources", "validate", "weights"),
+    *("overwrite", "samples", "shard", "sources", "validate", "weights"),
 )
 _PATTERN = re.compile(rf"\b({'|'.join(_KEYWORDS)})=(\[[^\]]*\]|'[^']*'|\w+|…)")
 

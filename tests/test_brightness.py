@@ -79,7 +79,7 @@ def test_a_synthetic_image_is_as_bright_as_is_said_of_it(
     flat = lambda model, encoded, *_: Prediction(torch.zeros(encoded.refiner_outputs.brain.shape))  # noqa: E731
     monkeypatch.setattr(Synthesiser, "predict", flat)
     source = brain_volumes()["t1n"].astype(np.float64) ** power
-    scale, own = IntensityScale.of(source, source != 0), completer.model.brightness
+    scale, own = IntensityScale.of(source, source != 0), completer.networks.load().model.brightness
     made = completer.complete_arrays({"t1n": source}, affine=np.eye(4), targets=["t2w"])["t2w"]
     unit = (made[source != 0] - scale.low) / (scale.high - scale.low)
     normalised = scale.normalise(source, "zscore")

@@ -192,7 +192,7 @@ def test_completer_is_loaded_once_and_again_when_the_file_changes(tiny_weights: 
     first = shared_completer(weights)
     assert shared_completer(str(weights)) is first
     checkpoint.save(awake(PRESETS["tiny"], seed=1), weights, PRESETS["tiny"].stages)
-    assert shared_completer(weights).weights["SHA256"] != first.weights["SHA256"]
+    assert shared_completer(weights).networks.file.sha256 != first.networks.file.sha256
 
 
 def test_missing_weights(sources: dict, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from modfill.outputs.naming import OutputFolder
 from modfill.reports import cohort_page
 from modfill.reports.cohort_page import write_report
 from modfill.reports.strips import Frame, draw_strip
-from modfill.results import CaseResult
+from modfill.results import CaseResult, Completed
 from modfill.settings import Settings
 from tests.case_files import brain_volumes, oblique_affine, save, write_case
 
@@ -63,8 +63,8 @@ def test_an_expected_psnr_that_is_none_is_left_out(folder: Path, found: str) -> 
     altered, count = re.subn(r'"ExpectedPSNR": [^,]+', f'"ExpectedPSNR": {found}', note.read_text())
     note.write_text(altered)
     page = write_report(folder / "out").read_text()
-    out = OutputFolder(folder / "out")
-    row = row_of(CaseResult("p2", None, None, 0.0, 0.0), out)
+    done = Completed("p2", paths={"t2f": note}, provenance={"t2f": json.loads(note.read_text())}, sha256={"t2f": "a"})
+    row = row_of(CaseResult("p2", done, None, 0.0, 0.0))
     assert count == 1 and 'data-case="p2"' in page and 'data-case="p2" data-count="1" data-psnr' not in page
     assert (row["targets"], row["expected_psnr"]) == ("t2f", "")
 

@@ -45,7 +45,8 @@ def test_demo(
     """Its case is the phantom of seed 0, made for a second time: a seed determines every voxel."""
     out = tmp_path / "new" / "demo"
     leave_an_earlier_output(out)
-    run_demo(out, weights)
+    with shown():
+        run_demo(out, weights)
 
     names = {
         name: {path.name for path in (out / name / CASE_ID).iterdir()} for name in ("acquired", "input", "completed")

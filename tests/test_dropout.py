@@ -114,7 +114,7 @@ def test_completed_data_keep_an_acquired_one(tiny_weights: Path, stacked: bool) 
     """Data completed once, by a `CacheDataset`, and thinned out anew in every epoch."""
     keys = "image" if stacked else MODALITIES
     complete = CompleteModalitiesd(keys, weights=tiny_weights)
-    drop = RandModalityDropoutd(keys, 3).set_random_state(1)
+    drop = RandModalityDropoutd(keys, num_dropped=3).set_random_state(1)
     once = complete(stack(("t1n", "t2w")) if stacked else item(("t1n", "t2w")))
     left = [complete(drop(once))["acquired_modalities"].tolist() for _ in range(12)]
     assert {tuple(mask) for mask in left} == {(True, False, False, False), (False, False, True, False)}
@@ -135,7 +135,7 @@ def test_a_file_that_modfill_wrote_may_always_go(library: str, completer: Modali
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_dropped_channels_are_synthesised(tiny_weights: Path, workers: int) -> None:
-    steps = Compose([RandModalityDropoutd("image", 2), CompleteModalitiesd("image", weights=tiny_weights)])
+    steps = Compose([RandModalityDropoutd("image", num_dropped=2), CompleteModalitiesd("image", weights=tiny_weights)])
     given = batches(Dataset([stack(MODALITIES, seed=s) for s in range(2)], steps), workers)
     assert given["acquired_modalities"].sum(1).tolist() == [2, 2]
     assert all(channel.any() for case in given["image"] for channel in case)

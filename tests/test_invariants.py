@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import permutations, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -185,17 +186,17 @@ def test_reorienting_the_input_reorients_the_output(completer: ModalityCompleter
     np.testing.assert_allclose(answers[1], expected, rtol=0, atol=1e-3 * np.ptp(expected))
 
 
-def said_again(patch: pytest.MonkeyPatch) -> None:
+def sources_as_answers(patch: pytest.MonkeyPatch) -> None:
     """In place of the networks' answer: the source itself."""
-    see = Synthesiser.see
-    seen: list[Tensor] = []
+    encode = Synthesiser.encode
+    sources: list[Tensor] = []
 
-    def remember(model: Synthesiser, volumes: dict[str, Tensor], *arguments: Tensor) -> Encoded:
-        seen[:] = volumes.values()
-        return see(model, volumes, *arguments)
+    def remember(model: Synthesiser, volumes: dict[str, Tensor], *arguments: Tensor, **options: Any) -> Encoded:
+        sources[:] = volumes.values()
+        return encode(model, volumes, *arguments, **options)
 
-    patch.setattr(Synthesiser, "see", remember)
-    patch.setattr(Synthesiser, "predict", lambda *arguments: Prediction(seen[0]))
+    patch.setattr(Synthesiser, "encode", remember)
+    patch.setattr(Synthesiser, "predict", lambda *arguments: Prediction(sources[0]))
 
 
 @given(grid=grids(spacing=st.floats(0.96, 1.04)))
@@ -203,7 +204,7 @@ def test_an_answer_lands_on_the_voxels_it_is_about(completer: ModalityCompleter,
     """Where nothing is resampled, networks that say the source again give the source, clipped to its percentiles."""
     source = brains(grid)["t1n"].astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        said_again(patch)
+        sources_as_answers(patch)
         patch.setattr(job, "output_scale", lambda like, unit: like)
         try:
             made = completer.complete_arrays({"t1n": source}, affine=grid.affine, targets=[TARGET])[TARGET]

@@ -27,6 +27,7 @@ from monai.transforms import (
 
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, ModfillError
+from modfill.settings import Settings
 from tests.case_files import MODALITIES, brain_volumes, oblique_affine, write_case
 from tests.loading import PRESENT
 
@@ -82,7 +83,7 @@ def test_stacks_and_separate_images_give_the_same(tiny_weights: Path) -> None:
         {m: MetaTensor(t.as_tensor(), affine=torch.eye(4)) for m, t in item(("t1n", "t2f")).items()}
     )
     before = stack(("t1n", "t2f"), order)
-    after = CompleteModalitiesd("image", order, tiny_weights)(before)
+    after = CompleteModalitiesd("image", modalities=order, weights=tiny_weights)(before)
     assert not before["image"][2].any()  # the input is not changed
     assert isinstance(after["image"], MetaTensor) and after["image"].shape[0] == 4
     assert all(torch.equal(after["image"][i], separate[m][0]) for i, m in enumerate(order))
@@ -91,7 +92,7 @@ def test_stacks_and_separate_images_give_the_same(tiny_weights: Path) -> None:
 
 def test_keys_of_other_names_and_fewer_modalities(tiny_weights: Path) -> None:
     images = item()
-    after = CompleteModalitiesd(("T1", "T1GD", "FLAIR"), ("t1n", "t1c", "t2f"), tiny_weights)(
+    after = CompleteModalitiesd(("T1", "T1GD", "FLAIR"), modalities=("t1n", "t1c", "t2f"), weights=tiny_weights)(
         {"T1": images["t1n"], "FLAIR": images["t2f"]}
     )
     assert set(after) == {"T1", "T1GD", "FLAIR", "acquired_modalities"}
@@ -141,7 +142,7 @@ def test_tensors_of_a_graph(complete: CompleteModalitiesd) -> None:
 
 def test_deterministic_in_seed_and_subject(tiny_weights: Path) -> None:
     def t1c(seed: int, **more: Any) -> torch.Tensor:
-        return CompleteModalitiesd(weights=tiny_weights, mode="sample", seed=seed)(item(**more))["t1c"]
+        return CompleteModalitiesd(weights=tiny_weights, settings=Settings("sample", seed=seed))(item(**more))["t1c"]
 
     assert torch.equal(t1c(0), t1c(0))
     assert not torch.equal(t1c(0), t1c(1))
@@ -251,7 +252,7 @@ def test_decollates(complete: CompleteModalitiesd) -> None:
         ({"modalities": ()}, "modalities must be two or more different .*, got 'none'"),
         ({"keys": ("a", "b")}, r"keys must be one stack or another key for each .*, got 2 keys \(a, b\); give"),
         ({"keys": ("a", "a", "b", "c")}, r"keys must be .*, got 4 keys \(a, a, b, c\); give"),
-        ({"mode": "best"}, "mode must be 'mean' or 'sample', got 'best'"),
+        ({"settings": Settings(uncertainty=True)}, "uncertainty must be left out for arrays"),
     ],
 )  # fmt: skip
 def test_wrong_arguments(options: dict, message: str) -> None:

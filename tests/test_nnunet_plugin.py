@@ -18,7 +18,6 @@ import pytest
 import torch
 from modfill.integrations.nnunet.command import main
 
-from modfill import completer
 from modfill.errors import ModfillError
 from tests.case_files import oblique_affine
 from tests.nnunet_data import GAPS, SPACE, make_quick, write_dataset, write_images
@@ -284,7 +283,7 @@ def test_a_folder_without_a_model_is_an_error(world: Path, tiny_weights: Path, t
 
 
 def test_the_snippet_of_the_readme(world: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completer, "SHIPPED", tiny_weights)
+    monkeypatch.setattr("modfill.weights.file.SHIPPED", tiny_weights)
     images = world / "raw" / "Dataset501_Toy" / "imagesTs"
     code = snippets()["nnunet"].replace("TRAINED_MODEL_FOLDER", str(model_folder(world)))
     names: dict = {}

@@ -140,7 +140,7 @@ def test_one_rank_needs_no_address_and_more_do(
     assert main(command) == 1 and not (tmp_path / "out").exists()
     assert capsys.readouterr().err == (
         "modfill: MASTER_ADDR and MASTER_PORT must be set for 2 ranks, got none; start them with torchrun, or use "
-        "--shard\n"
+        "--shard K/N\n"
     )
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert main(command) == 0 and len(list((tmp_path / "out").rglob("*.nii.gz"))) == 2
@@ -161,7 +161,7 @@ def test_an_absent_rank_is_given_up(options: list[object], address: dict[str, st
     lines = error.splitlines()
     assert job.returncode == 1 and lines[0] == f"modfill: waiting for rank {other} of 2"
     assert lines[-1] == (f"modfill: all 2 ranks must take part, got no sign of rank {other} for 3 s; start all of "
-                         "them, or use --shard")  # fmt: skip
+                         "them, or use --shard K/N")  # fmt: skip
 
 
 @pytest.mark.parametrize(("rank", "number", "status"), [("0", signal.SIGINT, 130), ("1", signal.SIGTERM, 143)])

@@ -17,6 +17,7 @@ from modfill.cases.reading import Case, read_case
 from modfill.completer import ModalityCompleter
 from modfill.metrics import brain_box, match, psnr, score, unit_range
 from modfill.modalities import MODALITIES, NEAREST
+from modfill.settings import Settings
 from tests.case_files import save
 
 VIEW = (slice(84, 160), slice(100, 180), slice(96, 124))  # of the phantom, with its tumour: a tenth of the brain
@@ -46,7 +47,7 @@ def test_shipped_weights_complete_the_phantom(
     affine = np.diag((-1.0, -1.0, 1.0, 1.0))
     for modality in set(MODALITIES) - set(targets):
         save(tmp_path / "p1" / f"p1-{modality}.nii.gz", truth[modality], affine)
-    done = shipped.complete(tmp_path / "p1", tmp_path / "out", targets, uncertainty=True)
+    done = shipped.complete(tmp_path / "p1", out=tmp_path / "out", targets=targets, settings=Settings(uncertainty=True))
     brain = truth["t1n"] > 0
     for target in targets:
         image = nib.load(done.paths[target])

@@ -15,6 +15,7 @@ import torch
 
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, ModfillError
+from modfill.settings import Settings
 from tests.case_files import MODALITIES, brain_volumes, oblique_affine, write_case
 from tests.loading import PRESENT, batches, same
 
@@ -81,7 +82,7 @@ def test_names(tiny_weights: Path) -> None:
         T1=tio.ScalarImage(tensor=volumes["t1n"][None]), t1gd=tio.ScalarImage(tensor=volumes["t1c"][None])
     )
     names = {"t1n": "T1", "t1c": "t1gd", "t2f": "flair"}
-    after = CompleteModalities(tiny_weights, names)(item)
+    after = CompleteModalities(tiny_weights, names=names)(item)
     assert set(after.get_images_names()) == {"T1", "t1gd", "t2w", "flair"}
     assert after.acquired_modalities.tolist() == [True, True, False, False]
 
@@ -103,7 +104,7 @@ def test_dictionaries(tiny_weights: Path) -> None:
 
 def test_deterministic_in_seed_and_subject(tiny_weights: Path) -> None:
     def t1c(seed: int, **more: Any) -> torch.Tensor:
-        return CompleteModalities(tiny_weights, mode="sample", seed=seed)(subject(**more)).t1c.data
+        return CompleteModalities(tiny_weights, settings=Settings("sample", seed=seed))(subject(**more)).t1c.data
 
     torch.manual_seed(1)
     first = t1c(0)
@@ -160,7 +161,8 @@ def test_wrong_masks(complete: Any, mask: Any, got: str) -> None:
 
 
 def test_history_replays(tiny_weights: Path, tmp_path: Path) -> None:
-    steps = [RandomModalityDropout(1), CompleteModalities(tiny_weights, cache=tmp_path, seed=5), tio.RandomFlip()]
+    complete = CompleteModalities(tiny_weights, cache=tmp_path, settings=Settings(seed=5))
+    steps = [RandomModalityDropout(1), complete, tio.RandomFlip()]
     before = subject(("t1n", "t1c", "t2f"))
     after = tio.Compose(steps)(before)
     names = [transform.name for transform in after.history]
@@ -237,8 +239,7 @@ def test_images_from_files(tiny_weights: Path, tmp_path: Path) -> None:
         ({"names": {"t1c": "t1n"}}, "names must be another for each modality, got t1n, t1n"),
         ({"include": ["flair"]}, "include and exclude must be among t1n, .*, got 'flair'; give names="),
         ({"exclude": ["flair"]}, "include and exclude must be among"),
-        ({"mode": "best"}, "mode must be 'mean' or 'sample', got 'best'"),
-        ({"samples": 0}, "samples must be at least 1, got 0"),
+        ({"settings": Settings(uncertainty=True)}, "uncertainty must be left out for arrays"),
     ],
 )
 def test_wrong_arguments(options: dict, message: str) -> None:

@@ -88,8 +88,8 @@ def assert_same_weights(first: Path, second: Path) -> None:
 
 def test_weights_load_and_complete_a_case(trained: Path, case_folder: Path) -> None:
     completer = ModalityCompleter(trained / "weights.safetensors", device="cpu")
-    assert completer.model.preset == run.PRESETS["tiny"]
-    assert checkpoint.load(trained / "weights.safetensors")[1].stages == ",".join(STAGES)
+    assert completer.networks.preset == run.PRESETS["tiny"]
+    assert checkpoint.load(trained / "weights.safetensors")[1].stages == STAGES
     done = completer.complete(case_folder)
     assert tuple(done.images) == ("t1c", "t2w")
     assert all(np.asanyarray(image.dataobj).std() > 0 for image in done.images.values())
@@ -101,7 +101,7 @@ def test_one_stage_goes_on_from_given_weights(trained: Path, cohort: Path, tmp_p
     one, other = load_file(before), load_file(after)
     changed = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
     assert changed == {"refiner", "unet_share", "calibration"}
-    assert checkpoint.load(after)[1].stages == ",".join(STAGES)
+    assert checkpoint.load(after)[1].stages == STAGES
     steps = torch.load(tmp_path / "refiner.ckpt", weights_only=True)["step"]
     assert steps == STEPS and not (tmp_path / "denoiser.ckpt").exists()
 
@@ -204,7 +204,7 @@ def test_the_seed_decides(trained: Path, cohort: Path, tmp_path: Path) -> None:
 def test_stages_one_by_one_give_the_weights_of_all_together(trained: Path, cohort: Path, tmp_path: Path) -> None:
     for stage in STAGES:
         weights = run.train_preset("tiny", data=cohort, out=tmp_path, stage=stage)
-        assert checkpoint.load(weights)[1].stages.endswith(stage)
+        assert checkpoint.load(weights)[1].stages[-1] == stage
     assert_same_run(trained, tmp_path)
 
 
@@ -221,8 +221,8 @@ def test_a_stage_trained_again_leaves_a_model_fitted_to_the_held_out_cases(
     """Neither the U-Net's share nor the calibration may fall back to that of a new model."""
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "translator.ckpt").unlink()
-    model, metadata = checkpoint.load(run.train_preset("tiny", data=cohort, out=tmp_path / "run", stage="translator"))
-    assert metadata["stages"] == ",".join(STAGES)
+    model, file = checkpoint.load(run.train_preset("tiny", data=cohort, out=tmp_path / "run", stage="translator"))
+    assert file.stages == STAGES
     assert model.unet_share.any() and model.calibration.tolist() != [0.0, 1.0]
 
 

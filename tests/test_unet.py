@@ -103,8 +103,8 @@ def test_a_unet_is_trained_onto_weights_that_lack_one(tmp_path: Path, monkeypatc
     path = run.train_preset(
         "tiny", data=tmp_path / "cases", out=tmp_path / "run", stage="unet", weights=tmp_path / "old.safetensors"
     )
-    model, metadata = checkpoint.load(path)
-    assert metadata["stages"].split(",") == list(preset.stages)
+    model, file = checkpoint.load(path)
+    assert file.stages == preset.stages
     assert all(
         torch.equal(p.half(), q.half())
         for p, q in zip(model.refiner.parameters(), without.refiner.parameters(), strict=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ from modfill.demo.phantom import write_case as write_phantom
 from modfill.demo.picture import draw_completion
 from modfill.errors import ModfillError
 from modfill.model.config import PRESETS
-from modfill.outputs.linking import describe, link_acquired
+from modfill.outputs.linking import Links, describe
 from modfill.outputs.naming import OutputFolder
 from modfill.reports.cohort_page import write_report
 from modfill.reports.scan import scan_cohort
@@ -57,13 +58,16 @@ def a_checkpoint(inputs: Path, folder: Path, version: int) -> None:
 
 
 def links(inputs: Path, folder: Path, version: int) -> None:
-    link_acquired(read_case(find_cohort(inputs / "in").cases[version - 1]), OutputFolder(folder))
+    cohort = find_cohort(inputs / "in")
+    files = cohort.cases[version - 1]
+    Links(OutputFolder(folder), cohort).add(files, files.paths)
 
 
 def a_copy(inputs: Path, folder: Path, version: int) -> None:
-    case = read_case(find_cohort(inputs / "in").cases[version - 1])
-    case.volume_index["t1n"] = 0
-    link_acquired(case, OutputFolder(folder))
+    cohort = find_cohort(inputs / "in")
+    files = cohort.cases[version - 1]
+    images = read_case(files).images
+    Links(OutputFolder(folder), cohort).add(replace(files, volume_index={"t1n": 0}), files.paths, images)
 
 
 def a_description(inputs: Path, folder: Path, version: int) -> None:
@@ -72,7 +76,7 @@ def a_description(inputs: Path, folder: Path, version: int) -> None:
 
 
 def a_table(inputs: Path, folder: Path, version: int) -> None:
-    update_table(folder, dict.fromkeys(COLUMNS, "") | {"case": "p1", "reason": str(version)})
+    update_table(OutputFolder(folder), dict.fromkeys(COLUMNS, "") | {"case": "p1", "reason": str(version)})
 
 
 def the_cache(inputs: Path, folder: Path, version: int) -> None:
@@ -96,10 +100,10 @@ def training_json(inputs: Path, folder: Path, version: int) -> None:
 
 
 def a_training_state(inputs: Path, folder: Path, version: int) -> None:
-    stage = SimpleNamespace(named_buffers=dict, state_dict=dict)
     parameters = {"a": nn.Parameter(torch.full((5000,), float(version)))}
+    stage = SimpleNamespace(named_parameters=parameters.items, named_buffers=dict, state_dict=dict)
     optimiser = torch.optim.AdamW(parameters.values())
-    loop._save(folder / "unet.ckpt", parameters, stage, optimiser, loop.EMA(parameters, 0.9), loop.Progress(version))
+    loop._save(folder / "unet.ckpt", stage, optimiser, loop.EMA(parameters, 0.9), loop.Progress(version))
 
 
 def a_phantom(inputs: Path, folder: Path, version: int) -> None:

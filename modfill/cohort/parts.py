@@ -67,11 +67,11 @@ class Part:
         rank, ranks = (int(text) if text and text.isdecimal() else -1 for text in given)
         if not 0 <= rank < ranks:
             raise ModfillError("RANK and WORLD_SIZE must be as torchrun sets them, got "
-                               f"{given[0]} and {given[1]}; unset both, or give each process a shard")  # fmt: skip
+                               f"{given[0]} and {given[1]}; unset both, or use shard='K/N'")  # fmt: skip
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
         if ranks > 1 and missing:
             raise ModfillError(f"{' and '.join(missing)} must be set for {ranks} ranks, got none; start them with "
-                               "torchrun, or give each a shard")  # fmt: skip
+                               "torchrun, or use shard='K/N'")  # fmt: skip
         return cls(rank + 1, ranks)
 
     def of(self, items: Sequence[_T]) -> Sequence[_T]:
@@ -148,7 +148,7 @@ class Meeting:
             absent = [n for n in waited_for if now - max(began, self._beats.get(n, (0, began))[1]) > self._seconds]
             if absent:
                 raise ModfillError(f"all {self._rank.count} ranks must take part, got no sign of {_listed(absent)} for "
-                                   f"{self._seconds:g} s; start all of them, or give each a shard")  # fmt: skip
+                                   f"{self._seconds:g} s; start all of them, or use shard='K/N'")  # fmt: skip
 
     def _attend(self) -> None:
         """Give signs of life and look for the others', until all are done; runs in a thread of its own."""
