@@ -210,7 +210,7 @@ from modfill.integrations.cache import complete_arrays, shared_completer
 torch.set_num_threads(2)
 volumes = brain_volumes((48, 56, 40))
 def run():
-    made = complete_arrays({"t1n": volumes["t1n"]}, oblique_affine(), targets=["t2w"], weights=sys.argv[1])
+    made = complete_arrays({"t1n": volumes["t1n"]}, affine=oblique_affine(), targets=["t2w"], weights=sys.argv[1])
     return made["t2w"].volume
 expected, loaded = run(), shared_completer(sys.argv[1])
 child = os.fork()

@@ -16,15 +16,15 @@ from tests.case_files import write_case
 SLOW = """
 import sys, time
 from modfill import cli
-from modfill.model.synthesiser import ALDM
-predict, calls = ALDM.predict, []
+from modfill.model.synthesiser import Synthesiser
+predict, calls = Synthesiser.predict, []
 def slow(*arguments):
     calls.append(1)
     if len(calls) > 2:
         print("computing", flush=True)
         time.sleep(60)  # in a thread, which no signal reaches
     return predict(*arguments)
-ALDM.predict = slow
+Synthesiser.predict = slow
 sys.exit(cli.main())
 """
 
