@@ -11,26 +11,16 @@ import numpy as np
 import torch
 
 from modfill.cases.reading import synthetic_file
-from modfill.errors import CaseError, ModfillError, SettingsError
+from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES
-from modfill.settings import Settings
 
-__all__ = ["ACQUIRED", "acquired_mask", "acquired_only", "choose_dropped", "count_range", "of_synthetic_file",
-           "without_uncertainty"]  # fmt: skip
+__all__ = ["ACQUIRED", "acquired_mask", "acquired_only", "choose_dropped", "count_range", "of_synthetic_file"]
 
 ACQUIRED = "acquired_modalities"
 """Key of the mask on a subject or in a dictionary; of fixed length, so that batches collate."""
 
 Image = TypeVar("Image")
 Item = TypeVar("Item")
-
-
-def without_uncertainty(settings: Settings | None) -> Settings:
-    """The settings, or the defaults. Raises SettingsError if they ask for a map, which arrays cannot carry."""
-    settings = settings or Settings()
-    if settings.uncertainty:
-        raise SettingsError("uncertainty must be left out for arrays, which take no map; complete files instead")
-    return settings
 
 
 def acquired_mask(acquired: Iterable[str]) -> torch.Tensor:

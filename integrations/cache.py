@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from modfill.integrations.availability import without_uncertainty
 
 from modfill import __version__
 from modfill.atomic import replacing, writable
@@ -24,7 +23,7 @@ from modfill.cases.reading import Case, case_from_arrays
 from modfill.errors import CaseError, WeightsError
 from modfill.modalities import MODALITIES, by_modality, modalities_of
 from modfill.process import give_back_freed_memory
-from modfill.settings import Settings
+from modfill.settings import Settings, without_uncertainty
 
 if TYPE_CHECKING:
     import torch

@@ -16,14 +16,13 @@ from modfill.integrations.availability import (
     choose_dropped,
     count_range,
     of_synthetic_file,
-    without_uncertainty,
 )
 from modfill.integrations.cache import Synthetic, complete_arrays
 
 from modfill.cases.filenames import nifti_stem
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES, modalities_of, modality_of, nearest_source
-from modfill.settings import Settings
+from modfill.settings import Settings, without_uncertainty
 
 try:
     from monai.config import KeysCollection

@@ -15,13 +15,12 @@ from modfill.integrations.availability import (
     choose_dropped,
     count_range,
     of_synthetic_file,
-    without_uncertainty,
 )
 from modfill.integrations.cache import complete_arrays
 
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES, by_modality, nearest_source
-from modfill.settings import Settings
+from modfill.settings import Settings, without_uncertainty
 
 try:
     import torchio as tio

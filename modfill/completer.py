@@ -18,7 +18,7 @@ from modfill.errors import SettingsError
 from modfill.outputs.linking import Links, describe
 from modfill.outputs.naming import Naming, OutputFolder, output_folder
 from modfill.results import Completed
-from modfill.settings import Settings
+from modfill.settings import Settings, without_uncertainty
 from modfill.weights.networks import Networks
 
 if TYPE_CHECKING:
@@ -122,9 +122,10 @@ class ModalityCompleter:
             The synthesised modalities, (X, Y, Z), in the type of their nearest source (float32 unless integer).
 
         Raises:
-            ModfillError: as `complete`.
+            ModfillError: as `complete`; SettingsError if the settings ask for uncertainty, which arrays cannot carry.
         """
-        done = self.complete(case_from_arrays(arrays, affine, case_id), targets=targets, settings=settings)
+        chosen = without_uncertainty(settings or self.settings)
+        done = self.complete(case_from_arrays(arrays, affine, case_id), targets=targets, settings=chosen)
         return {modality: np.asarray(image.dataobj) for modality, image in done.images.items()}
 
     def complete_cohort(

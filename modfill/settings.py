@@ -10,7 +10,7 @@ import numpy as np
 
 from modfill.errors import SettingsError
 
-__all__ = ["Mode", "Settings", "truth", "whole_number"]
+__all__ = ["Mode", "Settings", "truth", "whole_number", "without_uncertainty"]
 
 Mode = Literal["mean", "sample"]
 
@@ -77,3 +77,11 @@ def truth(name: str, value: Any) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise SettingsError(f"{name} must be True or False, got {value!r}; give one of them")
     return bool(value)
+
+
+def without_uncertainty(settings: Settings | None) -> Settings:
+    """The settings, or the defaults. Raises SettingsError if they ask for a map, which arrays cannot carry."""
+    settings = settings or Settings()
+    if settings.uncertainty:
+        raise SettingsError("uncertainty must be left out for arrays, which take no map; complete files instead")
+    return settings

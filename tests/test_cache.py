@@ -15,7 +15,7 @@ import pytest
 from modfill.integrations.cache import CompletionCache, Synthetic, complete_arrays, shared_completer
 
 from modfill.completer import ModalityCompleter
-from modfill.errors import CaseError, ModfillError, WeightsError
+from modfill.errors import CaseError, ModfillError, SettingsError, WeightsError
 from modfill.model.config import PRESETS
 from modfill.settings import Settings
 from modfill.weights import checkpoint
@@ -121,10 +121,10 @@ def test_an_entry_depends_on_inputs_weights_and_settings(
 
 
 def test_arrays_take_no_uncertainty(sources: dict, tiny_weights: Path, completer: ModalityCompleter) -> None:
-    with pytest.raises(CaseError, match="uncertainty must be left out for arrays"):
+    with pytest.raises(SettingsError, match="uncertainty must be left out for arrays"):
         complete_arrays(sources, affine=AFFINE, settings=Settings(uncertainty=True), weights=tiny_weights)
-    with pytest.raises(TypeError, match="uncertainty"):
-        completer.complete_arrays(sources, affine=AFFINE, settings=Settings(uncertainty=True))  # type: ignore[call-arg]
+    with pytest.raises(SettingsError, match="uncertainty must be left out for arrays"):
+        completer.complete_arrays(sources, affine=AFFINE, settings=Settings(uncertainty=True))
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut", "flipped", "deleted", "another file"])

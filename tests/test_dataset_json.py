@@ -59,7 +59,7 @@ def test_doubtful_names_are_refused_until_told(names: tuple[str, ...], reason: s
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
-        (("t1n", "t1c"), r"--channels must name 4 channels \(T1, T1ce, T2, FLAIR\), got 2 \(t1n, t1c\)"),
+        (("t1n", "t1c"), r"channels must name 4 channels \(T1, T1ce, T2, FLAIR\), got 2 \(t1n, t1c\)"),
         (("t1n", "t1c", "t2w", "mri"), "channel 3 must be that of a modality, got 'mri'"),
         (("t1n", "t1c", "t2w", "t2w"), "t2w twice"),
     ],
