@@ -57,13 +57,13 @@ def watched(model: Synthesiser, spent: dict[str, float]) -> Iterator[None]:
     """Add up the seconds of each step of a completion under its name."""
     assert model.refiner is not None
     places: tuple[tuple[str, Any, str], ...] = (
-        ("read", Case, "volume"), ("preprocess", completion, "prepare"), ("encode", model, "encode"),
+        ("read", Case, "volume"), ("preprocess", completion, "prepare"), ("encode", model, "encode_latents"),
         ("translate", model.translator, "fuse"), ("denoise", model.denoiser, "forward"), ("decode", model, "decode"),
-        ("refine", model.refiner, "look"), ("refine", model, "refine"), ("restore", job, "restore_image"),
+        ("refine", model.refiner, "encode"), ("refine", model, "refine"), ("restore", job, "restore_image"),
         ("write", completion, "write"),
     )  # fmt: skip
     if model.unet is not None:
-        places += (("refine", model.unet, "look"),)
+        places += (("refine", model.unet, "predict"),)
     patches = [patch.object(owner, name, _clocked(getattr(owner, name), step, spent)) for step, owner, name in places]
     for one in patches:
         one.start()

@@ -43,7 +43,7 @@ def test_odd_names_are_only_names(
     out, error = capsys.readouterr()
     assert (status, error) == (0, "")
     lines = out.splitlines()
-    assert len(lines) == len(ODD) + 1 and all(line.isprintable() for line in lines)
+    assert len(lines) == len(ODD) + 2 and all(line.isprintable() for line in lines)
     made = {tmp_path / "out" / name / f"{name}-t2f{end}" for name in ODD for end in (".json", ".nii.gz")}
     assert files_under(tmp_path) == before | made | {tmp_path / "out" / "cohort.csv"}
     assert {row["case"] for row in read_table(tmp_path / "out")} == set(ODD)

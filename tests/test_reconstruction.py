@@ -27,7 +27,7 @@ def test_only_what_the_autoencoder_loses_is_lost(
         return pd.read_csv(tmp_path / "out" / "reconstruction.csv").set_index("modality")
 
     lost = measured()
-    monkeypatch.setattr(Synthesiser, "encode", lambda self, volumes: volumes)
+    monkeypatch.setattr(Synthesiser, "encode_latents", lambda self, volumes: volumes)
     monkeypatch.setattr(Synthesiser, "decode", lambda self, latent: latent)
     perfect = measured()
     assert tuple(lost.index) == tuple(perfect.index) == MODALITIES and (lost.case_id == "p1").all()

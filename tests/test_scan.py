@@ -155,8 +155,9 @@ def test_a_cohort_without_a_usable_case_is_reported_all_the_same(
 
 
 def test_the_command_reports_what_cannot_be_read_or_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["scan", str(tmp_path / "nowhere")]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit) as caught:
+        main(["scan", str(tmp_path / "nowhere")])
+    assert caught.value.code == 2 and capsys.readouterr().err.count("\n") == 1
     small_cohort(tmp_path / "in")
     (tmp_path / "file").write_text("")
     assert main(["scan", str(tmp_path / "in"), "--csv", str(tmp_path / "file" / "scan.csv")]) == 1

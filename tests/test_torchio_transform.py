@@ -292,4 +292,4 @@ def test_without_torchio_the_message_says_what_to_install() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     last = done.stderr.strip().splitlines()[-1]
     assert "ModfillError: The TorchIO transforms need TorchIO 0.20 or newer, but older than 2" in last
-    assert last.endswith("pip install -c constraints.txt 'modfill[torchio]'")
+    assert last.endswith("pip install 'modfill[torchio]'")
