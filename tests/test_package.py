@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import lru_cache
@@ -164,3 +165,26 @@ def test_no_function_takes_more_than_five_positional_arguments() -> None:
                     if len(names) - (names[:1] in (["self"], ["cls"])) > 5:
                         wide.add(f"{path.relative_to(ROOT).as_posix()}: {node.name}")
     assert sorted(wide) == [], "more than five positional parameters"
+
+
+VOICES = ("modfill.cli", "modfill.arguments", "modfill.integrations.nnunet.command")  # what speaks to a terminal
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - set(VOICES)))
+def test_the_library_neither_prints_nor_speaks_of_flags(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    assert [node.lineno for node in calls if node.func.id == "print"] == []  # type: ignore[attr-defined]
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body and isinstance(node.body[0], ast.Expr)
+    }  # fmt: skip
+    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings]
+    flags = [
+        t.value
+        for t in texts
+        if isinstance(t.value, str) and re.search(r"(^|[ (])--[a-z]{2}|constraints\.txt", t.value)
+    ]
+    assert module in ("modfill.flags", "modfill.integrations.nnunet.plugin") or flags == []

@@ -203,7 +203,7 @@ class Preset:
         parts = {"autoencoder": AutoencoderConfig, "translator": TranslatorConfig, "denoiser": DenoiserConfig,
                  "refiner": RefinerConfig, "unet": UNetConfig, "losses": LossConfig}  # fmt: skip
         for name, part in parts.items():
-            if raw.get(name) is not None:  # files from before there was a U-Net do not name it
+            if raw[name] is not None:
                 _check_sizes(raw[name])
                 raw[name] = part(**_tuples(raw[name]))
         _check_choices(raw)
