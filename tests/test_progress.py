@@ -92,7 +92,7 @@ def test_a_single_case_moves_on_a_terminal_while_a_step_lasts(monkeypatch: pytes
         before = sys.stderr.getvalue()  # type: ignore[attr-defined]
         time.sleep(0.5)
         assert len(sys.stderr.getvalue()) > len(before)  # type: ignore[attr-defined]
-        assert "p1:  40%" in sys.stderr.getvalue() and "encode" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+        assert "p1, encode:  40%" in sys.stderr.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_quiet_run_has_no_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

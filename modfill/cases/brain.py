@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, distance_transform_edt, label
 
 __all__ = ["brain_mask", "foreground", "partial_coverage", "ring_darkness"]
 
@@ -73,7 +73,7 @@ def partial_coverage(volumes: Mapping[str, NDArray[np.floating]]) -> dict[str, f
     for modality, mask in covered.items():
         beyond = brain & ~mask
         share = int(beyond.sum()) / size
-        if share > _UNCOVERED and binary_erosion(beyond, iterations=_RIM).any():
+        if share > _UNCOVERED and scipy.ndimage.binary_erosion(beyond, iterations=_RIM).any():
             partial[modality] = 1 - share
     return partial if len(partial) < len(volumes) else {}
 
@@ -96,7 +96,7 @@ def ring_darkness(volume: NDArray[np.floating], shown: NDArray[np.bool_], sizes:
     if inside.all():
         return 1.0
     width = max(_STEP, float(np.min(sampling)))
-    depths = np.ceil(distance_transform_edt(inside, sampling)[inside] / width).astype(int)
+    depths = np.ceil(scipy.ndimage.distance_transform_edt(inside, sampling)[inside] / width).astype(int)
     values = thin[inside]
     shells = [values[depths == depth] for depth in range(1, depths.max() + 1)]
     medians = [float(np.median(shell)) for shell in shells if shell.size >= _SHELL]
@@ -108,7 +108,7 @@ def ring_darkness(volume: NDArray[np.floating], shown: NDArray[np.bool_], sizes:
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The largest part of a mask, not empty, that is connected by faces."""
-    parts, _ = label(mask)
+    parts, _ = scipy.ndimage.label(mask)
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     return parts == sizes.argmax()
@@ -119,7 +119,7 @@ def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if not mask.any():
         return mask
     box = tuple(slice(int(index.min()), int(index.max()) + 1) for index in np.nonzero(mask))
-    outside, _ = label(~np.pad(mask[box], 1))
+    outside, _ = scipy.ndimage.label(~np.pad(mask[box], 1))
     whole = mask.copy()
     whole[box] = (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
     return whole

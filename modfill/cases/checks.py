@@ -8,7 +8,7 @@ import os
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import label
+import scipy  # its parts are loaded when they are used: a finished case needs none
 
 from modfill.cases.brain import foreground, ring_darkness
 from modfill.errors import CaseError, ModfillError
@@ -107,7 +107,7 @@ def clear_background(voxels: npt.NDArray[np.float32]) -> None:
         return
     if np.count_nonzero(voxels == 0) > np.count_nonzero(beyond):
         return  # the background is 0: these are missing voxels, e.g. slices
-    components, _ = label(np.pad(beyond | (voxels == 0), 1, constant_values=True))
+    components, _ = scipy.ndimage.label(np.pad(beyond | (voxels == 0), 1, constant_values=True))
     outside = (components == components[0, 0, 0])[1:-1, 1:-1, 1:-1]
     if outside[beyond].all() and not outside.all():
         voxels[beyond] = 0

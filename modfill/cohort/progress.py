@@ -73,14 +73,14 @@ def case_bar(name: str) -> Iterator[Callable[[str, float], None]]:
     Yields:
         To be called with the step and the share that is done, from 0 to 1.
     """
-    layout = "{desc}: {percentage:3.0f}% {bar:30} {elapsed} {postfix}"
+    layout = "{desc}: {percentage:3.0f}% {bar:30} {elapsed}"
     hidden = None if _LOG.isEnabledFor(logging.INFO) else True
     with tqdm(total=100, desc=printable(name), disable=hidden, leave=False, bar_format=layout) as bar, _moving(bar):
 
         def tell(step: str, share: float) -> None:
             if not bar.disable:
                 bar.n = max(bar.n, round(100 * share))
-                bar.set_postfix_str(step)
+                bar.set_description_str(f"{printable(name)}, {step}")
 
         yield tell
 

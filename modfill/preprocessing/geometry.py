@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
+import scipy
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
-from scipy.ndimage import affine_transform, gaussian_filter
 
 MODEL_SPACING = 1.0  # mm, the grid of BraTS, on which the weights are trained
 SPACING_TOLERANCE = 0.05  # spacings this near to 1 mm are taken for it: resampling would only blur
@@ -61,7 +61,7 @@ class Geometry:
         if average and min(self.zoom) < 1:
             # A Gaussian as wide at half its height as what a voxel gains; FWHM = 2.355 standard deviations.
             sigma = [np.sqrt(max(z**-2 - 1, 0)) / 2.355 for z in self.zoom]
-            cropped = gaussian_filter(cropped.astype(np.float32), sigma, mode="constant")
+            cropped = scipy.ndimage.gaussian_filter(cropped.astype(np.float32), sigma, mode="constant")
         return self._pad(_resample(cropped, self.zoom, self._edges, linear))
 
     def restore(self, volume: np.ndarray) -> np.ndarray:
@@ -107,4 +107,6 @@ def _resample(volume: np.ndarray, zoom: tuple[float, ...], shape: tuple[int, ...
     """Linear (or nearest) resampling in which the first voxel keeps its place."""
     if all(z == 1.0 for z in zoom):
         return volume
-    return affine_transform(volume, 1 / np.asarray(zoom), output_shape=shape, order=int(linear), mode="nearest")
+    return scipy.ndimage.affine_transform(
+        volume, 1 / np.asarray(zoom), output_shape=shape, order=int(linear), mode="nearest"
+    )

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt
+import scipy
 
 from modfill.cases.brain import brain_mask, partial_coverage
 from modfill.cases.reading import Case
@@ -62,7 +62,7 @@ class Prepared:
         brain stand there.
         """
         if self.geometry.resamples:
-            nearest = distance_transform_edt(~self.brain, return_distances=False, return_indices=True)
+            nearest = scipy.ndimage.distance_transform_edt(~self.brain, return_distances=False, return_indices=True)
             volume = volume[tuple(nearest)]
         return self.geometry.restore(volume) * self.own_brain
 
