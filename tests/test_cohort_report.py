@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from html import unescape
 from pathlib import Path
 
 import nibabel as nib
@@ -17,7 +18,7 @@ from PIL import Image
 from modfill.cli import main
 from modfill.cohort.table import row_of
 from modfill.completer import ModalityCompleter
-from modfill.errors import ModfillError
+from modfill.errors import ModfillError, printable
 from modfill.outputs.naming import OutputFolder
 from modfill.reports import cohort_page
 from modfill.reports.cohort_page import write_report
@@ -84,7 +85,20 @@ def test_one_page_holds_everything(folder: Path) -> None:
 
 def test_odd_names_are_text(folder: Path) -> None:
     page = write_report(folder / "out").read_text()
-    assert ODD not in page and "a&lt;b&gt;&amp;&quot;c" in page
+    headings = [unescape(text) for text in re.findall("<h2 [^>]*>([^<]*)</h2>", page)]
+    assert ODD not in page and {ODD, "p2", "p10"} <= set(headings)
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "'\">", "\x1b[31m\n", "no\udcffunicode", "{{ title }}"])
+def test_odd_names_in_sidecars_are_text(folder: Path, name: str) -> None:
+    sidecar = folder / "out" / "p2" / "p2-t2f.json"
+    note = json.loads(sidecar.read_text())
+    note["CaseID"] = note["Sources"][0]["File"] = note["ContrastAgent"] = name
+    sidecar.write_text(json.dumps(note))
+    page = write_report(folder / "out").read_text()
+    headings = [unescape(text) for text in re.findall("<h2 [^>]*>([^<]*)</h2>", page)]
+    assert printable(name) in headings and page.count("<script") == 1
+    assert f"acquired: {printable(name)}" in unescape(page)
 
 
 def test_synthetic_is_told_by_more_than_colour(folder: Path) -> None:
@@ -153,7 +167,7 @@ def test_a_damaged_output_hides_its_case_alone(folder: Path, spoil: str) -> None
             del note[spoil]
         (case / f"{ODD}-t1c.json").write_text(json.dumps(note))
     page = write_report(folder / "out").read_text()
-    assert page.count("<article ") == 3 and page.count("Cannot be shown: ") == 1 and "--overwrite" in page
+    assert page.count("<article ") == 3 and page.count("Cannot be shown: ") == 1 and "overwrite it" in page
     assert sum("p2" in text for text in pictures(page)) == 4
 
 

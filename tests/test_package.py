@@ -15,7 +15,7 @@ import modfill
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "modfill"
-HEAVY = ("torch", "monai", "torchio", "nnunetv2", "nibabel")
+HEAVY = ("torch", "monai", "torchio", "nnunetv2", "nibabel", "jinja2")
 
 
 @lru_cache

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from html import escape
 from pathlib import Path
 
 import pandas as pd
 
 from modfill.atomic import replacing, writable
 from modfill.errors import printable
-from modfill.modalities import MODALITIES, NAMES
+from modfill.modalities import MODALITIES, SHORT_NAMES
+from modfill.reports.pages import save_page
 from modfill.reports.scan import Scan, ScannedCase
 from modfill.reports.swaps import ACCURACY
 
 __all__ = ["as_text", "case_table", "save_csv", "save_html"]
 
 _STATES = ("available", "missing", "unusable", "synthetic")
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #1c2128; }
-h1 { font-size: 1.4rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-table { border-collapse: collapse; font-size: .9rem } th, td { padding: .2rem .7rem; text-align: left; border: 0 }
-th { border-bottom: 2px solid #1c2128 } tr:nth-child(even) td { background: #f3f5f8 } p { max-width: 50rem }
-"""
 
 
 def case_table(scan: Scan) -> pd.DataFrame:
@@ -61,7 +54,7 @@ def _summaries(scan: Scan) -> dict[str, pd.DataFrame]:
     """The tables that count cases, by title; none without a row."""
     table = case_table(scan)
     states = pd.DataFrame(
-        [{"modality": f"{m} ({NAMES[m].split(' (')[0]})", **{s: int((table[m] == s).sum()) for s in _STATES}}
+        [{"modality": f"{m} ({SHORT_NAMES[m]})", **{s: int((table[m] == s).sum()) for s in _STATES}}
          for m in MODALITIES]
     )  # fmt: skip
     usable = [case for case in scan.cases if not case.problem and not case.unusable]
@@ -82,7 +75,7 @@ def _counts(table: pd.DataFrame) -> pd.DataFrame:
 
 def _findings(scan: Scan) -> dict[str, list[str]]:
     """What needs a look, by title; no title without a line."""
-    kind = "same voxels" if scan.deep else "same size, same bytes at start, middle and end; --deep compares voxels"
+    kind = "same voxels" if scan.deep else "same size, same bytes at start, middle and end; a deep scan compares voxels"
     findings = {
         "Cannot be used": [case.problem for case in scan.cases if case.problem],
         "Unusable images (their cases are not completed until these are replaced, deleted or renamed)": [
@@ -111,7 +104,7 @@ def _others(case: ScannedCase) -> list[tuple[str, str]]:
 def _depth(scan: Scan) -> str:
     if scan.deep:
         return "every voxel read"
-    return "only headers and 4D files read: --deep finds blank, truncated or exchanged images too"
+    return "only headers and 4D files read: a deep scan finds blank, truncated or exchanged images too"
 
 
 def as_text(scan: Scan) -> str:
@@ -132,25 +125,19 @@ def as_text(scan: Scan) -> str:
 
 def save_csv(scan: Scan, path: Path) -> None:
     """Write the table of cases. Raises ModfillError if the file cannot be written."""
-    _save(path, case_table(scan).to_csv(index=False).encode("utf8", "surrogateescape"))  # odd names as they are
+    content = case_table(scan).to_csv(index=False).encode("utf8", "surrogateescape")  # odd names as they are
+    with writable(path), replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def save_html(scan: Scan, path: Path) -> None:
     """Write counts, findings and the table of cases as one file. Raises ModfillError if it cannot be written."""
-    title = f"{len(scan.cases)} cases in {scan.path}"
     tables = _summaries(scan) | {"Cases": case_table(scan)}
-    findings = (f"<h2>{escape(name)}</h2>{_list(lines)}" for name, lines in _findings(scan).items())
-    body = [f"<h1>{escape(title)}</h1><p>modfill scan, {escape(_depth(scan))}.</p>", *findings]
-    body += [f"<h2>{escape(name)}</h2>{table.to_html(index=False, border=0)}" for name, table in tables.items()]
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
-    page = f"<!doctype html>\n<html lang='en'><head>{head}</head><body>\n" + "\n".join(body) + "\n</body></html>\n"
-    _save(path, page.encode("utf8", "backslashreplace"))
-
-
-def _list(lines: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
-
-
-def _save(path: Path, content: bytes) -> None:
-    with writable(path), replacing(path) as temporary:
-        temporary.write_bytes(content)
+    save_page(
+        path,
+        "scan.html",
+        title=f"{len(scan.cases)} cases in {scan.path}",
+        depth=_depth(scan),
+        findings=_findings(scan),
+        tables={title: table.to_dict("split", index=False) for title, table in tables.items()},
+    )
