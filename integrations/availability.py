@@ -52,7 +52,7 @@ def acquired_only(present: Mapping[str, Image], former: Any, label: str) -> dict
 
 
 def of_synthetic_file(path: Any) -> bool:
-    """Whether an image was read from a file that modfill made.
+    """Tell whether an image was read from a file that modfill made.
 
     Args:
         path: what the image's library says about where it came from; anything but a file's path is none.

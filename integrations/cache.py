@@ -166,7 +166,7 @@ def complete_arrays(
 def _synthesise(
     completer: ModalityCompleter, case: Case, targets: Sequence[str], settings: Settings
 ) -> dict[str, Synthetic]:
-    """What `complete_arrays` does not find in the cache; nothing else of it is in use afterwards."""
+    """Synthesise what is not in the cache. Everything but the result is free afterwards."""
     completed = completer.complete(case, targets=targets, settings=settings)
     made = {}
     for target, image in completed.images.items():
@@ -205,14 +205,14 @@ def shared_completer(weights: str | Path | None = None, device: str | torch.devi
 
     path = _weights_path(weights)
     with _loading:
-        _mind_a_fork()
+        _adapt_to_fork()
         key = (_weights_hash(path), str(device))
         if key not in _completers:
             _completers[key] = ModalityCompleter(path, device=device)
         return _completers[key]
 
 
-def _mind_a_fork() -> None:
+def _adapt_to_fork() -> None:
     """In a forked process, keep what still works of what the parent loaded.
 
     The parent's threads did not come along, and a convolution that waits for them never ends; its GPU cannot be used.

@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from modfill import __version__
-from modfill.arguments import Parser, build_parser, joined_targets
 from modfill.errors import ModfillError, SettingsError
-from modfill.flags import in_flags
 from modfill.process import Terminated, end_now_if_busy, terminable, tune_process
-from modfill.terminal import shown
+from modfill.terminal.arguments import Parser, build_parser, joined_targets
+from modfill.terminal.flags import in_flags
+from modfill.terminal.log import shown
 
 if TYPE_CHECKING:
     from modfill.cases.files import CaseFiles
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _wanted(options: argparse.Namespace) -> dict[str, Any]:
-    """What -q, -v and --log ask for; not every command has them."""
+    """The choices of -q, -v and --log; not every command has them."""
     return {name: value for name in ("quiet", "verbose", "log") if (value := getattr(options, name, None)) is not None}
 
 

@@ -124,8 +124,8 @@ class ModalityCompleter:
         Raises:
             ModfillError: as `complete`; SettingsError if the settings ask for uncertainty, which arrays cannot carry.
         """
-        chosen = without_uncertainty(settings or self.settings)
-        done = self.complete(case_from_arrays(arrays, affine, case_id), targets=targets, settings=chosen)
+        plain = without_uncertainty(settings or self.settings)
+        done = self.complete(case_from_arrays(arrays, affine, case_id), targets=targets, settings=plain)
         return {modality: np.asarray(image.dataobj) for modality, image in done.images.items()}
 
     def complete_cohort(

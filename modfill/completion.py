@@ -12,7 +12,7 @@ from modfill.modalities import MODALITIES
 from modfill.outputs.earlier import Earlier
 from modfill.outputs.linking import Links
 from modfill.outputs.naming import OutputFolder
-from modfill.outputs.sidecar import chosen, decisive
+from modfill.outputs.sidecar import decisive, settings_keys
 from modfill.outputs.writing import write
 from modfill.preprocessing.prepare import partial_sources, prepare
 from modfill.results import Completed
@@ -111,7 +111,7 @@ class Completion:
         return job
 
     def has_work(self, job: Job) -> bool:
-        """Whether anything is left to be synthesised."""
+        """Tell whether anything is left to be synthesised."""
         return job.prepared is not None
 
     def synthesise(self, job: Job) -> Job:
@@ -148,7 +148,7 @@ class Completion:
         if available is None:
             return None
         job = Job(earlier, Completed(files.case_id))
-        asked = chosen(self._settings, self._networks.file.description)
+        asked = settings_keys(self._settings, self._networks.file.description)
         for target in self._wanted(files.case_id, [m for m in MODALITIES if m not in available]):
             digest = earlier.same_as_asked(target, asked)
             if digest is None:

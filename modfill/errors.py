@@ -61,8 +61,8 @@ def within_memory(where: str) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         # torch says it with a RuntimeError; on the CPU, oneDNN only that it could not make its parts
-        said = ("allocate memory", "out of memory", "could not create a memory", "could not create a primitive")
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in said):
+        phrases = ("allocate memory", "out of memory", "could not create a memory", "could not create a primitive")
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in phrases):
             raise
         raise ModfillError(
             f"{where}: must fit into memory, got out of memory; free some, or crop the images to the brain"

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 WAITING = "waiting for other processes"
-"""Name of a daemon thread in which torch waits, and which must not see Python's end."""
+"""Name of a daemon thread in which torch waits. It must not run while Python shuts down."""
 
 _asked_to_end = threading.Event()
 
@@ -71,7 +71,7 @@ def terminable() -> Iterator[None]:
 
 
 def in_a_hurry() -> bool:
-    """Whether the user wants an end now: a signal came, or its exception is on its way through the caller."""
+    """True if the process is asked to end: a signal came, or its exception is being raised through the caller."""
     return _asked_to_end.is_set() or isinstance(sys.exc_info()[1], KeyboardInterrupt | Terminated)
 
 

@@ -1,4 +1,4 @@
-"""What a completion gives: data only."""
+"""Results of a completion: data only."""
 
 from __future__ import annotations
 

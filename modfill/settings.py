@@ -17,7 +17,7 @@ Mode = Literal["mean", "sample"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user can choose about a completion.
+    """The choices of a completion.
 
     Attributes:
         mode: "mean" (least error) or "sample" (one plausible image).

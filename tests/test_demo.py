@@ -12,7 +12,7 @@ import pytest
 
 from modfill.cases.marks import SYNTHETIC_MARK
 from modfill.errors import ModfillError
-from modfill.terminal import shown
+from modfill.terminal.log import shown
 
 pytest.importorskip("nilearn")
 pytest.importorskip("matplotlib")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from modfill.arguments import build_parser
-from modfill.flags import _KEYWORDS, in_flags
+from modfill.terminal.arguments import build_parser
+from modfill.terminal.flags import _KEYWORDS, in_flags
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from modfill.integrations.nnunet.channels import ChannelCompleter, _holds_zeros, without_zeros
 from modfill.integrations.nnunet.command import main
-from modfill.integrations.nnunet.filling import ChannelCompleter, _holds_zeros, without_zeros
 from modfill.integrations.nnunet.prepare import prepare_dataset
 
 from modfill.cases.finding import find_cases

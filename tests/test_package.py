@@ -95,7 +95,6 @@ LAYERS = (  # from the ground up: a module may know its own layer and those befo
     ("completer",),
     ("reproduction", "reports", "demo", "training"),
     ("integrations",),
-    ("arguments", "flags"),
     ("terminal",),
     ("cli",),
 )
@@ -167,7 +166,8 @@ def test_no_function_takes_more_than_five_positional_arguments() -> None:
     assert sorted(wide) == [], "more than five positional parameters"
 
 
-VOICES = ("modfill.cli", "modfill.arguments", "modfill.integrations.nnunet.command")  # what speaks to a terminal
+# the modules that speak to a terminal
+VOICES = ("modfill.cli", "modfill.terminal.arguments", "modfill.integrations.nnunet.command")
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - set(VOICES)))
@@ -187,4 +187,4 @@ def test_the_library_neither_prints_nor_speaks_of_flags(module: str) -> None:
         for t in texts
         if isinstance(t.value, str) and re.search(r"(^|[ (])--[a-z]{2}|constraints\.txt", t.value)
     ]
-    assert module in ("modfill.flags", "modfill.integrations.nnunet.plugin") or flags == []
+    assert module in ("modfill.terminal.flags", "modfill.integrations.nnunet.plugin") or flags == []

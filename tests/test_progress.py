@@ -13,7 +13,7 @@ import pytest
 
 from modfill.cohort import progress
 from modfill.cohort.progress import case_bar, follow
-from modfill.terminal import shown
+from modfill.terminal.log import shown
 
 
 def result(case_id: str, made: tuple[str, ...] = (), problem: str | None = None, skipped: tuple[str, ...] = ()) -> Any:

@@ -1,4 +1,4 @@
-"""nnU-Net's fingerprint extractor and preprocessor for datasets with gaps: they see completed cases.
+"""nnU-Net's fingerprint extractor and preprocessor for datasets with gaps: they read completed cases.
 
 Importing this module makes both classes known to nnU-Net, which finds classes by name and in its own modules only. Its
 options `-fpe` and `-preprocessor_name` then take them.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modfill.integrations.nnunet.filling import ChannelCompleter
+from modfill.integrations.nnunet.channels import ChannelCompleter
 from modfill.integrations.nnunet.shim import require_nnunet
 
 from modfill.cases.layouts.dataset_json import channel_modalities, require_nifti

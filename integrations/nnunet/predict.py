@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from modfill.integrations.nnunet.filling import ChannelCompleter, CompletedChannels, channels_note, without_zeros
+from modfill.integrations.nnunet.channels import ChannelCompleter, CompletedChannels, channels_note, without_zeros
 from modfill.integrations.nnunet.shim import require_nnunet
 
 from modfill.atomic import writable

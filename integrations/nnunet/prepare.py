@@ -162,7 +162,7 @@ def _incomplete_cases(out: OutputFolder, cohort: Cohort) -> set[str]:
 
 
 def _record(source: Path, out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
-    """What dataset.json says of the completion: where from, and which channels of training cases are synthetic."""
+    """The record of the completion in dataset.json: the source, and the synthetic channels of training cases."""
     synthetic = {}
     for row in read_table(out.path):
         targets = [channel for channel in cohort.channels if channel in row["targets"].split()]

@@ -1,1 +1,1 @@
-"""What is there: finding, reading and checking a case's files."""
+"""Finding, reading and checking a case's files."""

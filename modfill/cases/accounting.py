@@ -1,4 +1,4 @@
-"""What every file beside a case's images is: recognised by its name, or an image that nothing explains."""
+"""The kind of every file beside a case's images: recognised by its name, or an image that nothing explains."""
 
 from __future__ import annotations
 

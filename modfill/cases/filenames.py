@@ -1,4 +1,4 @@
-"""What the names of files say: modality, segmentation, another sequence."""
+"""Names of files: modality, segmentation, another sequence."""
 
 from __future__ import annotations
 

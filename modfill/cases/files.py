@@ -1,4 +1,4 @@
-"""What every layout gives: cases as files by modality, not read yet."""
+"""Cases as files by modality, not read yet: the result of every layout."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def find_cohort(path: Path | str, *, ignore_unexplained: bool = False, channels:
 
     Raises:
         CaseError: If there is no such folder, nothing is found, or the only case has a problem.
-        ModfillError: If a dataset.json or table cannot be read, or leaves doubt about which modality is which; if
+        ModfillError: If a dataset.json or table cannot be read, or is ambiguous about the modalities; if
             `channels` are given for another layout than nnU-Net's.
     """
     path = Path(path)
@@ -115,7 +115,7 @@ def find_cohort(path: Path | str, *, ignore_unexplained: bool = False, channels:
     stray = sorted(name for name, kind in cohort.left_alone.items() if kind == UNEXPLAINED)
     if stray:
         _LOG.warning("%s: %s belong to no case and are left alone", path, " and ".join(map(printable, stray)))
-    explained = [_mind_unexplained(case, ignore_unexplained) for case in cohort.cases]
+    explained = [_refuse_unexplained(case, ignore_unexplained) for case in cohort.cases]
     cases = [_refuse_odd_id(case) for case in _refuse_shared_ids(explained)]
     cases.sort(key=lambda case: case.case_id)
     if len(cases) == 1 and cases[0].problem:
@@ -124,7 +124,7 @@ def find_cohort(path: Path | str, *, ignore_unexplained: bool = False, channels:
 
 
 def _is_described(path: Path) -> bool:
-    """Whether a dataset.json decides the layout of a folder."""
+    """Tell whether a dataset.json decides the layout of a folder."""
     root = described(path)
     if root is not None and is_foreign(root):
         _LOG.warning("%s is not nnU-Net's or the Decathlon's, and is ignored", root / "dataset.json")
@@ -159,14 +159,14 @@ def _is_output_of(case: CaseFiles, others: list[CaseFiles]) -> bool:
 
 
 def _is_synthetic(path: Path) -> bool:
-    """Whether both a file's header and the sidecar beside it say that modfill made it."""
+    """Tell whether both a file's header and the sidecar beside it say that modfill made it."""
     try:
         return read_sidecar(sidecar_path(path)) is not None and has_mark(read_header(path))
     except Unusable:
         return False
 
 
-def _mind_unexplained(case: CaseFiles, ignore: bool) -> CaseFiles:
+def _refuse_unexplained(case: CaseFiles, ignore: bool) -> CaseFiles:
     """Give a case that lacks a modality beside an image that may be it a problem, or let it record that it may."""
     names = [name for name, kind in case.others.items() if kind == UNEXPLAINED]
     missing = [modality for modality in MODALITIES if modality not in case.paths]

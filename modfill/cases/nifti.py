@@ -27,7 +27,7 @@ _DEFLATE_RATIO = 1032  # how many bytes one of gzip can stand for
 
 PLACE = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
          "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
-"""What a header says about where voxels are: copied as it stands, also where it makes no sense."""
+"""The fields of a header that place voxels: copied as they stand, also where they make no sense."""
 
 
 class Unusable(CaseError):

@@ -233,7 +233,7 @@ def synthetic_file(path: Path) -> bool:
 
 
 def image_labels(files: CaseFiles) -> dict[str, str]:
-    """What messages call each image: its file, and its modality where the file holds several."""
+    """The name of each image in messages: its file, and its modality where the file holds several."""
     return {m: f"{path.name} ({m})" if m in files.volume_index else path.name for m, path in files.paths.items()}
 
 

@@ -22,7 +22,7 @@ __all__ = ["FileLock", "locked", "take"]
 
 _LOG = logging.getLogger("modfill")
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # it would make a file wherever it leads
-_PAUSE = 0.05  # seconds between two looks at a lock that another process holds
+_PAUSE = 0.05  # seconds between two attempts at a lock that another process holds
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def take(path: Path) -> FileLock | None:
                 return FileLock(path, descriptor)
         except FileNotFoundError:
             pass
-        os.close(descriptor)  # its holder removed it between our opening and locking it: nobody else would see our lock
+        os.close(descriptor)  # the holder removed the file between opening and locking: this lock would exclude nobody
 
 
 @contextlib.contextmanager

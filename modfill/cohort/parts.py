@@ -25,8 +25,8 @@ TIMEOUT = "MODFILL_RANK_TIMEOUT"
 
 _TIMEOUT = 300.0
 _BEATS = 10  # signs of life within the timeout
-_POLL = 0.2  # seconds between two looks of the main thread, which signals reach
-_FAREWELL = 10.0  # seconds for which the rank that holds the store lets the others read it
+_POLL = 0.2  # seconds between two checks by the main thread, which signals reach
+_LEAVE_TIMEOUT = 10.0  # seconds for which the rank that holds the store lets the others read it
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Share:
 
     @property
     def label(self) -> str:
-        """What this process calls its share; empty for a whole cohort."""
+        """The name of this share in messages; empty for a whole cohort."""
         shard = f"shard {self.shard.number}/{self.shard.count}" if self.shard.count > 1 else ""
         return f"{shard} rank {self.rank.number}/{self.rank.count}".strip() if self.rank.count > 1 else shard
 
@@ -124,7 +124,7 @@ class Meeting:
         self._rank = rank
         self._seconds = _timeout()
         self._here, self._over = threading.Event(), threading.Event()
-        self._beats: dict[int, tuple[int, float]] = {}  # by number of the rank: the last sign of life, and when it came
+        self._heartbeats: dict[int, tuple[int, float]] = {}  # by rank: the last one, and its time
         self._unfinished = set(range(1, rank.count + 1))
         if rank.count > 1:
             threading.Thread(target=self._attend, name=WAITING, daemon=True).start()
@@ -145,13 +145,13 @@ class Meeting:
             if not told and now - began > 10 * _POLL:
                 _LOG.warning("waiting for %s of %d", _listed(waited_for), self._rank.count)
                 told = True
-            absent = [n for n in waited_for if now - max(began, self._beats.get(n, (0, began))[1]) > self._seconds]
+            absent = [n for n in waited_for if now - max(began, self._heartbeats.get(n, (0, began))[1]) > self._seconds]
             if absent:
                 raise ModfillError(f"all {self._rank.count} ranks must take part, got no sign of {_listed(absent)} for "
                                    f"{self._seconds:g} s; start all of them, or use shard='K/N'")  # fmt: skip
 
     def _attend(self) -> None:
-        """Give signs of life and look for the others', until all are done; runs in a thread of its own."""
+        """Set this rank's heartbeat and read the others', until all are done; runs in a thread of its own."""
         count, own, mine = self._rank.count, self._rank.number, 0
         pause = min(1.0, self._seconds / _BEATS)
         store: Any = None
@@ -163,9 +163,9 @@ class Meeting:
                 if self._here.is_set():
                     store.set(f"done/{own}", "1")
                 for number in range(1, count + 1):
-                    self._look(store, number)
+                    self._read_heartbeat(store, number)
                 if not self._unfinished:
-                    self._say_farewell(store)
+                    self._leave(store)
                     return
             except (RuntimeError, OSError):  # the rank that holds the store is not there yet, or not any more
                 store = None
@@ -173,18 +173,18 @@ class Meeting:
                 continue
             time.sleep(min(pause, _POLL))
 
-    def _look(self, store: Any, number: int) -> None:
+    def _read_heartbeat(self, store: Any, number: int) -> None:
         if store.check([f"alive/{number}"]):
             beat = int(store.get(f"alive/{number}"))
-            if self._beats.get(number, (0, 0.0))[0] != beat:
-                self._beats[number] = (beat, time.monotonic())
+            if self._heartbeats.get(number, (0, 0.0))[0] != beat:
+                self._heartbeats[number] = (beat, time.monotonic())
         if store.check([f"done/{number}"]):
             self._unfinished.discard(number)
 
-    def _say_farewell(self, store: Any) -> None:
+    def _leave(self, store: Any) -> None:
         """Leave, but the rank that holds the store not before the others have read that all are done."""
         gone = store.add("gone", 1)
-        until = time.monotonic() + _FAREWELL
+        until = time.monotonic() + _LEAVE_TIMEOUT
         while self._rank.number == 1 and gone < self._rank.count and time.monotonic() < until:
             time.sleep(0.05)
             gone = store.add("gone", 0)

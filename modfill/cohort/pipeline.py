@@ -35,13 +35,13 @@ __all__ = ["CohortResults", "run_cohort"]
 
 _LOG = logging.getLogger("modfill")
 
-_PAUSE = 0.2  # seconds between two looks for a case that no other process is doing
-_LAST_WORDS = 1.0  # seconds for files that are being written when the user wants an end
+_PAUSE = 0.2  # seconds between two searches for a case that no other process has locked
+_WRITE_TIMEOUT = 1.0  # seconds for files that are being written when the user wants an end
 _AHEAD = 2  # cases besides those being computed: one is read, one is written
 
 
 @dataclass(eq=False)
-class _Passage:
+class _CaseRun:
     """One case between the threads; the first error ends it."""
 
     files: CaseFiles
@@ -181,7 +181,7 @@ class _Run:
             self.abandoned.set()
         for pool in pools:
             pool.shutdown(wait, cancel_futures=True)
-        if self.writing.acquire(timeout=_LAST_WORDS):  # after that nothing is written any more
+        if self.writing.acquire(timeout=_WRITE_TIMEOUT):  # after that nothing is written any more
             self.writing.release()
         with self.holding:  # after that no lock is taken any more
             locks = list(self.held)
@@ -203,47 +203,47 @@ class _Run:
         computed = computing.submit(lambda: self._compute(read.result()))
         return writing.submit(lambda: self._write(computed.result()))
 
-    def _read(self) -> _Passage:
-        passage = self._next()
-        passage.go("read", self.completion.read)
-        return passage
+    def _read(self) -> _CaseRun:
+        case_run = self._next()
+        case_run.go("read", self.completion.read)
+        return case_run
 
-    def _compute(self, passage: _Passage) -> _Passage:
+    def _compute(self, case_run: _CaseRun) -> _CaseRun:
         if self.stopped.is_set():
             raise InterruptedError
-        if passage.error is None and self.completion.has_work(passage.value):
+        if case_run.error is None and self.completion.has_work(case_run.value):
             self.threads.take()
-        passage.go("compute", self.completion.synthesise)
-        return passage
+        case_run.go("compute", self.completion.synthesise)
+        return case_run
 
-    def _write(self, passage: _Passage) -> CaseResult:
+    def _write(self, case_run: _CaseRun) -> CaseResult:
         try:
             with self.writing:
                 if self.abandoned.is_set():
                     raise InterruptedError
-                passage.go("write", self.completion.write)
-                result = passage.result()
+                case_run.go("write", self.completion.write)
+                result = case_run.result()
                 try:
                     update_table(self.out, row_of(result))
                 except (ModfillError, OSError) as error:
                     result = replace(result, completed=None, error=result.error or error)
             return result
         finally:
-            self._release(passage.lock)
+            self._release(case_run.lock)
 
-    def _next(self) -> _Passage:
+    def _next(self) -> _CaseRun:
         """The next case that no other process is doing; waits for one if need be."""
         while not self.stopped.is_set():
             for _ in range(len(self.waiting)):
                 files = self.waiting.popleft()
                 if files.problem:  # nothing will be written, and the id may be no name
-                    return _Passage(files, None, files)
+                    return _CaseRun(files, None, files)
                 try:
                     lock = self._hold(files)
                 except CaseError as error:
-                    return _Passage(files, None, error=error)
+                    return _CaseRun(files, None, error=error)
                 if lock is not None:
-                    return _Passage(files, lock, files)
+                    return _CaseRun(files, lock, files)
                 self.waiting.append(files)
             self.stopped.wait(_PAUSE)
         raise InterruptedError

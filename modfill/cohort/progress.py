@@ -22,7 +22,7 @@ _REFRESH = 1.0  # seconds between two pictures of a bar whose step takes longer
 
 @dataclass
 class Outcome:
-    """What became of the cases that were followed.
+    """The outcome of the cases that were followed.
 
     Attributes:
         problems: one line for each case that failed.

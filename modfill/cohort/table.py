@@ -85,7 +85,7 @@ def _merged(former: Row, row: Row, out: OutputFolder) -> Row:
 
 
 def _images(row: Row) -> dict[str, tuple[str, ...]]:
-    """What a line says of each synthetic image: target, expected PSNR, SHA-256."""
+    """Target, expected PSNR and SHA-256 of each synthetic image of a line."""
     cells = [row.get(column, "").split(" ") for column in _PER_IMAGE]
     return {image[0]: image for image in zip_longest(*cells, fillvalue="") if image[0] in MODALITIES}
 

@@ -170,7 +170,7 @@ class Preset:
 
     @property
     def single_step_mean(self) -> bool:
-        """Whether one diffusion step gives the mean: a network that predicts the clean latent does."""
+        """Tell whether one diffusion step gives the mean: a network that predicts the clean latent does."""
         return self.denoiser.prediction == "sample"
 
     def samples_needed(self, settings: Settings) -> int:

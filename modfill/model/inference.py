@@ -56,7 +56,7 @@ class Inference:
 
     @property
     def environment(self) -> dict[str, str | int]:
-        """What sidecars say of how the networks run: the type and, on a CPU, the threads.
+        """The keys of a sidecar that tell how the networks run: the type and, on a CPU, the threads.
 
         Another number of threads may change the last bit of a result.
         """
@@ -122,7 +122,7 @@ def draw_noise(shape: Sequence[int], case_id: str, target: str, seed: int, sampl
 
 
 def _is_finite(prediction: Prediction) -> bool:
-    """Whether all that is given out of a prediction, or goes into it, is a number."""
+    """Tell whether all that is given out of a prediction, or goes into it, is a number."""
     volumes = (prediction.volume, prediction.sample_std, prediction.expected_squared_error)
     finite = all(bool(volume.isfinite().all()) for volume in volumes if volume is not None)
     return finite and math.isfinite(prediction.expected_psnr or 0)

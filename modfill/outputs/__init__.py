@@ -1,1 +1,1 @@
-"""What is written: names, sidecars, images, links."""
+"""Names, sidecars, images and links that are written."""

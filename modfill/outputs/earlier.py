@@ -1,4 +1,4 @@
-"""What earlier runs left of a case in the output folder, and whether it is what this run would make."""
+"""Outputs of earlier runs in the folder: whose they are, and whether this run would make the same."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class Earlier:
         found = {modality: read_sidecar(place.sidecar) for modality, place in places.items()}
         return cls(case_id, places, {modality: note for modality, note in found.items() if note is not None})
 
-    def same_as_asked(self, target: str, chosen: Mapping[str, Any]) -> str | None:
+    def same_as_asked(self, target: str, settings: Mapping[str, Any]) -> str | None:
         """SHA-256 of an image that was made from the same sources as all others, with these weights and settings.
 
         None where there is no such image; `finished` says why.
         """
         note = self.sidecars.get(target, {})
-        asked = {"Sources": next(iter(self.sidecars.values()))["Sources"], **chosen}
+        asked = {"Sources": next(iter(self.sidecars.values()))["Sources"], **settings}
         return self.whole(target) if all(note.get(key) == value for key, value in asked.items()) else None
 
     def finished(self, target: str, decisive: Mapping[str, Any]) -> str | None:
@@ -130,7 +130,7 @@ class Earlier:
         return available
 
     def stands_for(self, modality: str) -> bool:
-        """Whether a synthetic image of this modality lies in the folder."""
+        """Tell whether a synthetic image of this modality lies in the folder."""
         return modality in self.sidecars and is_ours(self.places[modality].image)
 
 
@@ -162,5 +162,5 @@ def _unchanged_sources(files: CaseFiles, note: Mapping[str, Any], *, allow_synth
 
 
 def _is_synthetic(note: Mapping[str, Any], modality: str) -> bool:
-    """Whether a sidecar says that a source was synthetic itself."""
+    """Tell whether a sidecar says that a source was synthetic itself."""
     return any(source["Modality"] == modality and source.get("Synthetic") for source in note["Sources"])

@@ -146,7 +146,7 @@ def _unambiguous(files: CaseFiles, cohort: Cohort) -> Iterator[tuple[Path, str, 
 
 
 def _segmentation_word(file: Path) -> str:
-    """What a segmentation is called after the case: BraTS' ``seg``, or the last words of its own name."""
+    """The word after the case in a segmentation's name: BraTS' ``seg``, or the last words of its own name."""
     stem = (nifti_stem(file.name) or "").lower().replace("-", "_")
     found = [word for word in SEGMENTATION_WORDS if stem == word or stem.endswith(f"_{word}")]
     word = max(found, key=len, default="-".join(stem.split("_")[-2:]))  # e.g. mask-healthy
@@ -235,7 +235,7 @@ def _own_description(out: OutputFolder) -> Iterator[Path]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a description says that modfill made it."""
+    """Tell whether a description says that modfill made it."""
     try:
         return bool(json.loads(path.read_text(encoding="utf8"))["GeneratedBy"][0]["Name"] == "modfill")
     except (ValueError, TypeError, LookupError, RecursionError):

@@ -122,7 +122,7 @@ _STEMS: dict[str, Callable[[OutputFolder, str, str, bool], str]] = {
     "bids": _bids,
 }
 NAMINGS = tuple(_STEMS)
-"""What outputs can be named like."""
+"""The namings of outputs."""
 
 _LIKE: dict[str, Naming] = {"nnunet": "nnunet", "decathlon": "nnunet", "bids": "bids", "table": "brats2023"}
 

@@ -17,7 +17,7 @@ from modfill.modalities import NAMES
 from modfill.outputs.naming import Place
 from modfill.settings import Settings
 
-__all__ = ["DECISIVE", "NO_AGENT", "decisive", "is_ours", "sidecar", "source_paths"]
+__all__ = ["DECISIVE", "NO_AGENT", "decisive", "is_ours", "settings_keys", "sidecar", "source_paths"]
 
 NO_AGENT = "No contrast agent was given: enhancement is inferred from the other modalities and may be wrong or absent."
 
@@ -33,10 +33,13 @@ def decisive(case: Case, settings: Settings, weights: Mapping[str, str]) -> dict
         settings: the user's choice.
         weights: `Preset`, `File` and `SHA256` of the weights.
     """
-    return {"Sources": [{"Modality": m, **_source(case, m)} for m in case.available], **chosen(settings, weights)}
+    return {
+        "Sources": [{"Modality": m, **_source(case, m)} for m in case.available],
+        **settings_keys(settings, weights),
+    }
 
 
-def chosen(settings: Settings, weights: Mapping[str, str]) -> dict[str, Any]:
+def settings_keys(settings: Settings, weights: Mapping[str, str]) -> dict[str, Any]:
     """The decisive keys that do not depend on the case."""
     return {
         "Weights": dict(weights),
@@ -107,7 +110,7 @@ def _source(case: Case, modality: str) -> dict[str, Any]:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a sidecar, or an image by its header, says that modfill made it."""
+    """Tell whether a sidecar, or an image by its header, says that modfill made it."""
     if path.suffix == ".json":
         return read_sidecar(path) is not None
     try:

@@ -78,7 +78,7 @@ class Geometry:
 
     @property
     def resamples(self) -> bool:
-        """Whether voxels are interpolated on the way, not only moved."""
+        """Tell whether voxels are interpolated on the way, not only moved."""
         return any(z != 1.0 for z in self.zoom)
 
     @property

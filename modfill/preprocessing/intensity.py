@@ -15,7 +15,7 @@ BACKGROUND = {"zscore": 0.0, "range": -1.0}  # what stands outside the brain in 
 
 @dataclass(frozen=True)
 class IntensityScale:
-    """What takes a modality's intensities to the model's and back.
+    """The way of a modality's intensities to the model's and back.
 
     Attributes:
         low, high: the 0.5 and 99.5 percentiles over the brain; the unit range [0, 1] in the modality's intensities.

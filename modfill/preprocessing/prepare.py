@@ -106,7 +106,7 @@ def prepare(case: Case, multiple: int, normalisation: str, leave_out: Collection
     brain = geometry.apply(own_brain.astype(np.float32)) > 0.5
     share = geometry.apply(own_brain.astype(np.float32), average=True)  # of brain in each value: what lies outside is 0
     if not brain.any():
-        raise CaseError(f"case {case.case_id}: the brain must be thick enough to be seen at 1 mm, got "
+        raise CaseError(f"case {case.case_id}: the brain must be thick enough for voxels of 1 mm, got "
                         f"{int(own_brain.sum())} voxels far apart; check the voxel sizes")  # fmt: skip
     scales = {modality: IntensityScale.of(volume, own_brain) for modality, volume in volumes.items()}
     background = np.float32(BACKGROUND[normalisation])

@@ -178,7 +178,7 @@ def _report_case(case_id: str, synthetic: Sequence[Synthetic], edge: int | None)
 
 
 def _facts(synthetic: Sequence[Synthetic]) -> tuple[dict[str, str], list[str]]:
-    """What a case can be sorted by, and the same in words."""
+    """The values by which a case can be sorted, and the same in words."""
     spreads = [spread for one in synthetic if (spread := _mean_spread(one)) is not None]
     psnrs = [found for one in synthetic if (found := expected_psnr(one.note)) is not None]
     order = {"count": str(len(synthetic))}

@@ -1,4 +1,4 @@
-"""What a cohort has, lacks and cannot use, from headers alone or, deep, from every voxel."""
+"""The modalities that a cohort has, lacks and cannot use, from headers alone or, deep, from every voxel."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SAMPLE = 4096  # bytes
 
 @dataclass(frozen=True)
 class ScannedCase:
-    """What a scan says about one case.
+    """One case of a scan.
 
     Attributes:
         case_id: Name of the case.
@@ -41,8 +41,8 @@ class ScannedCase:
         grid: Voxels, e.g. ``240x240x155``; empty if no header could be read.
         spacing: Voxel sizes in mm, e.g. ``1x1x1``; empty likewise.
         swap: Two modalities whose files look exchanged, or None; known after a deep scan only.
-        contents: What tells each image's content from others', by modality.
-        files: What each file and folder of the case is, by name: a modality, or a kind as ``CaseFiles.others`` has it.
+        contents: A hash of each image's content, by modality.
+        files: Kind of each file and folder of the case by name: a modality, or a kind as ``CaseFiles.others`` has it.
     """
 
     case_id: str
@@ -64,11 +64,11 @@ class ScannedCase:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan says about a cohort.
+    """A scanned cohort.
 
     Attributes:
-        path: What was scanned.
-        deep: Whether every voxel was read.
+        path: The scanned folder or table.
+        deep: True if every voxel was read.
         cases: Sorted by id.
         left_alone: Kind by name of every file and folder that belongs to no case.
     """
@@ -109,7 +109,7 @@ def scan_cohort(path: Path | str, *, deep: bool = False) -> Scan:
 
 
 def _named(files: CaseFiles) -> dict[str, str]:
-    """What each file of a case is, by name."""
+    """The kind of each file of a case, by name."""
     used: dict[str, str] = {}
     for modality, path in files.paths.items():
         used[path.name] = f"{used[path.name]}, {modality}" if path.name in used else modality
@@ -150,7 +150,7 @@ def scan_case(files: CaseFiles, *, deep: bool = False) -> ScannedCase:
 
 
 def _read(files: CaseFiles, scanned: ScannedCase, deep: bool) -> ScannedCase:
-    """What reading the voxels adds. Raises CaseError if the case cannot be used."""
+    """Complete a scanned case by its voxels. Raises CaseError if the case cannot be used."""
     case = read_case(files)
     contents = {modality: hashlib.sha256(case.volume(modality).tobytes()).hexdigest() for modality in case.available}
     return replace(

@@ -74,7 +74,7 @@ def _counts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _findings(scan: Scan) -> dict[str, list[str]]:
-    """What needs a look, by title; no title without a line."""
+    """The findings by title; no title without a line."""
     kind = "same voxels" if scan.deep else "same size, same bytes at start, middle and end; a deep scan compares voxels"
     findings = {
         "Cannot be used": [case.problem for case in scan.cases if case.problem],

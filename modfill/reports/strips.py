@@ -39,7 +39,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Frame:
-    """What is shown of every volume of a case: the same slices, the same box, the same scale.
+    """The view of every volume of a case: the same slices, the same box, the same scale.
 
     Attributes:
         box: of the brain with a margin, start and stop per axis of the RAS grid.

@@ -26,7 +26,7 @@ ACCURACY = (
     "9 other cases, prepared like the training cases: no false alarm, 52 of 54 exchanges found, 43 with the right two; "
     "3 cases prepared otherwise: 1 false alarm, 18 of 18 found"
 )
-"""What the rule is worth, for whoever reads its suspicions."""
+"""The measured worth of the rule."""
 
 _STEP = 2.0  # mm: every second voxel of 1 mm tells enough
 _RIM = (2.0, 6.0)  # mm from the background: cortex and the fluid around it

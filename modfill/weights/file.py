@@ -21,7 +21,7 @@ MALFORMED = (AssertionError, AttributeError, KeyError, OverflowError, RecursionE
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a weights file says of itself.
+    """Hash and metadata of a weights file.
 
     Attributes:
         path: `*.safetensors`.
@@ -74,7 +74,7 @@ class WeightsFile:
 
     @property
     def description(self) -> dict[str, str]:
-        """What sidecars say of the weights."""
+        """The weights as sidecars name them."""
         return {"Preset": self.preset.name, "File": self.path.name, "SHA256": self.sha256}
 
 

@@ -175,7 +175,7 @@ def channel_modalities(
 
 
 def _is_foreign(name: str, known: set[str]) -> bool:
-    """Whether a channel's name is certainly that of no modality."""
+    """Tell whether a channel's name is certainly that of no modality."""
     uniform = "_".join(re.split(r"[^0-9A-Za-z*]+", name.strip()))
     for word in uniform.split("_"):
         other = is_other_sequence(f"{word}.nii")

@@ -42,7 +42,7 @@ def is_decathlon(path: Path) -> bool:
 
 
 def _has_channels(image: Path) -> bool:
-    """Whether files by channel are there instead of a listed image."""
+    """Tell whether files by channel are there instead of a listed image."""
     stem = image.name.removesuffix(FILE_ENDING)
     try:
         names = os.listdir(image.parent)
@@ -60,7 +60,7 @@ def find(path: Path) -> Cohort:
         path: The dataset's folder, or its imagesTr or imagesTs.
 
     Raises:
-        ModfillError: If dataset.json is damaged or leaves doubt about a modality, or lists no case.
+        ModfillError: If dataset.json is damaged or is ambiguous about a modality, or lists no case.
     """
     root = described(path) or path
     dataset = load_description(root)

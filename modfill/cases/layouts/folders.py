@@ -194,7 +194,7 @@ def _one_id(name: str, named: _Named) -> _Named:
 
 
 def _refuse_parts(folder: Path, cases: list[CaseFiles]) -> list[CaseFiles]:
-    """Give cases a problem that look like parts of one: different ids, no modality twice, all on one grid."""
+    """Give cases a problem that may be parts of one: different ids, no modality twice, all on one grid."""
     modalities = [modality for case in cases for modality in case.paths]
     files = [file for case in cases for file in case.paths.values()]
     if len(cases) < 2 or len(set(modalities)) < len(modalities) or not _on_one_grid(files):
@@ -208,7 +208,7 @@ def _refuse_parts(folder: Path, cases: list[CaseFiles]) -> list[CaseFiles]:
 
 
 def _on_one_grid(files: Sequence[Path]) -> bool:
-    """Whether headers that can be read all tell the same grid."""
+    """Tell whether headers that can be read all tell the same grid."""
     grids = []
     for file in files:
         try:

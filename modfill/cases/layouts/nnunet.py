@@ -40,7 +40,7 @@ def find(path: Path, channels: Sequence[str] | None = None) -> Cohort:
         channels: Modalities in the order of the channels, instead of dataset.json's names.
 
     Raises:
-        ModfillError: If dataset.json cannot be read or leaves doubt about a channel, or there is no case.
+        ModfillError: If dataset.json cannot be read or is ambiguous about a channel, or there is no case.
     """
     root = described(path) or path
     dataset = load_description(root)
@@ -141,7 +141,7 @@ def group_channels(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
 
 
 def unnumbered(path: Path) -> str:
-    """What is wrong with an image that has no channel number."""
+    """The problem of an image without a channel number."""
     return f"{path} must end in a channel number, e.g. _0000{FILE_ENDING}, got none; rename or move it"
 
 

@@ -1,4 +1,4 @@
-"""What the library logs, on the terminal and in a file."""
+"""The log of the library, on the terminal and in a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from modfill.errors import SettingsError, printable
-from modfill.flags import in_flags
+from modfill.terminal.flags import in_flags
 
 __all__ = ["shown"]
 

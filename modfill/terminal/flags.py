@@ -1,4 +1,4 @@
-"""What the library says of its keyword arguments, in the command line's words."""
+"""Messages of the library with keyword arguments as flags of the command line."""
 
 from __future__ import annotations
 

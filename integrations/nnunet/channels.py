@@ -174,7 +174,7 @@ class ChannelCompleter:
 
 
 def is_synthetic(case_id: str, path: Path) -> bool:
-    """Whether a channel file's header, or the sidecar beside it, says that modfill made it.
+    """Tell whether a channel file's header, or the sidecar beside it, says that modfill made it.
 
     Raises:
         CaseError: it is no NIfTI image.
@@ -187,7 +187,7 @@ def is_synthetic(case_id: str, path: Path) -> bool:
 
 
 def _holds_zeros(case_id: str, path: Path) -> bool:
-    """Whether all voxels of a file are 0; a file that cannot be read is left to whoever reads it next."""
+    """Tell whether all voxels of a file are 0; a file that cannot be read is left to whoever reads it next."""
     try:
         header = read_header(path)
         empty_image(case_id, path, header)  # bounds what is read
@@ -209,7 +209,7 @@ def without_zeros(arrays: Mapping[str, npt.NDArray], case_id: str) -> dict[str, 
 
 
 def channels_note(case: CompletedChannels, names: Sequence[str], channels: Sequence[str]) -> dict[str, Any]:
-    """What the JSON beside a segmentation says about the channels it was made from.
+    """The JSON beside a segmentation, about the channels that the segmentation was made from.
 
     Args:
         case: the completed case; without files if it came from arrays.
