@@ -59,8 +59,8 @@ def test_settings_of_the_completer_hold_for_each_call_but_its_own(tiny_weights: 
     assert seeds == [3, 4]
 
 
-def test_files_are_named_one_by_one_by_any_alias(
-    completer: ModalityCompleter, case_folder: Path, tmp_path: Path
+def test_files_are_named_by_any_alias(
+    completer: ModalityCompleter, case_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = {"T1": str(case_folder / "p1-t1n.nii.gz"), "flair": case_folder / "p1-t2f.nii.gz"}
     done = completer.complete(files, out=tmp_path / "out")
@@ -69,6 +69,9 @@ def test_files_are_named_one_by_one_by_any_alias(
     for modality, image in done.images.items():
         np.testing.assert_array_equal(image.dataobj, whole.images[modality].dataobj)
     assert modfill.inspect(files).missing == ("t1c", "t2w")
+    with caplog.at_level(logging.WARNING, "modfill"):
+        modfill.inspect({"t2": files["flair"], "t1": files["T1"]})
+    assert "p1-t2f.nii.gz is taken for t2w, though its name says t2f" in caplog.text
     moved = (case_folder / "p1-t1n.nii.gz").rename(case_folder / "a.nii.gz")
     assert completer.complete({"t1": moved}, targets="t1c").case_id == case_folder.name  # no name says another
     with pytest.raises(CaseError, match="must be the file of t1c, got nothing there"):

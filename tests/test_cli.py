@@ -301,6 +301,9 @@ def test_files_are_named_one_by_one(run: Run, case_folder: Path, tmp_path: Path)
     status, out, error = run("complete", *files, "-o", tmp_path / "out")
     assert (status, error) == (0, "") and "p1: synthesised t1c, t2w" in out
     assert run("complete", case_folder, *files, "-o", tmp_path / "out")[0] == 2
+    status, _, error = run("complete", *files, "--t1n", case_folder / "b.nii.gz", "-o", tmp_path / "out")
+    assert status == 2
+    one_line(error, "--t1/--t1n: must be given once")
 
 
 def test_a_dry_run_writes_nothing(run: Run, case_folder: Path, tmp_path: Path) -> None:

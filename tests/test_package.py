@@ -94,8 +94,8 @@ LAYERS = (  # from the ground up: a module may know its own layer and those befo
     ("cohort",),
     ("completer",),
     ("reproduction", "reports", "demo", "training"),
-    ("integrations",),
     ("terminal",),
+    ("integrations",),
     ("cli",),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

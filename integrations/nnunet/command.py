@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from modfill.terminal.arguments import Parser
+
 _HELP = """\
 prepare              complete a raw dataset once, for nnU-Net's own commands: -d 501 -o 502
 plan_and_preprocess  nnUNetv2_plan_and_preprocess, on a raw dataset with gaps
@@ -33,11 +35,10 @@ def main(argv: Sequence[str]) -> int:
         ModfillError: nnU-Net is not installed, or a dataset or case cannot be used.
         SystemExit: wrong usage.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="modfill nnunet",
         description="nnU-Net, with cases that lack channels.",
         epilog=_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = {"prepare": _prepare, "plan_and_preprocess": _plan_and_preprocess, "train": _train, "predict": _predict}
     parser.add_argument("command", choices=commands, metavar=" | ".join(commands))
@@ -104,7 +105,7 @@ def _predict(arguments: list[str]) -> None:
 
 def _own_options(command: str, add_help: bool = False) -> argparse.ArgumentParser:
     # no abbreviations: nnU-Net's --c must not be taken for --channels
-    parser = argparse.ArgumentParser(prog=f"modfill nnunet {command}", add_help=add_help, allow_abbrev=False)
+    parser = Parser(prog=f"modfill nnunet {command}", add_help=add_help)
     short = ("-c",) if command == "prepare" else ()  # nnU-Net's own -c names configurations
     parser.add_argument(*short, "--channels", nargs="+", metavar="MODALITY",
                         help="modalities in the order of the channels, instead of dataset.json's names")  # fmt: skip

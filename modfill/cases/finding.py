@@ -62,6 +62,9 @@ def case_of_files(files: Mapping[str, str | Path], *, case_id: str | None = None
     for modality, path in paths.items():
         if not path.exists():
             raise CaseError(f"{path} must be the file of {modality}, got nothing there; correct the path")
+        split = split_name(path.name)
+        if split is not None and split[1] != modality:
+            _LOG.warning("%s is taken for %s, though its name says %s", path, modality, split[1])
     named = {split[0] if (split := split_name(path.name)) else "" for path in paths.values()}
     common = named.pop() if len(named) == 1 else ""
     case_id = case_id or common or folder_name(next(iter(paths.values())).parent) or "case"

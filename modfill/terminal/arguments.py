@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from modfill import __version__
 from modfill.errors import ModfillError
-from modfill.modalities import MODALITIES, modalities_of, modality_of
+from modfill.modalities import MODALITIES, SHORT_NAMES, modalities_of, modality_of
 
 __all__ = ["PRESETS", "STAGES", "Parser", "build_parser", "joined_targets"]
 
@@ -53,6 +53,22 @@ class Parser(argparse.ArgumentParser):
         if wrong := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
             return nearest(wrong[1], re.findall(r"[\w:-]+", wrong[2]))
         return ""
+
+
+class _Once(argparse.Action):
+    """An option that would hide its first value if it were given twice."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the value, or refuse a second one."""
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(self, f"must be given once, got {getattr(namespace, self.dest)} and {values}")
+        setattr(namespace, self.dest, values)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -110,8 +126,8 @@ def _add_complete(commands: Any) -> None:
     case.add_argument("cohort", type=_existing, nargs="?", metavar="CASE_OR_COHORT",
                       help="a case's folder, a cohort's folder, or a table (.csv, .tsv)")  # fmt: skip
     for modality, names in _FILES.items():
-        case.add_argument(*names, dest=modality, type=_existing, metavar="FILE",
-                          help="or a case's files one by one" if modality == "t1n" else argparse.SUPPRESS)  # fmt: skip
+        case.add_argument(*names, dest=modality, type=_existing, metavar="FILE", action=_Once,
+                          help=f"a case's {SHORT_NAMES[modality]}, instead of its folder")  # fmt: skip
     case.add_argument("--targets", type=_modalities, metavar="MODALITY[,MODALITY]",
                       help=f"only these, where they are missing: {', '.join(MODALITIES)}, flair, ... "
                            "(default: all that are missing)")  # fmt: skip
