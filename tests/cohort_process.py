@@ -16,6 +16,11 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["modfill.completer", "monai.networks.nets"])
 
 
+def heed_interrupts() -> None:
+    """For `preexec_fn`: what is started in the background ignores SIGINT, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start_process(function: Callable[..., None], *arguments: object) -> ForkServerProcess:
     """Start a process that calls a function of a module."""
     process = _CONTEXT.Process(target=function, args=arguments)

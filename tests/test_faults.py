@@ -27,6 +27,7 @@ from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, ModfillError, within_memory
 from modfill.settings import Settings
 from tests.case_files import write_case
+from tests.cohort_process import heed_interrupts
 from tests.test_cli import one_line
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux' mounts, signals and limits")
@@ -115,7 +116,7 @@ def start(folder: Path, out: Path, weights: Path) -> subprocess.Popen[str]:
     """`modfill complete` as a process of its own, one thread."""
     command = [sys.executable, "-m", "modfill.cli", "complete", folder, "--out", out, "--weights", weights]
     return subprocess.Popen([*map(str, command), "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+                            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=heed_interrupts)  # fmt: skip
 
 
 @LINUX

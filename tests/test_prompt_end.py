@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.case_files import write_case
+from tests.cohort_process import heed_interrupts
 
 SLOW = """
 import sys, time
@@ -47,7 +48,8 @@ def test_a_case_that_is_being_computed_is_not_waited_for(
     out = tmp_path / "out"
     words = ("complete", tmp_path / "in", "--out", out, "--weights", tiny_weights, "--device", "cpu", "--jobs", jobs)
     job = subprocess.Popen([sys.executable, "-c", SLOW, *map(str, words)], stdout=subprocess.PIPE, text=True,
-                           stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+                           stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                           preexec_fn=heed_interrupts)  # fmt: skip
     assert job.stdout is not None
     while (line := job.stdout.readline()).strip() != "computing":
         assert line, job.communicate()[1]

@@ -23,7 +23,7 @@ from modfill.errors import ModfillError
 from modfill.model.config import PRESETS
 from tests import two_ranks
 from tests.case_files import write_case
-from tests.cohort_process import start_process
+from tests.cohort_process import heed_interrupts, start_process
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,7 +112,8 @@ def _rank(options: Sequence[object], variables: dict[str, str]) -> subprocess.Po
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | variables
     return subprocess.Popen([sys.executable, "-m", "modfill", "complete", *map(str, options)], cwd=ROOT,
-                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=heed_interrupts)  # fmt: skip
 
 
 @pytest.fixture
