@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -115,8 +116,11 @@ def test_a_stop_at_any_step_of_writing_leaves_whole_files(
 def start(folder: Path, out: Path, weights: Path) -> subprocess.Popen[str]:
     """`modfill complete` as a process of its own, one thread."""
     command = [sys.executable, "-m", "modfill.cli", "complete", folder, "--out", out, "--weights", weights]
-    return subprocess.Popen([*map(str, command), "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=heed_interrupts)  # fmt: skip
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*map(str, command), "--device", "cpu"], **pipes, env=environment, preexec_fn=heed_interrupts
+    )
 
 
 @LINUX
