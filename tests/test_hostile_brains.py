@@ -73,7 +73,7 @@ def test_a_brain_of_which_nothing_is_left_at_1_mm_is_refused(completer: Modality
     brain = volume((60, 60, 60), (slice(2, 60, 5),) * 3)
     for corner in ((0, 2, 2), (2, 0, 2), (2, 2, 0)):
         brain[corner] = 1
-    with pytest.raises(CaseError, match="must be thick enough to be seen at 1 mm, got 1731 voxels far apart"):
+    with pytest.raises(CaseError, match="must be thick enough for voxels of 1 mm, got 1731 voxels far apart"):
         completer.complete_arrays({"t1n": brain}, affine=np.diag((0.2, 0.2, 0.2, 1.0)))
 
 

@@ -178,7 +178,7 @@ def test_a_run_interrupted_everywhere_gives_the_same_numbers(
     assert_same_run(trained, tmp_path)
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "denoiser"])
+@pytest.mark.parametrize("stage", ["autoencoder", pytest.param("denoiser", marks=pytest.mark.slow)])
 def test_a_killed_process_gives_the_same_numbers(trained: Path, cohort: Path, tmp_path: Path, stage: str) -> None:
     command = [sys.executable, "-m", "tests.short_training", str(cohort), str(tmp_path), stage]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # in float32 the last bit depends on them
