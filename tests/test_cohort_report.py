@@ -83,22 +83,28 @@ def test_one_page_holds_everything(folder: Path) -> None:
     assert "not for diagnosis" in page and "No contrast agent was given" in page
 
 
+def headings(page: str) -> set[str]:
+    return {unescape(text) for text in re.findall("<h2 [^>]*>([^<]*)</h2>", page)}
+
+
 def test_odd_names_are_text(folder: Path) -> None:
     page = write_report(folder / "out").read_text()
-    headings = [unescape(text) for text in re.findall("<h2 [^>]*>([^<]*)</h2>", page)]
-    assert ODD not in page and {ODD, "p2", "p10"} <= set(headings)
+    assert ODD not in page and headings(page) == {"Not completed", ODD, "p2", "p10"}
 
 
-@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "'\">", "\x1b[31m\n", "no\udcffunicode", "{{ title }}"])
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "'\">", "\x1b[31m\n", "no\udcffunicode", "{{ title }}"], ids=ascii
+)
 def test_odd_names_in_sidecars_are_text(folder: Path, name: str) -> None:
     sidecar = folder / "out" / "p2" / "p2-t2f.json"
     note = json.loads(sidecar.read_text())
     note["CaseID"] = note["Sources"][0]["File"] = note["ContrastAgent"] = name
     sidecar.write_text(json.dumps(note))
     page = write_report(folder / "out").read_text()
-    headings = [unescape(text) for text in re.findall("<h2 [^>]*>([^<]*)</h2>", page)]
-    assert printable(name) in headings and page.count("<script") == 1
-    assert f"acquired: {printable(name)}" in unescape(page)
+    shown = {unescape(text).partition(";")[0] for text in pictures(page)}
+    assert headings(page) == {"Not completed", ODD, printable(name), "p10"}
+    assert {f"T1, acquired: {printable(name)}", f"FLAIR of {printable(name)}, synthetic"} <= shown
+    assert page.count("<script") == 1 and f"<td>{printable(name)}</td>" in unescape(page)
 
 
 def test_synthetic_is_told_by_more_than_colour(folder: Path) -> None:
