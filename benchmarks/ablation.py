@@ -192,7 +192,7 @@ def measure(title: str, model: Synthesiser, part: str, case: Case) -> list[dict]
 
 
 def synthesise(model: Synthesiser, part: str, encoded: Encoded, target: int) -> Tensor:
-    """What one part of a model gives (X, Y, Z), all before it having done their work."""
+    """Synthesise a volume (X, Y, Z) with the parts of a model up to one of them."""
     nothing = torch.zeros_like(encoded.latents[:1])
     if part == "refiner":
         return model.predict(encoded, target, nothing, None, "mean").volume

@@ -1,4 +1,4 @@
-"""What benchmarks do to cases: hide modalities, read the segmentation beside the images, score a synthetic one."""
+"""Operations on cases for benchmarks: hide modalities, read the segmentation beside the images, score an image."""
 
 from __future__ import annotations
 

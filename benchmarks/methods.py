@@ -22,7 +22,7 @@ OURS: dict[str, Mode] = {"modfill": "mean", "modfill-sample": "sample"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What names the methods and says where their trained parts lie."""
+    """Add the options that name the methods and the places of their trained parts."""
     parser.add_argument("--methods", nargs="+", default=["modfill"], metavar="NAME",
                         choices=(*UNTRAINED, *FITTED, *OURS, *STAGES),
                         help=f"any of: {', '.join((*UNTRAINED, *FITTED, *OURS, *STAGES))}; voxelwise-in-case knows "

@@ -53,7 +53,7 @@ class SmallTrainer(nnUNetTrainer):
             return super().train_step({**batch, "data": self.corrupted(batch["data"])})
 
     def corrupted(self, images: Tensor) -> Tensor:
-        """What the network sees of the images (B, M, X, Y, Z)."""
+        """The network's input for images (B, M, X, Y, Z)."""
         return images
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:

@@ -64,7 +64,7 @@ def fit(cases: Sequence[dict[tuple[str, str], npt.NDArray[np.float64]]]) -> Weig
 
 
 def left_out(cases: Sequence[dict[tuple[str, str], npt.NDArray[np.float64]]]) -> list[bool]:
-    """Whether each exchanged pair of each case is found by weights made from the other cases."""
+    """For each exchanged pair of each case, True if weights made from the other cases find it."""
     told = []
     for number, case in enumerate(cases):
         weights = fit([*cases[:number], *cases[number + 1 :]])

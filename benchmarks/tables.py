@@ -120,7 +120,7 @@ def sharp(frame: pd.DataFrame) -> str:
 
 
 def added(frame: pd.DataFrame) -> str:
-    """Whether a source more ever hurts modfill: matched PSNR by number of sources, and the worst step."""
+    """Table of the effect of one more source on modfill: matched PSNR by number of sources, and the worst step."""
     own = frame[frame.method == OURS]
     if own.empty:
         return ""

@@ -88,7 +88,9 @@ class CompleteModalities(tio.Transform):
         sources = _acquired(subject, present)
         if not sources:
             raise _nothing_acquired(subject, self.names)
-        targets = [m for m in MODALITIES if m not in present and _chosen(self.names[m], self.include, self.exclude)]
+        targets = [
+            m for m in MODALITIES if m not in present and _is_included(self.names[m], self.include, self.exclude)
+        ]
         with np.errstate(divide="warn", over="warn", invalid="warn"):  # TorchIO makes them errors
             made = complete_arrays(
                 {m: _array(subject, self.names[m], image) for m, image in sources.items()},
@@ -139,7 +141,7 @@ class RandomModalityDropout(RandomTransform):
             raise _nothing_acquired(subject, self.names)
         low, high = self.num_dropped
         count = int(torch.randint(low, high + 1, ()))
-        candidates = [name for m in present if _chosen(name := self.names[m], self.include, self.exclude)]
+        candidates = [name for m in present if _is_included(name := self.names[m], self.include, self.exclude)]
         order = [candidates[i] for i in torch.randperm(len(candidates)).tolist()]
         dropped = choose_dropped(order, [self.names[m] for m in _acquired(subject, present)], count)
         if not dropped:
@@ -188,7 +190,7 @@ def _check_choice(include: Sequence[str] | None, exclude: Sequence[str] | None, 
         )
 
 
-def _chosen(name: str, include: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
+def _is_included(name: str, include: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
     return (include is None or name in include) and (exclude is None or name not in exclude)
 
 

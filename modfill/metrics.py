@@ -94,7 +94,7 @@ def ssim(reference: np.ndarray, prediction: np.ndarray, brain: Mask) -> float:
 
 
 def sharpness(reference: np.ndarray, prediction: np.ndarray, brain: Mask) -> float:
-    """How much fine detail a prediction has, as a share of the reference's: 1 is as sharp, less is smoother.
+    """Fine detail of a prediction as a share of the reference's: 1 is as sharp, less is smoother.
 
     Detail is what a gaussian of one voxel removes inside the brain; its standard deviation over that of the whole
     brain's intensities, so that neither brightness nor contrast counts. It need not be the reference's own detail.

@@ -46,8 +46,8 @@ NATIVE_WORDS = ("pre", "native", "nativ", "precontrast", "pre_contrast", "non_co
                  "pregad", "pre_gd", "pre_gad", "ohne_km", "sans_contraste", "senza_mdc", "sin_contraste")  # fmt: skip
 
 
-def _joined(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{a}{separator}{b}" for a in first for b in second for separator in ("", "_"))
+def _joined(fronts: tuple[str, ...], ends: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{a}{separator}{b}" for a in fronts for b in ends for separator in ("", "_"))
 
 
 _T1 = ("t1", "t1w")

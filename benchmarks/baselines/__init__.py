@@ -11,7 +11,7 @@ from modfill.cases.reading import Case
 
 
 class Method(Protocol):
-    """What a benchmark needs of a method.
+    """A method that a benchmark can measure.
 
     `complete` returns each target in unit range (X, Y, Z), 0 outside the brain, on the case's grid.
     """

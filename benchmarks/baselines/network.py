@@ -1,4 +1,4 @@
-"""What the trained rivals share: any subset in, all modalities out, with modfill's normalisation and training loop."""
+"""Common parts of the trained rivals: any subset in, all modalities out, by modfill's normalisation and training."""
 
 from __future__ import annotations
 

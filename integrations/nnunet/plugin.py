@@ -33,7 +33,7 @@ Listing = dict[str, dict[str, Any]]  # nnU-Net's: {case: {"images": [file, ...],
 
 @dataclass(frozen=True)
 class Options:
-    """How the plugin completes.
+    """Settings of the plugin's completions.
 
     Attributes:
         channels: modalities in the order of the channels; None takes them from dataset.json's channel_names.

@@ -43,7 +43,7 @@ def prepare_dataset(
     """Write `Dataset<new_id>_<name>_modfill` into nnUNet_raw, in which no case lacks a channel.
 
     Acquired images and labels are relative links; synthetic images stand among them, each with its sidecar. Test cases
-    go to imagesTs, so that nnU-Net can predict them. `cohort.csv` lists every case. Progress is printed, and so are
+    go to imagesTs, so that nnU-Net can predict them. `cohort.csv` lists every case. Progress is logged, and so are
     all cases that failed; a case that fails does not stop the others.
 
     A run begins by removing dataset.json and writes it at the end, if every case of the source is complete then.

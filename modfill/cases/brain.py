@@ -79,7 +79,7 @@ def partial_coverage(volumes: Mapping[str, NDArray[np.floating]]) -> dict[str, f
 
 
 def ring_darkness(volume: NDArray[np.floating], shown: NDArray[np.bool_], sizes: NDArray[np.floating]) -> float:
-    """How dark the darkest shell is that lies between brighter ones, as a share of both; a skull under its scalp.
+    """Intensity of the darkest shell between brighter ones, as a share of both; a skull under its scalp is dark.
 
     Args:
         volume: (X, Y, Z), background 0.

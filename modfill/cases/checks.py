@@ -138,9 +138,9 @@ def nothing_usable(case_id: str, unusable: dict[str, str]) -> str:
     )
 
 
-def same_voxels(first: nib.Nifti1Image, second: nib.Nifti1Image) -> bool:
+def same_voxels(image: nib.Nifti1Image, other: nib.Nifti1Image) -> bool:
     """Tell whether two images are exact copies of one another."""
-    return np.array_equal(np.asanyarray(first.dataobj), np.asanyarray(second.dataobj))
+    return np.array_equal(np.asanyarray(image.dataobj), np.asanyarray(other.dataobj))
 
 
 def check_grids(case_id: str, images: dict[str, nib.Nifti1Image], labels: dict[str, str]) -> None:

@@ -25,7 +25,7 @@ __all__ = ["IGNORE_UNEXPLAINED", "case_of_files", "find_case", "find_cases", "fi
 _LOG = logging.getLogger("modfill")
 
 IGNORE_UNEXPLAINED = "ignore-unexplained"
-"""How a case's ``overrides`` tell that it was to be completed beside images that nothing explains."""
+"""The entry in a case's ``overrides`` for completion beside images that nothing explains."""
 
 
 def find_cases(path: Path | str, *, ignore_unexplained: bool = False) -> list[CaseFiles]:

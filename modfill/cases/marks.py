@@ -1,4 +1,4 @@
-"""How a synthetic image is recognised: by its NIfTI header, and by the voxels that the sidecar beside it describes."""
+"""Marks of a synthetic image: in its NIfTI header, and the hash of its voxels in the sidecar beside it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 SYNTHETIC_MARK = "modfill synthetic"
-"""How the NIfTI field ``descrip`` of every synthesised image begins."""
+"""The beginning of the NIfTI field ``descrip`` of every synthesised image."""
 
 _MOST_DECIBELS = 1e6  # a PSNR is below; NaN fails the comparison too
 

@@ -1,4 +1,4 @@
-"""How far a cohort, or a single case, is: a bar on a terminal, lines elsewhere, and the failures at the end."""
+"""Progress of a cohort or a single case: a bar on a terminal, lines elsewhere, and the failures at the end."""
 
 from __future__ import annotations
 

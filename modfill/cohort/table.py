@@ -39,14 +39,15 @@ def row_of(result: CaseResult) -> Row:
         in dB and `sha256` tell the synthetic images, parted by blanks; `seconds` is empty if nothing was synthesised.
     """
     done = result.completed
-    figures = {} if done is None else {m: expected_psnr(note) for m, note in done.provenance.items()}
+    images = tuple(done.paths) if done else ()
+    psnrs = [expected_psnr(done.provenance[m]) for m in images] if done else []
     return {
         "case": result.case_id,
-        "status": "failed" if done is None else "completed" if done.paths else "nothing missing",
-        "targets": " ".join(done.paths) if done else "",
+        "status": "failed" if done is None else "completed" if images else "nothing missing",
+        "targets": " ".join(images),
         "seconds": f"{result.seconds:.2f}" if result.synthesised else "",
-        "expected_psnr": " ".join("" if value is None else str(value) for value in figures.values()),
-        "sha256": " ".join(done.sha256.values()) if done else "",
+        "expected_psnr": " ".join("" if psnr is None else str(psnr) for psnr in psnrs),
+        "sha256": " ".join(done.sha256[m] for m in images) if done else "",
         "reason": result.problem or "",
     }
 

@@ -1,1 +1,1 @@
-"""The networks of ALDM: autoencoder, translator, denoiser, refiner. None of them ever sees a path."""
+"""The networks of ALDM: autoencoder, translator, denoiser, refiner. None of them reads a file."""

@@ -105,7 +105,7 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """How one stage is trained.
+    """Training of one stage.
 
     Attributes:
         steps: optimiser steps without a time budget.

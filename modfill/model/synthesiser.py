@@ -1,6 +1,6 @@
 """The whole model (ALDM) built from its parts: encode a case once, then predict any missing modality from the sources.
 
-The rest of modfill knows the networks through this file only. No network sees a path, a file or a case's own grid.
+The rest of modfill knows the networks through this file only. No network knows a path, a file or a case's own grid.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ SPACING_TOLERANCE = 0.05  # spacings this near to 1 mm are taken for it: resampl
 
 @dataclass(frozen=True)
 class Geometry:
-    """How one grid becomes the model's grid; built by `Geometry.of`.
+    """The way from one grid to the model's grid and back; built by `Geometry.of`.
 
     Attributes:
         shape: voxels of the image's own grid.
@@ -78,7 +78,7 @@ class Geometry:
 
     @property
     def resamples(self) -> bool:
-        """Tell whether voxels are interpolated on the way, not only moved."""
+        """True if voxels are interpolated, not only moved."""
         return any(z != 1.0 for z in self.zoom)
 
     @property

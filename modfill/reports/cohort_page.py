@@ -255,7 +255,7 @@ def _acquired_figure(modality: str, source: Mapping[str, Any], path: Path | None
 
 
 def _provenance(one: Synthetic) -> dict[str, str]:
-    """What the sidecar says, by name; empty where it does not say."""
+    """Facts of the sidecar by name; empty where the sidecar lacks one."""
     note = one.note
     made_by = note["GeneratedBy"][0]
     return {

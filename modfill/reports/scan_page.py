@@ -69,7 +69,7 @@ def _summaries(scan: Scan) -> dict[str, pd.DataFrame]:
 
 
 def _counts(table: pd.DataFrame) -> pd.DataFrame:
-    """How many rows are alike, most first."""
+    """Counts of equal rows, the largest first."""
     return table.value_counts(sort=True).rename("cases").reset_index()
 
 

@@ -1,4 +1,4 @@
-"""How training sees more cases than there are: random boxes, mirrored, bent, and through other scanners."""
+"""Augmentation: random boxes, mirrored, deformed, with another scanner's contrast and coil."""
 
 from __future__ import annotations
 

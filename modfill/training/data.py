@@ -120,7 +120,7 @@ def _read_cached(stem: Path, case_id: str) -> TrainingCase:
 
 
 def brightness_of(case: TrainingCase) -> list[tuple[float, float, float]]:
-    """How bright each modality of a case is, as `IntensityScale.brightness` has it."""
+    """Mean, standard deviation and skewness of each modality, as `IntensityScale.brightness` gives them."""
     return [scale.brightness(volume, case.brain) for volume, scale in zip(case.volumes, case.scales, strict=True)]
 
 

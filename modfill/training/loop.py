@@ -29,7 +29,7 @@ VALIDATION_SHARE = 0.05  # of the training time, at most, goes into validation
 
 
 class Stage(nn.Module):
-    """One stage of training: parameters that require gradients, a batch to draw, and a loss.
+    """A module that the loop trains: parameters that require gradients, a batch to draw, and a loss.
 
     Frozen networks may be attributes too; only parameters with `requires_grad` are optimised and saved.
     """

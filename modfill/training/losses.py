@@ -9,7 +9,7 @@ from torch import Tensor, nn
 def multiscale_gradient(prediction: Tensor, target: Tensor, scales: int = 3) -> Tensor:
     """L1 of the spatial gradients at successively halved resolutions, a scalar.
 
-    It stands for the perceptual loss, whose published weights would have to be downloaded: like those features it sees
+    It stands for the perceptual loss, whose published weights would have to be downloaded: like those, it measures
     edges and texture at several scales instead of intensities.
     """
     total = prediction.new_zeros(())

@@ -37,7 +37,7 @@ class PointBank:
         self.bank, self.model = bank, bank.model
         self.tasks = tasks(len(self.model.preset.modalities))
         networks = digest(self.model.autoencoder, self.model.translator, self.model.denoiser)
-        self.folder = folder / f"{networks}-{float(self.model.latent_std):.7g}"  # what they say depends on the scale
+        self.folder = folder / f"{networks}-{float(self.model.latent_std):.7g}"  # their outputs depend on the scale
         self.points = min(MOST, POINTS // (len(bank.cases) * len(VARIANTS)) + 1)
 
     def fill(self, rank: int = 0, ranks: int = 1) -> None:
@@ -80,7 +80,7 @@ class PointBank:
         for start in range(0, len(brain), GRAIN):
             inside = drawn[start : start + GRAIN]
             parts.append(pyramid.at(inside, start, start + len(inside)))
-        features, place = (torch.cat(piece) for piece in zip(*parts, strict=True))
+        features, place = (torch.cat(part) for part in zip(*parts, strict=True))
         latents = at_points(self._latents(volumes), torch.nonzero(drawn), brain.shape)
         return features, place, truth.movedim(0, -1)[drawn], latents.unflatten(1, (len(self.tasks), -1))
 

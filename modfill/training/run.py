@@ -74,7 +74,7 @@ def train_preset(
     """
     if minutes is not None and not 0 < minutes < math.inf:
         raise ModfillError(f"minutes must be more than 0, got {minutes}")
-    preset = _chosen(preset_name, stage)
+    preset = _preset_named(preset_name, stage)
     more = Regions(regions) if regions else None
     _join_group()
     device = device or best_device()
@@ -116,7 +116,7 @@ def train_preset(
     return result
 
 
-def _chosen(preset_name: str, stage: str | None) -> Preset:
+def _preset_named(preset_name: str, stage: str | None) -> Preset:
     if preset_name not in PRESETS:
         raise ModfillError(f"preset must be one of {', '.join(PRESETS)}, got '{preset_name}'")
     preset = PRESETS[preset_name]

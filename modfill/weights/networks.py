@@ -39,7 +39,7 @@ class Networks:
         self._device, self._loading = device, threading.Lock()
         self._inference: Inference | None = None
         if str(device) not in ("auto", "cpu"):
-            self._named_device()  # refused at once, not with the first case
+            _ = self.device  # refused at once, not with the first case
 
     @property
     def preset(self) -> Preset:
@@ -48,8 +48,10 @@ class Networks:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks run."""
-        return self._named_device()
+        """Where the networks run. Raises SettingsError if that does not exist here."""
+        from modfill.model.device import device_named
+
+        return device_named(self._device)
 
     def load(self) -> Inference:
         """The networks, loaded once however many threads ask.
@@ -69,7 +71,7 @@ class Networks:
                         raise WeightsError(
                             f"{file.path} must stay as it is during a run, got other content; start anew"
                         )
-                    self._inference = Inference(model, self._named_device())
+                    self._inference = Inference(model, self.device)
             return self._inference
 
     def modalities(self, targets: str | Sequence[str]) -> tuple[str, ...]:
@@ -98,8 +100,3 @@ class Networks:
             raise SettingsError(
                 f"samples must be 1 here, got {settings.samples}; by these weights more count {ways} only"
             )
-
-    def _named_device(self) -> torch.device:
-        from modfill.model.device import device_named
-
-        return device_named(self._device)

@@ -1,1 +1,1 @@
-"""How cohorts lie on disk, one module per layout; each finds cases by names and descriptions and reads no image."""
+"""Layouts of cohorts on disk, a module each, which finds cases by names and descriptions and reads no voxels."""

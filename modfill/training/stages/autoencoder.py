@@ -57,7 +57,7 @@ class AutoencoderStage(Stage):
         return loss, parts
 
     def _adversarial(self, volume: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
-        """The generator's loss, seen through a frozen copy of the discriminator, and the discriminator's own."""
+        """The generator's loss by a frozen copy of the discriminator, and the discriminator's own."""
         assert self.discriminator is not None
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
         fooled = functional_call(self.discriminator, frozen, (reconstruction,))[-1]

@@ -19,7 +19,7 @@ Batch = Mapping[str, Any]
 
 
 class TranslationStage(Stage):
-    """The common part of three stages: the model around the part in training, the bank, and the validation tasks."""
+    """Base of three stages: the model around the part in training, the bank, and the validation tasks."""
 
     model: Synthesiser
     part: Any
