@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from modfill.model import config
+from modfill.outputs import naming
+from modfill.terminal import arguments
 from modfill.terminal.arguments import build_parser
 from modfill.terminal.flags import _KEYWORDS, in_flags
 
@@ -29,3 +32,9 @@ def test_every_flag_is_one_of_the_command_line() -> None:
     known = {name for command in commands.values() for action in command._actions for name in action.option_strings}
     known.add("--channels")  # of modfill nnunet
     assert {f"--{name.replace('_', '-')}" for name in _KEYWORDS} <= known
+
+
+def test_the_choices_of_the_command_line_are_those_of_the_library() -> None:
+    assert arguments.PRESETS == tuple(config.PRESETS)
+    assert arguments.STAGES == config.STAGES
+    assert arguments.NAMINGS == naming.NAMINGS

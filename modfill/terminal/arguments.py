@@ -17,6 +17,7 @@ from modfill.modalities import MODALITIES, SHORT_NAMES, modalities_of, modality_
 
 __all__ = ["PRESETS", "STAGES", "Parser", "build_parser", "joined_targets"]
 
+# Repeated here, so that --help loads no more than the parser; a test holds them equal to the library's.
 PRESETS = ("tiny", "small", "released", "paper")
 STAGES = ("autoencoder", "translator", "denoiser", "refiner", "unet")
 NAMINGS = ("brats2023", "brats2021", "nnunet", "bids")
