@@ -35,6 +35,6 @@ def test_every_flag_is_one_of_the_command_line() -> None:
 
 
 def test_the_choices_of_the_command_line_are_those_of_the_library() -> None:
-    assert arguments.PRESETS == tuple(config.PRESETS)
+    assert tuple(config.PRESETS) == arguments.PRESETS
     assert arguments.STAGES == config.STAGES
     assert arguments.NAMINGS == naming.NAMINGS
