@@ -1,4 +1,4 @@
-"""The command line: modfill complete | report | scan | demo | reproduce | train | nnunet | info."""
+"""The command line: modfill complete | prepare | restore | report | scan | demo | reproduce | train | nnunet | info."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modfill import __version__
@@ -86,8 +87,12 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.settings import Settings
 
     named = {modality: path for modality in MODALITIES if (path := getattr(options, modality)) is not None}
-    if (options.cohort is None) == (not named):
-        parser.error("complete needs either CASE_OR_COHORT or files such as --t1 FILE --flair FILE")
+    if sum([options.cohort is not None, bool(named), options.prepare is not None]) != 1:
+        parser.error("complete needs CASE_OR_COHORT, files such as --t1 FILE --flair FILE, or --prepare STUDY")
+    unprepared = 0
+    if options.prepare is not None:
+        options.cohort = options.out / "prepared"
+        unprepared = _prepared(options.prepare, options.cohort, ignore_unexplained=options.ignore_unexplained)
     share = Share.of_shard(options.shard)
     settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
     if named:
@@ -122,7 +127,7 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
         _LOG.info("%s", path)
     if not outcome.problems and (done is None or done.paths):
         _LOG.info("Written to %s; look at it: modfill report %s", out.path, out.path)
-    return 1 if outcome.problems else 0
+    return 1 if outcome.problems or unprepared else 0
 
 
 def _plan(found: Sequence[CaseFiles], out: OutputFolder, options: argparse.Namespace) -> int:
@@ -145,6 +150,50 @@ def _plan(found: Sequence[CaseFiles], out: OutputFolder, options: argparse.Names
         if not missing:
             _LOG.info("%s: nothing to synthesise", files.case_id)
     return 1 if failing else 0
+
+
+def _prepare(options: argparse.Namespace, parser: Parser) -> int:
+    from modfill.modalities import MODALITIES
+    from modfill.prepare import prepare_study
+
+    named = {modality: path for modality in MODALITIES if (path := getattr(options, modality)) is not None}
+    if (options.study is None) == (not named):
+        parser.error("prepare needs either STUDY or files such as --t1 FILE --flair FILE")
+    choices = {"bias_correction": options.bias_correction, "ignore_unexplained": options.ignore_unexplained}
+    if named or options.reference or options.mask:
+        case = prepare_study(
+            named or options.study, out=options.out, reference=options.reference, mask=options.mask, **choices
+        )
+        _LOG.info("%s: look at %s", case.case_id, case.picture)
+        return 0
+    return 1 if _prepared(options.study, options.out, **choices) else 0
+
+
+def _prepared(folder: Path, out: Path, **choices: bool) -> int:
+    """Prepare all studies of a folder; returns how many failed. Raises CaseError if none is left."""
+    from modfill.errors import CaseError
+    from modfill.prepare import prepare_studies
+
+    done = failed = 0
+    for case in prepare_studies(folder, out=out, **choices):
+        if isinstance(case, CaseError):
+            failed += 1
+            _LOG.error("%s", case)
+        else:
+            done += 1
+            _LOG.info("%s: look at %s", case.case_id, case.picture)
+    if not done:
+        raise CaseError(f"{folder} must contain a study that can be prepared, got none; see above")
+    return failed
+
+
+def _restore(options: argparse.Namespace, parser: Parser) -> int:
+    from modfill.prepare import restore
+
+    written = restore(options.image, like=options.like, out=options.out, record=options.record, labels=options.labels)
+    for path in written:
+        _LOG.info("%s", path)
+    return 0
 
 
 def _report(options: argparse.Namespace, parser: Parser) -> int:
@@ -235,6 +284,8 @@ def _info(options: argparse.Namespace, parser: Parser) -> int:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Parser], int]] = {
     "complete": _complete,
+    "prepare": _prepare,
+    "restore": _restore,
     "report": _report,
     "scan": _scan,
     "demo": _demo,

@@ -73,7 +73,7 @@ def test_unfiltered_air_is_not_taken_for_ripples() -> None:
     noise = np.random.default_rng(0).rayleigh(10, (24, 28, 20)).astype(np.float32)
     volume = brain_volumes()["t1n"] + noise
     np.testing.assert_array_equal(brain_mask({"t1n": volume}), np.ones(volume.shape, bool))
-    with pytest.raises(CaseError, match="strip the skull"):
+    with pytest.raises(CaseError, match="modfill prepare strips raw scans"):
         case_from_arrays({"t1n": volume}, np.eye(4))
 
 
@@ -94,7 +94,7 @@ def test_a_head_is_told_by_its_skull(skull: float, scalp: float, brain: float) -
     """Air set to 0, and no larger than a brain may be."""
     head = layers((78, scalp), (71, skull), (63, brain))
     assert np.count_nonzero(head) * 64 / 1000 < 2500
-    with pytest.raises(CaseError, match="must be skull-stripped .* got a dark ring, as of skull.*; strip the skull"):
+    with pytest.raises(CaseError, match="must be skull-stripped .* got a dark ring, as of skull.*; modfill prepare strips raw scans"):
         case_from_arrays({"t1n": head}, np.diag((4.0, 4.0, 4.0, 1.0)))
 
 

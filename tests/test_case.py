@@ -197,7 +197,7 @@ def test_a_single_slice_is_refused(tmp_path: Path) -> None:
 def test_other_shape_is_refused(tmp_path: Path) -> None:
     write_case(tmp_path, "p1", ("t1n", "t1c"))
     folder = write_case(tmp_path, "p1", ("t2f",), shape=(20, 28, 24))
-    refusal(folder, "p1-t1n.nii.gz", "p1-t2f.nii.gz", "24x28x20", "20x28x24", "1x1.1x1.3 mm", "co-register")
+    refusal(folder, "p1-t1n.nii.gz", "p1-t2f.nii.gz", "24x28x20", "20x28x24", "1x1.1x1.3 mm", "register them first")
 
 
 def test_other_affine_is_refused_and_rounding_is_not(tmp_path: Path) -> None:

@@ -138,6 +138,6 @@ def unexplained_problem(case_id: str, names: Iterable[str], missing: Iterable[st
     """Say that a case which lacks modalities holds images that may be them."""
     return (
         f"case {case_id}: every image must be named after its modality, got {' and '.join(sorted(names))} beside a "
-        f"case without {', '.join(missing)}; rename them (convert other formats to NIfTI), move them away, or go on "
+        f"case without {', '.join(missing)}; rename them (modfill prepare reads DICOM), move them away, or go on "
         "without them (ignore_unexplained=True)"
     )

@@ -170,7 +170,7 @@ def check_grids(case_id: str, images: dict[str, nib.Nifti1Image], labels: dict[s
         raise CaseError(
             f"case {case_id}: all images must be on one grid, got {labels[first]} with {describe_grid(reference)} "
             f"and {labels[modality]} with {describe_grid(image)}{apart}; "
-            "co-register them, e.g. by the BraTS preprocessing"
+            "register them first: modfill prepare does, from raw scans"
         )
 
 
@@ -222,5 +222,5 @@ def check_background(where: str, image: nib.Nifti1Image) -> None:
         return
     raise CaseError(
         f"{where} must be skull-stripped with a background of 0, got {got}; "
-        "strip the skull, e.g. with HD-BET or SynthStrip, and set the background to 0"
+        "modfill prepare strips raw scans, and so do HD-BET and SynthStrip; set the background to 0"
     )

@@ -87,6 +87,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"modfill {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     _add_complete(commands)
+    _add_prepare(commands)
 
     report = commands.add_parser("report", help="one HTML page that shows a completed cohort")
     report.add_argument("completed", type=_folder, metavar="COMPLETED", help="what modfill complete wrote")
@@ -129,6 +130,9 @@ def _add_complete(commands: Any) -> None:
     for modality, names in _FILES.items():
         case.add_argument(*names, dest=modality, type=_existing, metavar="FILE", action=_Once,
                           help=f"a case's {SHORT_NAMES[modality]}, instead of its folder")  # fmt: skip
+    case.add_argument("--prepare", type=_existing, metavar="STUDY",
+                      help="raw scans of one patient or a folder of patients, DICOM or NIfTI: prepare them first, "
+                           "in the output folder (see modfill prepare)")  # fmt: skip
     case.add_argument("--targets", type=_modalities, metavar="MODALITY[,MODALITY]",
                       help=f"only these, where they are missing: {', '.join(MODALITIES)}, flair, ... "
                            "(default: all that are missing)")  # fmt: skip
@@ -167,6 +171,42 @@ def _add_complete(commands: Any) -> None:
     words.add_argument("-q", "--quiet", action="store_true", help="errors only")
     words.add_argument("-v", "--verbose", action="store_true", help="each step of each case")
     words.add_argument("--log", type=Path, metavar="FILE", help="append everything that is told to this file too")
+
+
+def _add_prepare(commands: Any) -> None:
+    prepare = commands.add_parser(
+        "prepare", help="turn raw scans (DICOM or NIfTI) into cases: registered, skull-stripped, 1 mm"
+    )
+    prepare.add_argument("study", type=_existing, nargs="?", metavar="STUDY",
+                         help="one patient's folder, or a folder of patients")  # fmt: skip
+    for modality, names in _FILES.items():
+        prepare.add_argument(*names, dest=modality, type=_existing, metavar="FILE", action=_Once,
+                             help=f"the {SHORT_NAMES[modality]}: a NIfTI file or a folder with one DICOM series")  # fmt: skip
+    prepare.add_argument("-o", "--out", "--output", type=Path, required=True, metavar="CASES")
+    prepare.add_argument(
+        "--reference", metavar="MODALITY", help="register the others to this one (default: the finest)"
+    )
+    prepare.add_argument("--mask", type=_existing, metavar="FILE",
+                         help="the brain, on the grid of one of the scans (default: deepbet finds it)")  # fmt: skip
+    prepare.add_argument("--bias-correction", action="store_true", help="correct the bias field by N4")
+    prepare.add_argument("--ignore-unexplained", action="store_true",
+                         help="leave out series that nothing identifies, although a modality is missing")  # fmt: skip
+    words = prepare.add_argument_group("what to tell")
+    words.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    words.add_argument("-v", "--verbose", action="store_true", help="each step")
+    words.add_argument("--log", type=Path, metavar="FILE", help="append everything that is told to this file too")
+
+    restore = commands.add_parser("restore", help="put images of a prepared case on an original scan's exact grid")
+    restore.add_argument("image", type=_existing, metavar="IMAGE_OR_FOLDER",
+                         help="an image on the prepared grid, or what modfill complete wrote")  # fmt: skip
+    restore.add_argument("--like", type=_existing, required=True, metavar="ORIGINAL",
+                         help="the original scan: a NIfTI file or a folder with one DICOM series")  # fmt: skip
+    restore.add_argument("-o", "--out", "--output", type=Path, default=Path("restored"), metavar="DIR",
+                         help="default: restored")  # fmt: skip
+    restore.add_argument("--record", type=_existing, metavar="FILE",
+                         help="the -prepared.json of the case (default: beside the image or its sources)")  # fmt: skip
+    restore.add_argument("--labels", action="store_true", default=None,
+                         help="take the nearest label (default: for names such as -seg)")  # fmt: skip
 
 
 def _add_train(commands: Any) -> None:

@@ -7,7 +7,8 @@ import re
 __all__ = ["in_flags"]
 
 _KEYWORDS = (
-    *("allow_synthetic", "assume_aligned", "channels", "deep", "ignore_unexplained", "jobs", "link", "naming"),
+    *("allow_synthetic", "assume_aligned", "channels", "deep", "ignore_unexplained", "jobs", "link", "mask"),
+    *("naming", "out", "record", "reference", "t1"),
     *("overwrite", "samples", "shard", "sources", "validate", "weights"),
 )
 _PATTERN = re.compile(rf"\b({'|'.join(_KEYWORDS)})=(\[[^\]]*\]|'[^']*'|\w+|…)")

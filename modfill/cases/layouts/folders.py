@@ -79,7 +79,9 @@ def _nothing_found(path: Path) -> str:
     got = "none" if other is None else f"others such as {other.name}"
     if other is None:
         foreign = sorted(name for name, kind in account(visible(path)).items() if kind == UNEXPLAINED)
-        got = f"images of other formats such as {foreign[0]}" if foreign else got
+        if foreign:
+            got = f"images of other formats such as {foreign[0]}"
+            return f"{path} {_MUST}, got {got}; modfill prepare reads raw scans, DICOM or NIfTI"
     return f"{path} {_MUST}, got {got}; add or rename files, or give the folder right above the cases"
 
 

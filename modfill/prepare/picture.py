@@ -1,0 +1,77 @@
+"""A picture of a prepared case: every scan in three planes with the outline of the brain mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+__all__ = ["draw"]
+
+_TILE = 220  # pixels
+_OUTLINE = (255, 80, 60)
+_EDGES = (90, 220, 120)
+
+
+def draw(
+    heads: Mapping[str, NDArray[np.float32]], brain: NDArray[np.bool_], names: Mapping[str, str], path: Path
+) -> None:
+    """One row for each scan: axial, coronal and sagittal slice with the mask's outline, then the edges of the first scan.
+
+    Args:
+        heads: scans on the prepared grid (X, Y, Z), skull on.
+        brain: the mask, likewise.
+        names: a title for each scan.
+        path: a PNG file.
+    """
+    centre = [int(round(c)) for c in (ndimage.center_of_mass(brain) if brain.any() else np.array(brain.shape) / 2)]
+    first = next(iter(heads.values()))
+    sheet = Image.new("RGB", (4 * _TILE, len(heads) * (_TILE + 16)), "black")
+    pen = ImageDraw.Draw(sheet)
+    for row, (modality, voxels) in enumerate(heads.items()):
+        top = row * (_TILE + 16)
+        title = f"{names[modality]}: brain mask in red; on the right, edges of {names[next(iter(heads))]} in green"
+        pen.text((4, top + 2), title, fill="white")
+        for column, axis in enumerate((2, 1, 0)):
+            tile = _tile(_plane(voxels, axis, centre), _border(_plane(brain, axis, centre)), _OUTLINE)
+            sheet.paste(tile, (column * _TILE, top + 16))
+        edges = _strong_edges(_plane(first, 2, centre), _plane(brain, 2, centre))
+        sheet.paste(_tile(_plane(voxels, 2, centre), edges, _EDGES), (3 * _TILE, top + 16))
+    sheet.save(path, format="PNG")
+
+
+def _plane(volume: NDArray[np.generic], axis: int, centre: list[int]) -> NDArray[np.generic]:
+    return np.rot90(np.take(volume, centre[axis], axis=axis))
+
+
+def _border(mask: NDArray[np.generic]) -> NDArray[np.bool_]:
+    inside = mask.astype(bool)
+    return np.asarray(inside & ~ndimage.binary_erosion(inside))
+
+
+def _strong_edges(plane: NDArray[np.generic], brain: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """The strongest edges inside the brain."""
+    inside = ndimage.binary_erosion(brain.astype(bool), iterations=3)
+    strength = ndimage.gaussian_gradient_magnitude(plane.astype(np.float32), 1.0)
+    limit = np.quantile(strength[inside], 0.88) if inside.any() else np.inf
+    return np.asarray(inside & (strength > limit))
+
+
+def _tile(plane: NDArray[np.generic], marked: NDArray[np.bool_], colour: tuple[int, int, int]) -> Image.Image:
+    values = plane.astype(np.float32)
+    high = float(np.percentile(values, 99.5)) or 1.0
+    grey = (np.clip(values / high, 0, 1) * 255).astype(np.uint8)
+    rgb = np.stack([grey] * 3, axis=-1)
+    rgb[marked] = colour
+    image = Image.fromarray(rgb)
+    scale = _TILE / max(image.size)
+    image = image.resize(
+        (max(int(image.width * scale), 1), max(int(image.height * scale), 1)), Image.Resampling.LANCZOS
+    )
+    tile = Image.new("RGB", (_TILE, _TILE), "black")
+    tile.paste(image, ((_TILE - image.width) // 2, (_TILE - image.height) // 2))
+    return tile

@@ -1,0 +1,237 @@
+"""Which modality each series of a study is, by its name and its sequence's parameters, with the reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modfill.cases.filenames import is_contrast_word, is_native_word, is_other_sequence, is_segmentation, split_name
+from modfill.cases.nifti import Unusable, read_header
+from modfill.errors import CaseError
+from modfill.modalities import MODALITIES, SHORT_NAMES
+from modfill.prepare.finding import Series
+
+__all__ = ["Choice", "Verdict", "choose", "recognise"]
+
+_FLAIR = ("flair", "fla", "tirm", "darkfluid", "dark")
+_T1 = ("t1", "mprage", "mpr", "bravo", "spgr", "fspgr", "vibe", "tfe", "memprage")
+_OTHER = ("dwi", "diff", "diffusion", "adc", "apparent", "trace", "tensor", "dti", "swi", "susceptibility", "perf", "perfusion",
+          "asl", "dsc", "dce", "tof", "angio", "mra", "mip", "bold", "fmri", "phase", "pd", "spectro", "svs", "csi", "gre",
+          "hemo", "star", "map", "b0", "b1000", "fieldmap", "ct", "pet")  # fmt: skip
+_SCOUT = ("localizer", "localiser", "loc", "scout", "survey", "aahead", "plane", "calibration", "asset")
+_LEAST_SLICES = 8  # fewer are a localiser, or a slab
+_LONG_TE, _LONG_TR, _LONG_TI = 0.06, 1.8, 1.4  # s: T2 weighting, and suppressed fluid
+_SHORT_TE = 0.035  # s: T1 weighting
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a series is.
+
+    Attributes:
+        modality: None if it is none of the case's.
+        reason: why, in words.
+        doubtful: whether the user must decide: its name and its parameters contradict each other, or neither says
+            anything.
+    """
+
+    modality: str | None
+    reason: str
+    doubtful: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The series of a case.
+
+    Attributes:
+        series: by modality.
+        reasons: for every series of the study, by its source and name.
+    """
+
+    series: dict[str, Series]
+    reasons: dict[str, str]
+
+
+def recognise(series: Series) -> Verdict:
+    """Tell a series' modality from its name and header."""
+    other = _not_anatomical(series)
+    if other:
+        return Verdict(None, other)
+    name, from_name = _by_name(series.name)
+    parameters, from_header = _by_parameters(series.header)
+    agent = series.header.get("ContrastBolusAgent") or series.header.get("ContrastBolusIngredient")
+    if name is None and parameters is None:
+        return Verdict(None, "neither its name nor its parameters say what it is", True)
+    base = {"t1c": "t1n"}
+    if name and parameters and base.get(name, name) != parameters:
+        return Verdict(
+            None,
+            f"its name says {SHORT_NAMES[name]} ({from_name}), its parameters {SHORT_NAMES[parameters]} ({from_header})",
+            True,
+        )
+    found = name or parameters
+    reason = ", ".join(part for part in (from_name, from_header) if part)
+    if found == "t1n" and agent and str(agent).lower() not in ("none", "no", "0"):
+        if name and any(is_native_word(word) for word in _words(series.name)):
+            return Verdict(None, f"its name says no contrast agent, its header {agent}", True)
+        return Verdict("t1c", f"{reason}, contrast agent {agent}")
+    return Verdict(found, reason)
+
+
+def choose(all_series: Sequence[Series], named: Mapping[str, Path], *, ignore_unexplained: bool = False) -> Choice:
+    """One series for each modality that the study has.
+
+    Of several series of one modality that with the smallest voxels' longest edge counts.
+
+    Args:
+        all_series: of the study.
+        named: sources that the user named, by modality; they are not questioned.
+        ignore_unexplained: leave out doubtful series although a modality is missing.
+
+    Raises:
+        CaseError: a series is doubtful and could be a modality that is missing, or two are equally good.
+    """
+    found: dict[str, list[Series]] = {m: [] for m in MODALITIES}
+    reasons, doubtful = {}, []
+    for series in all_series:
+        key = _key(series)
+        if any(_same(series, path) for path in named.values()):
+            continue
+        verdict = recognise(series)
+        reasons[key] = f"{SHORT_NAMES[verdict.modality] if verdict.modality else 'left out'}: {verdict.reason}"
+        if verdict.modality and verdict.modality not in named:
+            found[verdict.modality].append(series)
+        elif verdict.doubtful:
+            doubtful.append((key, verdict.reason))
+    chosen: dict[str, Series] = {}
+    for modality in MODALITIES:
+        if modality in named:
+            chosen[modality] = _named(modality, named[modality], all_series)
+            reasons[_key(chosen[modality])] = f"{SHORT_NAMES[modality]}: named by the user"
+        elif found[modality]:
+            chosen[modality] = _best(modality, found[modality], reasons)
+    if doubtful and len(chosen) < len(MODALITIES) and not ignore_unexplained:
+        missing = ", ".join(SHORT_NAMES[m] for m in MODALITIES if m not in chosen)
+        key, reason = doubtful[0]
+        raise CaseError(
+            f"{key} may be one of {missing}: {reason}; name the files (t1=FILE, …), or leave it out with "
+            "ignore_unexplained=True"
+        )
+    if not chosen:
+        listed = "; ".join(f"{key}: {reason}" for key, reason in reasons.items())
+        raise CaseError(f"no series is T1, T1ce, T2 or FLAIR, got {listed}; name the files (t1=FILE, …)")
+    return Choice(chosen, reasons)
+
+
+def _not_anatomical(series: Series) -> str | None:
+    """Why a series is none of the case's modalities, or None."""
+    words = _words(series.name)
+    kind = [str(word).upper() for word in series.header.get("ImageType", ())]
+    if "LOCALIZER" in kind or any(word in _SCOUT for word in words):
+        return "a localiser"
+    if is_segmentation(series.name):
+        return "a segmentation or mask, by its name"
+    if series.header.get("DiffusionBValue") or any(word in _OTHER for word in words) or is_other_sequence(series.name):
+        return "another sequence or a map"
+    if "DERIVED" in kind and not {"MPR", "NORM", "DIS2D", "DIS3D"} & set(kind):
+        return "derived from other images"
+    try:
+        header = read_header(series.path)
+    except Unusable as problem:
+        return f"unusable: {problem}"
+    shape = header.get_data_shape()
+    if len(shape) > 3 and max(shape[3:]) > 1:
+        return f"{'x'.join(map(str, shape))} voxels: a series of volumes"
+    if min(shape[:3]) < _LEAST_SLICES:
+        return f"{min(shape[:3])} slices only"
+    return None
+
+
+def _words(name: str) -> list[str]:
+    text = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
+    text = re.sub(r"(?i)dark[ _-]?fluid", "darkfluid", text).replace("+c", " gd").replace("+C", " gd")
+    return [word.lower() for word in re.split(r"[^A-Za-z0-9*]+", text) if word]
+
+
+def _by_name(name: str) -> tuple[str | None, str]:
+    """The modality that a name states, and the words that state it."""
+    words = _words(name)
+    split = split_name(name if name.lower().endswith((".nii", ".nii.gz")) else f"{name}.nii")
+    if split and split[1] in ("t1c", "t2f"):
+        return split[1], f"named '{name}'"
+    if any(word.startswith("flair") or word in _FLAIR or word.endswith("flair") for word in words):
+        return "t2f", f"named '{name}'"
+    if any("*" in word for word in words):
+        return None, ""
+    agent = any(is_contrast_word(word) for word in words if word not in ("c", "pre")) and not any(
+        word in ("pre", "without", "wo", "non", "no", "w/o") for word in words
+    )
+    if any(word in _T1 or word.startswith("t1") for word in words):
+        return ("t1c" if agent else "t1n"), f"named '{name}'"
+    if any(word.startswith("t2") for word in words):
+        return "t2w", f"named '{name}'"
+    return (split[1], f"named '{name}'") if split else (None, "")
+
+
+def _by_parameters(header: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The weighting by echo, repetition and inversion time in seconds; T1ce counts as T1 here."""
+    te, tr, ti = (_number(header.get(key)) for key in ("EchoTime", "RepetitionTime", "InversionTime"))
+    if te is None:
+        return None, ""
+    stated = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in (("TE", te), ("TR", tr), ("TI", ti)) if value)
+    if ti is not None and ti >= _LONG_TI and te >= _LONG_TE:
+        return "t2f", stated
+    if te >= _LONG_TE and (tr is None or tr >= _LONG_TR) and not ti:
+        return "t2w", stated
+    if te <= _SHORT_TE and ((tr is not None and tr < 1.2) or (ti is not None and ti < _LONG_TI)):
+        return "t1n", stated
+    return None, ""
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _best(modality: str, candidates: Sequence[Series], reasons: dict[str, str]) -> Series:
+    """The series with the finest resolution. Raises CaseError if two are equally fine."""
+    if len(candidates) == 1:
+        return candidates[0]
+    graded = sorted(((_coarseness(series), number) for number, series in enumerate(candidates)))
+    first, second = (candidates[number] for _, number in graded[:2])
+    if np.allclose(graded[0][0], graded[1][0], rtol=0.02):
+        raise CaseError(
+            f"{SHORT_NAMES[modality]} must be one series, got {_key(first)} and {_key(second)} with the same voxels; "
+            f"name the one to take"
+        )
+    for series in candidates:
+        if series is not first:
+            reasons[_key(series)] = f"left out: {SHORT_NAMES[modality]} too, but {_key(first)} has smaller voxels"
+    return first
+
+
+def _coarseness(series: Series) -> tuple[float, float]:
+    spacing = np.asarray(read_header(series.path).get_zooms()[:3], dtype=float)
+    return float(np.round(spacing.max(), 2)), float(np.round(spacing.prod(), 3))
+
+
+def _named(modality: str, path: Path, all_series: Sequence[Series]) -> Series:
+    """The series at a path that the user named. Raises CaseError if there are several."""
+    inside = [series for series in all_series if _same(series, path)]
+    if len(inside) > 1:
+        raise CaseError(f"{path} must be one series for {SHORT_NAMES[modality]}, got {len(inside)}; name a subfolder")
+    return inside[0] if inside else Series(path, path, path.name)
+
+
+def _same(series: Series, path: Path) -> bool:
+    return series.source.resolve() == path.resolve()
+
+
+def _key(series: Series) -> str:
+    name = series.source.name
+    return name if name == series.name else f"{name} ('{series.name}')"

@@ -1,0 +1,341 @@
+"""The line of a study: find -> recognise -> register -> strip -> resample -> check -> write."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from modfill import __version__
+from modfill.atomic import replacing, writable
+from modfill.cases.files import folder_name, id_problem
+from modfill.errors import CaseError, ModfillError, SettingsError
+from modfill.modalities import MODALITIES, NAMES, SHORT_NAMES, by_modality, modality_of
+from modfill.prepare.finding import find_series, find_studies
+from modfill.prepare.grid import Grid, grid_around, grid_of_reference, resample
+from modfill.prepare.picture import draw
+from modfill.prepare.recognition import Choice, choose
+from modfill.prepare.record import SUFFIX, grid_to
+from modfill.prepare.registration import Registration, register
+from modfill.prepare.scan import Matrix, Scan, as_sitk, read_scan
+from modfill.prepare.stripping import Brain, brain_of, check_brain
+
+__all__ = ["PreparedStudy", "prepare_studies", "prepare_study"]
+
+_LOG = logging.getLogger("modfill")
+
+_INSTALL = "pip install 'modfill[prepare]'"
+_BEST_FIRST = ("t1c", "t1n", "t2f", "t2w")  # among scans of the same resolution
+_PACKAGES = ("SimpleITK", "deepbet", "dcm2niix", "nibabel", "scipy")
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedStudy:
+    """A case that `complete` takes.
+
+    Attributes:
+        case_id: its name.
+        folder: the case's folder.
+        paths: the prepared image of each modality that the study has.
+        record: the JSON file with transforms, masks, versions and hashes.
+        picture: a PNG to look at.
+        reasons: why each series of the study was taken or left out.
+        warnings: what a user should know though it stops nothing.
+    """
+
+    case_id: str
+    folder: Path
+    paths: dict[str, Path]
+    record: Path
+    picture: Path
+    reasons: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(eq=False)
+class _Work:
+    """A study between two steps."""
+
+    case_id: str
+    scans: dict[str, Scan]
+    reasons: dict[str, str]
+    reference: str
+    registrations: dict[str, Registration] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def matrix(self, modality: str) -> Matrix:
+        """World of the reference -> world of a scan."""
+        return np.eye(4) if modality == self.reference else self.registrations[modality].matrix
+
+
+def prepare_study(
+    study: str | Path | Mapping[str, str | Path],
+    *,
+    out: str | Path,
+    reference: str | None = None,
+    mask: str | Path | None = None,
+    bias_correction: bool = False,
+    ignore_unexplained: bool = False,
+    case_id: str | None = None,
+) -> PreparedStudy:
+    """Turn the raw scans of one patient into a case: registered, skull-stripped, 1 mm, background 0.
+
+    Args:
+        study: a folder with NIfTI or DICOM images, or single files by modality, e.g. ``{"t1": FILE, "flair": FILE}``.
+        out: the case's folder is made in this folder.
+        reference: modality to which the others are registered; None takes the scan of the best resolution.
+        mask: the brain on the grid of one of the scans; None lets deepbet find it.
+        bias_correction: N4 (Tustison et al. 2010) on every image.
+        ignore_unexplained: leave out series that nothing identifies, although a modality is missing.
+        case_id: name of the case; None takes that of the study's folder.
+
+    Raises:
+        CaseError: no series is recognised, one is doubtful, or a registration or the brain mask is; the message names
+            the picture.
+        SettingsError: an argument is no modality.
+        ModfillError: a package of the extra ``prepare`` is missing, or a file cannot be written.
+    """
+    _require_packages()
+    with tempfile.TemporaryDirectory() as scratch:
+        work = _read(study, Path(scratch), reference, ignore_unexplained, case_id)
+        _register(work)
+        grid, brain = _strip(work, None if mask is None else Path(mask))
+        images = {m: _image(work, m, grid, brain, bias_correction) for m in work.scans}
+        return _write(work, images, grid, brain, Path(out), bias_correction)
+
+
+def prepare_studies(
+    folder: str | Path, *, out: str | Path, ignore_unexplained: bool = False, bias_correction: bool = False
+) -> Iterator[PreparedStudy | CaseError]:
+    """Prepare every study of a folder, one after the other; a study that fails gives its error and stops no other.
+
+    Args:
+        folder: one study, or a folder of studies.
+        out, ignore_unexplained, bias_correction: as in `prepare_study`.
+    """
+    _require_packages()
+    for study in find_studies(Path(folder)):
+        try:
+            yield prepare_study(study, out=out, ignore_unexplained=ignore_unexplained, bias_correction=bias_correction)
+        except CaseError as error:
+            yield error
+
+
+def _require_packages() -> None:
+    """Raise ModfillError with the command that installs what is missing."""
+    try:
+        import deepbet  # noqa: F401
+        import SimpleITK  # noqa: F401, N813
+    except ImportError as error:
+        raise ModfillError(f"preparing raw scans needs more packages (no {error.name}): {_INSTALL}") from error
+
+
+def _read(
+    study: str | Path | Mapping[str, str | Path],
+    scratch: Path,
+    reference: str | None,
+    ignore_unexplained: bool,
+    case_id: str | None,
+) -> _Work:
+    """Find, recognise and read the scans, and choose the reference."""
+    if isinstance(study, Mapping):
+        named = {m: Path(path) for m, path in by_modality(study).items()}
+        choice = _named_files(named, scratch)
+        folder = next(iter(named.values())).parent
+    else:
+        folder = Path(study)
+        choice = choose(find_series(folder, scratch), {}, ignore_unexplained=ignore_unexplained)
+    case_id = case_id or folder_name(folder)
+    if problem := id_problem(case_id):
+        raise CaseError(problem)
+    scans = {m: read_scan(series.path, series.source) for m, series in choice.series.items()}
+    for key, reason in choice.reasons.items():
+        _LOG.info("%s: %s: %s", case_id, key, reason)
+    if reference is not None:
+        wanted = modality_of(reference)
+        if wanted not in scans:
+            raise SettingsError(f"reference must be one of {', '.join(scans)}, got '{reference}'")
+    else:
+        wanted = min(scans, key=lambda m: (*_coarseness(scans[m]), _BEST_FIRST.index(m)))
+    assert wanted is not None
+    return _Work(case_id, scans, choice.reasons, wanted)
+
+
+def _named_files(named: Mapping[str, Path], scratch: Path) -> Choice:
+    """Files or DICOM folders that the user named one by one."""
+    series = []
+    for modality, path in named.items():
+        if path.is_dir():
+            place = scratch / modality
+            place.mkdir()
+            series += find_series(path, place)
+    return choose(series, named)
+
+
+def _coarseness(scan: Scan) -> tuple[float, float]:
+    """Longest edge and volume of a voxel, rounded so that equal sequences tie."""
+    return round(max(scan.spacing), 1), round(float(np.prod(scan.spacing)), 1)
+
+
+def _register(work: _Work) -> None:
+    """Find every scan's position relative to the reference."""
+    fixed = work.scans[work.reference]
+    for modality, scan in work.scans.items():
+        if modality != work.reference:
+            found = work.registrations[modality] = register(fixed, scan)
+            _LOG.info(
+                "%s: %s registered to %s: mutual information %.3f (%.3f before), perturbed start %.1f mm away, heads %.2f",
+                work.case_id, SHORT_NAMES[modality], SHORT_NAMES[work.reference], *found.information, found.apart,
+                found.overlap,
+            )  # fmt: skip
+
+
+def _strip(work: _Work, mask: Path | None) -> tuple[Grid, Brain]:
+    """The brain, and the grid of the case around it."""
+    whole = grid_of_reference(work.scans[work.reference])
+    seen = next((m for m in ("t1n", "t1c") if m in work.scans), work.reference)
+    if "t1n" in work.scans and "t1c" in work.scans:
+        seen = min(("t1n", "t1c"), key=lambda m: _coarseness(work.scans[m]))
+    head = _resampled(work, seen, whole)
+    if mask is not None:
+        found, tool = _given_mask(work, mask, whole), f"mask {mask.name}"
+    else:
+        if seen not in ("t1n", "t1c"):
+            work.warnings.append(
+                f"the brain was found in {SHORT_NAMES[seen]}; deepbet is made for T1: check the picture"
+            )
+        found, tool = brain_of(head, whole)
+    brain = check_brain(found, head, whole, tool)
+    if not found.any():
+        return whole, brain
+    grid, box = grid_around(whole, found)
+    return grid, Brain(found[box], tool, brain.volume, brain.doubts)
+
+
+def _given_mask(work: _Work, path: Path, grid: Grid) -> NDArray[np.bool_]:
+    """The user's mask on the prepared grid. Raises CaseError if it lies on the grid of none of the scans."""
+    mask = read_scan(path)
+    for modality, scan in work.scans.items():
+        if mask.voxels.shape == scan.voxels.shape and np.allclose(mask.affine, scan.affine, atol=0.01):
+            share = resample((mask.voxels > 0).astype(np.float32), Grid.of(mask), grid, work.matrix(modality), order=1)
+            return np.asarray(share > 0.5)
+    raise CaseError(
+        f"{path} must lie on the grid of one of the scans, got {mask.voxels.shape}; make it from one of them"
+    )
+
+
+def _resampled(work: _Work, modality: str, grid: Grid) -> NDArray[np.float32]:
+    scan = work.scans[modality]
+    return resample(scan.voxels, Grid.of(scan), grid, work.matrix(modality))
+
+
+def _image(work: _Work, modality: str, grid: Grid, brain: Brain, bias_correction: bool) -> NDArray[np.float32]:
+    """One modality on the prepared grid, 0 outside the brain."""
+    scan = work.scans[modality]
+    covered = resample(np.ones(scan.voxels.shape, np.float32), Grid.of(scan), grid, work.matrix(modality), order=0) > 0
+    share = float(covered[brain.mask].mean()) if brain.mask.any() else 1.0
+    if share < 0.98:
+        work.warnings.append(f"{SHORT_NAMES[modality]} covers only {share:.0%} of the brain")
+    voxels = _resampled(work, modality, grid)
+    if bias_correction:
+        voxels = _without_bias(voxels, grid, brain.mask)
+    least = 1.0 if scan.integer and scan.voxels.min() >= 0 else -np.inf
+    return np.where(brain.mask & covered, np.maximum(voxels, least), 0).astype(np.float32)
+
+
+def _without_bias(voxels: NDArray[np.float32], grid: Grid, brain: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """N4 at 4 mm over the brain; its field is applied at full resolution."""
+    import SimpleITK as sitk
+
+    image = as_sitk(Scan(Path(), np.maximum(voxels, 0), grid.affine))
+    mask = sitk.Cast(as_sitk(Scan(Path(), brain.astype(np.float32), grid.affine)) > 0.5, sitk.sitkUInt8)
+    correction = sitk.N4BiasFieldCorrectionImageFilter()
+    correction.Execute(sitk.Shrink(image, [4, 4, 4]), sitk.Shrink(mask, [4, 4, 4]))
+    field_ = sitk.GetArrayFromImage(correction.GetLogBiasFieldAsImage(image)).T
+    return np.asarray(voxels / np.exp(field_), dtype=np.float32)
+
+
+def _write(
+    work: _Work, images: Mapping[str, NDArray[np.float32]], grid: Grid, brain: Brain, out: Path, bias_correction: bool
+) -> PreparedStudy:
+    """Write the picture; then, unless something is doubtful, the images and the record."""
+    case = work.case_id
+    folder = out / case
+    picture, record = folder / f"{case}-prepared.png", folder / f"{case}{SUFFIX}"
+    with writable(picture, CaseError, case), replacing(picture) as temporary:
+        heads = {m: _resampled(work, m, grid) for m in work.scans}
+        draw(heads, brain.mask, {m: NAMES[m] for m in MODALITIES}, temporary)
+    doubts = [f"{SHORT_NAMES[m]}: {doubt}" for m, found in work.registrations.items() for doubt in found.doubts]
+    doubts += [f"brain: {doubt}" for doubt in brain.doubts]
+    if doubts:
+        raise CaseError(
+            f"case {case}: the preparation is doubtful ({'; '.join(doubts)}); look at {picture}, then give another "
+            "reference=… or a mask=…"
+        )
+    for warning in work.warnings:
+        _LOG.warning("case %s: %s", case, warning)
+    paths = {m: folder / f"{case}-{m}.nii.gz" for m in images}
+    mask = folder / f"{case}-brainmask.nii.gz"
+    note = _note(work, grid, brain, bias_correction)
+    with writable(folder, CaseError, case), ExitStack() as stack:  # left in reverse order: the record appears last
+        stack.enter_context(replacing(record)).write_text(json.dumps(note, indent=1) + "\n", encoding="utf8")
+        for modality, voxels in images.items():
+            integer = work.scans[modality].integer
+            _save(voxels, grid, integer, stack.enter_context(replacing(paths[modality])))
+        _save(brain.mask.astype(np.float32), grid, True, stack.enter_context(replacing(mask)))
+    return PreparedStudy(case, folder, paths, record, picture, work.reasons, tuple(work.warnings))
+
+
+def _save(voxels: NDArray[np.float32], grid: Grid, integer: bool, path: Path) -> None:
+    stored = np.round(voxels).astype(np.int32 if voxels.max() > 32767 else np.int16) if integer else voxels
+    image = nib.Nifti1Image(stored, grid.affine)
+    image.set_sform(grid.affine, 1)
+    image.set_qform(grid.affine, 1)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)
+
+
+def _note(work: _Work, grid: Grid, brain: Brain, bias_correction: bool) -> dict[str, Any]:
+    """The record; `PreparedToScan` are matrices between worlds, RAS, in mm."""
+    scans = []
+    for modality, scan in work.scans.items():
+        found = work.registrations.get(modality)
+        checks = {} if found is None else {
+            "MutualInformation": round(found.information[0], 4),
+            "MutualInformationBefore": round(found.information[1], 4),
+            "PerturbedStartApart": round(found.apart, 3),
+            "HeadsDice": round(found.overlap, 3),
+        }  # fmt: skip
+        scans.append({
+            "Modality": modality, "Source": str(scan.path.resolve()), "SHA256": scan.sha256,
+            "Grid": grid_to(Grid.of(scan)), "PreparedToScan": np.round(work.matrix(modality), 9).tolist(), **checks,
+        })  # fmt: skip
+    return {
+        "CaseID": work.case_id,
+        "GeneratedBy": [{"Name": "modfill", "Version": __version__}, *_versions()],
+        "Reference": work.reference,
+        "Grid": grid_to(grid),
+        "Scans": scans,
+        "Series": work.reasons,
+        "Brain": {"Tool": brain.tool, "Millilitres": round(brain.volume, 1)},
+        "BiasCorrection": bias_correction,
+        "Warnings": list(work.warnings),
+    }
+
+
+def _versions() -> Iterator[dict[str, str]]:
+    for name in _PACKAGES:
+        try:
+            yield {"Name": name, "Version": version(name)}
+        except PackageNotFoundError:
+            continue
