@@ -6,9 +6,7 @@ file systems that holds. On others, no two processes may be given the same case.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -18,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from modfill.atomic import writable
-from modfill.cases.files import LONGEST_NAME, CaseFiles
-from modfill.cohort.locks import FileLock, take
+from modfill.cases.files import CaseFiles
+from modfill.cohort.locks import FileLock, case_lock, take
 from modfill.cohort.table import COLUMNS, require_own_table, row_of, update_table
 from modfill.completion import Completion
 from modfill.errors import CaseError, ModfillError, WeightsError
@@ -263,8 +261,5 @@ class _Run:
             return lock
 
     def _lock(self, files: CaseFiles) -> FileLock | None:
-        name = os.fsencode(f".lock-{files.case_id}")
-        if len(name) > LONGEST_NAME:
-            name = b".lock-" + hashlib.sha256(name).hexdigest().encode()
         with writable(self.out.path, CaseError, case=files.case_id):
-            return take(self.out.path / os.fsdecode(name))
+            return take(case_lock(self.out.path, files.case_id))
