@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from modfill import __version__
@@ -103,7 +102,7 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
         single = len(found) == 1 and not share.label
         progress = stack.enter_context(case_bar(found[0].case_id)) if single else None
         results = completer.complete_cohort(
-            replace(cohort, cases=list(found)),
+            cohort,
             out=out,
             targets=options.targets,
             link=options.link,
@@ -111,6 +110,7 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
             allow_synthetic=options.allow_synthetic,
             assume_aligned=options.assume_aligned,
             jobs=options.jobs,
+            shard=str(share.part),
             progress=progress,
         )
         describe(out, cohort)  # all of it, whatever this part is; once nothing can be refused any more

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from modfill.cases.files import CaseFiles, Cohort
 from modfill.cases.finding import case_of_files, find_case, find_cohort
 from modfill.cases.reading import Case, case_from_arrays
+from modfill.cohort.parts import Part
 from modfill.cohort.pipeline import CohortResults, run_cohort
 from modfill.completion import Completion, Progress
 from modfill.errors import SettingsError
@@ -141,6 +142,7 @@ class ModalityCompleter:
         allow_synthetic: bool = False,
         assume_aligned: bool = False,
         jobs: int = 1,
+        shard: str = "1/1",
         progress: Progress | None = None,
     ) -> CohortResults:
         """Synthesise what the cases of a cohort lack; gives each case's result when it is done.
@@ -161,6 +163,7 @@ class ModalityCompleter:
             allow_synthetic: take synthetic images for sources too; the sidecars say so.
             assume_aligned: place images without orientation codes like those with them, as `read_case` does.
             jobs: cases computed at the same time, each on its share of the CPU's threads. Each takes its own memory.
+            shard: the part of the cases to complete, e.g. "3/16" for the third of 16 equal parts.
             progress: as in `complete`; of several jobs, the calls are mixed.
 
         Returns:
@@ -169,8 +172,9 @@ class ModalityCompleter:
         Raises:
             CaseError: no case is found.
             SettingsError: a setting cannot be used, `naming` does not suit the cohort, or `jobs` is less than 1.
-            ModfillError: the folder cannot be written.
+            ModfillError: the folder cannot be written, or `shard` is none of 1/N to N/N.
         """
+        part = Part.parse(shard)
         whole = _whole(cohort, None if isinstance(out, OutputFolder) else naming)
         folder = out if isinstance(out, OutputFolder) else output_folder(Path(out), naming, whole)
         completion = Completion(
@@ -185,7 +189,7 @@ class ModalityCompleter:
             links=Links(folder, whole) if link else None,
             progress=progress,
         )
-        results = run_cohort(whole.cases, folder, completion, jobs=jobs)
+        results = run_cohort(part.of(whole.cases), folder, completion, jobs=jobs)
         if folder is not out:
             describe(folder, whole)  # once nothing can be refused any more
         return results

@@ -252,6 +252,23 @@ def test_only_synthetic_images_and_links_are_left_alone(tmp_path: Path, tiny_wei
     assert len(problems) == 2 and all("must be unique" in str(problem) for problem in problems)
 
 
+def test_the_segmentation_of_a_case_of_another_shard_is_not_linked(
+    tmp_path: Path, completer: ModalityCompleter, tiny_weights: Path
+) -> None:
+    """Its name begins with the id of this shard's case, but the folder holds another case too."""
+    for seed, case_id in enumerate(("p1", "p1_a")):
+        write_case(tmp_path / "in", case_id, ("t1n", "t2w", "t2f"), style="flat", seed=seed)
+    write_label(tmp_path / "in" / "p1_a_mask.nii.gz", tmp_path / "in" / "p1-t1n.nii.gz")
+    assert complete(tiny_weights, tmp_path / "in", "--out", tmp_path / "out", "--link", "--shard", "1/2") == 0
+    names = [f"p1-{modality}.nii.gz" for modality in sorted(MODALITIES)]
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.nii.gz")) == names
+    results = list(completer.complete_cohort(tmp_path / "in", out=tmp_path / "same", link=True, shard="1/2"))
+    assert [result.case_id for result in results] == ["p1"]
+    assert sorted(path.name for path in (tmp_path / "same").rglob("*.nii.gz")) == names
+    with pytest.raises(ModfillError, match="shard must be one of 1/N to N/N, got '3/2'"):
+        completer.complete_cohort(tmp_path / "in", out=tmp_path / "out", shard="3/2")
+
+
 def test_link_is_relative_renewed_and_idempotent(tmp_path: Path) -> None:
     first, second, place = tmp_path / "in" / "a", tmp_path / "in" / "b", tmp_path / "out" / "deep" / "a"
     first.parent.mkdir()

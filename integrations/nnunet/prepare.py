@@ -73,7 +73,9 @@ def prepare_dataset(
     out, found = output_folder(target, "nnunet", cohort), share.of(cohort.cases)
     completer, meeting = ModalityCompleter(weights, device=device), Meeting(share.rank)
     wanted = [modality for modality in MODALITIES if modality in cohort.channels]
-    results = completer.complete_cohort(found, out=out, targets=wanted, overwrite=overwrite, link=True, jobs=jobs)
+    results = completer.complete_cohort(
+        cohort, out=out, targets=wanted, overwrite=overwrite, link=True, jobs=jobs, shard=str(share.part)
+    )
     remove_description(out)
     _remove_gone_cases(out, cohort)
     with contextlib.closing(results):  # also when a signal comes between two results

@@ -54,6 +54,9 @@ class Part:
             raise ModfillError(f"shard must be one of 1/N to N/N, got '{text}'; e.g. 3/16 for the third of 16")
         return part
 
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
     @classmethod
     def of_rank(cls) -> Part:
         """This process's part under torchrun; the whole without.
@@ -97,14 +100,20 @@ class Share:
         return cls(Part.parse(shard), Part.of_rank())
 
     @property
+    def part(self) -> Part:
+        """The share as one part of the whole cohort."""
+        shard, rank = self.shard, self.rank
+        return Part(shard.number + shard.count * (rank.number - 1), shard.count * rank.count)
+
+    @property
     def label(self) -> str:
         """The name of this share in messages; empty for a whole cohort."""
-        shard = f"shard {self.shard.number}/{self.shard.count}" if self.shard.count > 1 else ""
-        return f"{shard} rank {self.rank.number}/{self.rank.count}".strip() if self.rank.count > 1 else shard
+        shard = f"shard {self.shard}" if self.shard.count > 1 else ""
+        return f"{shard} rank {self.rank}".strip() if self.rank.count > 1 else shard
 
     def of(self, items: Sequence[_T]) -> Sequence[_T]:
         """This process's items."""
-        return self.rank.of(self.shard.of(items))
+        return self.part.of(items)
 
 
 class Meeting:
