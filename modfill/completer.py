@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,11 +13,12 @@ import numpy.typing as npt
 from modfill.cases.files import CaseFiles, Cohort
 from modfill.cases.finding import case_of_files, find_case, find_cohort
 from modfill.cases.reading import Case, case_from_arrays
+from modfill.cohort.dataset import begin_description, finish_description
 from modfill.cohort.parts import Part
 from modfill.cohort.pipeline import CohortResults, run_cohort
 from modfill.completion import Completion, Progress
 from modfill.errors import SettingsError
-from modfill.outputs.linking import Links, describe
+from modfill.outputs.linking import Links
 from modfill.outputs.naming import Naming, OutputFolder, output_folder
 from modfill.results import Completed
 from modfill.settings import Settings, without_uncertainty
@@ -157,7 +159,8 @@ class ModalityCompleter:
             out: a folder, or an `OutputFolder` that names outputs in its own way.
             targets: modalities to synthesise where they are missing; None takes all.
             settings: mode, steps, samples, seed and uncertainty; None takes the completer's.
-            naming: of outputs in a folder, as `output_folder` has it; a dataset's description is written with them.
+            naming: of outputs in a folder, as `output_folder` has it. The description of a BIDS dataset is written at
+                once, nnU-Net's dataset.json when all cases of the cohort are complete, those of other shards too.
             link: add links to what was acquired.
             overwrite: do finished outputs again.
             allow_synthetic: take synthetic images for sources too; the sidecars say so.
@@ -189,9 +192,12 @@ class ModalityCompleter:
             links=Links(folder, whole) if link else None,
             progress=progress,
         )
-        results = run_cohort(part.of(whole.cases), folder, completion, jobs=jobs)
-        if folder is not out:
-            describe(folder, whole)  # once nothing can be refused any more
+        found = part.of(whole.cases)
+        if folder is out:  # an `OutputFolder` gets no description
+            return run_cohort(found, folder, completion, jobs=jobs)
+        finish = partial(finish_description, folder, whole, linked=link)
+        results = run_cohort(found, folder, completion, jobs=jobs, finish=finish)
+        begin_description(folder, whole, linked=link)  # after `run_cohort` has checked the folder and the settings
         return results
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from modfill.cases.finding import find_cohort
 from modfill.cases.layouts.dataset_json import FILE_ENDING, IMAGE_FOLDERS, load_description
 from modfill.cases.marks import read_sidecar, sidecar_path
 from modfill.cases.reading import synthetic_file
+from modfill.cohort.dataset import incomplete_cases, warn_of_incomplete
 from modfill.cohort.parts import Meeting, Share
 from modfill.cohort.progress import follow
 from modfill.cohort.table import read_table
@@ -25,8 +25,6 @@ from modfill.outputs.linking import describe, remove_description
 from modfill.outputs.naming import OutputFolder, output_folder
 
 __all__ = ["prepare_dataset"]
-
-_LOG = logging.getLogger("modfill")
 
 
 def prepare_dataset(
@@ -89,10 +87,7 @@ def prepare_dataset(
             "failed; correct them or move them away, and run the same command again"
         )
     if incomplete:
-        _LOG.warning(
-            "%s has no dataset.json yet: %d of %d cases are not complete; run the other shards, and see cohort.csv",
-            target.name, len(incomplete), len(cohort.cases),
-        )  # fmt: skip
+        warn_of_incomplete(out, cohort, incomplete)
     else:
         described = replace(out, channels=cohort.channels)  # the source's channels and no more
         describe(described, cohort, {"modfill": _record(source, out, cohort)})
@@ -152,15 +147,10 @@ def _remove_gone_cases(out: OutputFolder, cohort: Cohort) -> None:
 
 
 def _incomplete_cases(out: OutputFolder, cohort: Cohort) -> set[str]:
-    """The cases that failed, or have not been completed yet by whichever process does them."""
-    status = {row["case"]: row["status"] for row in read_table(out.path)}
+    """The cases that failed or lack a channel, or that no process has completed yet."""
     numbers = range(len(cohort.channels))
-    return {
-        case.case_id
-        for case in cohort.cases
-        if status.get(case.case_id, "failed") == "failed"
-        or not all(out.channel(case.case_id, number).exists() for number in numbers)
-    }
+    gaps = {c.case_id for c in cohort.cases if not all(out.channel(c.case_id, n).exists() for n in numbers)}
+    return gaps | incomplete_cases(out, cohort, linked=True)
 
 
 def _record(source: Path, out: OutputFolder, cohort: Cohort) -> dict[str, Any]:

@@ -103,7 +103,14 @@ class CohortResults(Iterator[CaseResult]):
         return frame
 
 
-def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, completion: Completion, *, jobs: int) -> CohortResults:
+def run_cohort(
+    found: Sequence[CaseFiles],
+    out: OutputFolder,
+    completion: Completion,
+    *,
+    jobs: int,
+    finish: Callable[[], None] = lambda: None,
+) -> CohortResults:
     """Take every case through a completion.
 
     A case that another process is doing is left until that one is done or dead. At most `jobs` + 2 cases are in memory.
@@ -113,6 +120,7 @@ def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, completion: Comple
         out: where outputs go; it gets the locks and the cohort's table.
         completion: writes to `out`.
         jobs: cases computed at the same time.
+        finish: called when the last case is done, before its result is given.
 
     Raises:
         SettingsError: `jobs` is less than 1; at once, not when the first result is asked for.
@@ -122,11 +130,11 @@ def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, completion: Comple
     require_own_table(out.path)
     with writable(out.path):
         out.path.mkdir(parents=True, exist_ok=True)
-    return CohortResults(_results(found, out, completion, jobs), len(found))
+    return CohortResults(_results(found, out, completion, jobs, finish), len(found))
 
 
 def _results(
-    found: Sequence[CaseFiles], out: OutputFolder, completion: Completion, jobs: int
+    found: Sequence[CaseFiles], out: OutputFolder, completion: Completion, jobs: int, finish: Callable[[], None]
 ) -> Generator[CaseResult, None, None]:
     run = _Run(out, completion, ThreadShare(jobs), deque(found))
     pools = [ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(jobs, "compute"), ThreadPoolExecutor(1, "write")]
@@ -136,8 +144,11 @@ def _results(
             if len(under_way) == jobs + _AHEAD:
                 yield under_way.popleft().result()
             under_way.append(run.start(*pools))
-        while under_way:
+        while len(under_way) > 1:
             yield under_way.popleft().result()
+        last = [future.result() for future in under_way]  # none if there are no cases
+        finish()
+        yield from last
     finally:
         # a case that is being computed would take its minutes; nobody wants it any more
         run.stop(pools, wait=not in_a_hurry())

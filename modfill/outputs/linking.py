@@ -27,7 +27,7 @@ from modfill.errors import CaseError, ModfillError
 from modfill.modalities import SHORT_NAMES
 from modfill.outputs.naming import OutputFolder, refuse_links
 
-__all__ = ["Links", "describe", "remove_description", "write_json"]
+__all__ = ["Links", "check_description", "describe", "remove_description", "write_json"]
 
 _LOG = logging.getLogger("modfill")
 
@@ -211,6 +211,21 @@ def describe(out: OutputFolder, cohort: Cohort, record: Mapping[str, Any] | None
     if out.naming in _DESCRIPTIONS:
         with _own_description(out) as path:
             write_json(path, _DESCRIPTIONS[out.naming][1](out, cohort) | dict(record or {}))
+
+
+def check_description(out: OutputFolder, cohort: Cohort) -> None:
+    """Check that `describe` will be able to write.
+
+    Args:
+        out: The output folder.
+        cohort: All that is completed into it.
+
+    Raises:
+        ModfillError: If a description that is not modfill's lies there, or the labels of the cohort are not usable.
+    """
+    if out.naming in _DESCRIPTIONS:
+        with _own_description(out):
+            _DESCRIPTIONS[out.naming][1](out, cohort)
 
 
 def remove_description(out: OutputFolder) -> None:
