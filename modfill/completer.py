@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from modfill.cases.files import CaseFiles, Cohort
+from modfill.cases.files import CaseFiles, Cohort, id_problem
 from modfill.cases.finding import case_of_files, find_case, find_cohort
 from modfill.cases.reading import Case, case_from_arrays
 from modfill.cohort.dataset import begin_description, finish_description
+from modfill.cohort.locks import case_locked
 from modfill.cohort.parts import Part
 from modfill.cohort.pipeline import CohortResults, run_cohort
 from modfill.completion import Completion, Progress
@@ -72,6 +73,9 @@ class ModalityCompleter:
     ) -> Completed:
         """Synthesise what one case lacks.
 
+        With `out`, the case is locked against other processes, as in `complete_cohort`. A second call waits for the
+        first one, and takes what it has finished.
+
         Args:
             case: a case folder; files by modality, or by any name of it such as "flair"; or what `inspect` returned.
             out: folder that receives `<case_id>/<case_id>-<modality>.nii.gz` and its sidecar, or an `OutputFolder` that
@@ -89,10 +93,11 @@ class ModalityCompleter:
             WeightsError: the weights are damaged.
             ModfillError: memory does not suffice.
         """
+        folder = _folder(out)
         completion = Completion(
             self.networks,
             settings or self.settings,
-            out=_folder(out),
+            out=folder,
             targets=targets,
             overwrite=overwrite,
             allow_synthetic=allow_synthetic,
@@ -101,7 +106,11 @@ class ModalityCompleter:
         )
         if isinstance(case, Mapping):
             case = case_of_files(case)
-        return completion(find_case(case) if isinstance(case, str | Path) else case)
+        files = find_case(case) if isinstance(case, str | Path) else case
+        if folder is None or _is_refused(files):
+            return completion(files)
+        with case_locked(folder.path, files.case_id):
+            return completion(files)
 
     def complete_arrays(
         self,
@@ -203,6 +212,11 @@ class ModalityCompleter:
 
 def _folder(out: str | Path | OutputFolder | None) -> OutputFolder | None:
     return out if out is None or isinstance(out, OutputFolder) else OutputFolder(Path(out))
+
+
+def _is_refused(files: CaseFiles | Case) -> bool:
+    """Tell whether a case is refused before anything is written, so that it needs no lock."""
+    return id_problem(files.case_id) is not None or (isinstance(files, CaseFiles) and files.problem is not None)
 
 
 def _whole(cohort: str | Path | Cohort | Sequence[CaseFiles], naming: str | None) -> Cohort:

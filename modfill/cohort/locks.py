@@ -20,9 +20,11 @@ from pathlib import Path
 
 from filelock import lock_descriptor, unlock_descriptor
 
+from modfill.atomic import writable
 from modfill.cases.files import LONGEST_NAME
+from modfill.errors import CaseError
 
-__all__ = ["FileLock", "case_lock", "locked", "take"]
+__all__ = ["FileLock", "case_lock", "case_locked", "locked", "take"]
 
 _LOG = logging.getLogger("modfill")
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # opening a link would create a file outside of the folder
@@ -61,13 +63,19 @@ def take(path: Path) -> FileLock | None:
     """Take a lock, or return None if another process, or another part of this one, holds it.
 
     Args:
-        path: the lock's file, in a folder that exists.
+        path: the lock's file; its folder is created if it does not exist.
 
     Raises:
         OSError: the file cannot be created.
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+        except FileNotFoundError:
+            if path.parent.exists():
+                raise
+            continue  # `case_locked` of another process has just removed the empty folder
         try:
             if not _lock(descriptor, path):
                 os.close(descriptor)
@@ -103,6 +111,29 @@ def case_lock(folder: Path, case_id: str) -> Path:
     if len(name) > LONGEST_NAME:
         name = b".lock-" + hashlib.sha256(name).hexdigest().encode()
     return folder / os.fsdecode(name)
+
+
+@contextlib.contextmanager
+def case_locked(folder: Path, case_id: str) -> Iterator[None]:
+    """Wait for the lock of one case in an output folder, hold it, release it.
+
+    Args:
+        folder: the output folder; created if it does not exist, and removed again if nothing is written to it.
+        case_id: of the case.
+
+    Raises:
+        CaseError: the folder cannot be written.
+    """
+    is_new = not folder.exists()
+    try:
+        with contextlib.ExitStack() as stack:
+            with writable(folder, CaseError, case=case_id):
+                stack.enter_context(locked(case_lock(folder, case_id)))
+            yield
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def _lock(descriptor: int, path: Path) -> bool:
