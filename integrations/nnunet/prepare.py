@@ -1,4 +1,4 @@
-"""A raw nnU-Net dataset whose cases lack channels becomes a complete one beside it, for nnU-Net's own commands."""
+"""Write a complete copy of a raw nnU-Net dataset whose cases lack channels, for nnU-Net's own commands."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def prepare_dataset(
     all cases that failed; a case that fails does not stop the others.
 
     A run begins by removing dataset.json and writes it at the end, if every case of the source is complete then.
-    nnU-Net cannot use a folder without it, so a dataset that lacks a channel or a case is never taken for whole. Of
-    several processes, the one that finishes last writes it.
+    nnU-Net cannot use a folder without it, so it never uses a dataset that lacks a channel or a case. Of several
+    processes, the one that finishes last writes it.
 
     Args:
         dataset_id: Number of the raw dataset with gaps.
@@ -62,14 +62,24 @@ def prepare_dataset(
         The new dataset's folder. Without dataset.json where other shards have not finished; a warning is logged.
 
     Raises:
-        ModfillError: If the dataset is not there or cannot be read, its channels' modalities are doubtful, the new
+        ModfillError: If the dataset is not there or cannot be read, the modality of a channel is ambiguous, the new
             number is taken, or, after all cases, if some failed.
     """
     share = Share.of_shard(shard)
     source, target = _folders(dataset_id, new_id)
     cohort = _raw_cohort(source, channels)
-    out, found = output_folder(target, "nnunet", cohort), share.of(cohort.cases)
-    completer, meeting = ModalityCompleter(weights, device=device), Meeting(share.rank)
+    out = output_folder(target, "nnunet", cohort)
+    completer = ModalityCompleter(weights, device=device)
+    _complete(completer, cohort, out, share, overwrite=overwrite, jobs=jobs)
+    _describe_if_complete(source, out, cohort, share)
+    return target
+
+
+def _complete(
+    completer: ModalityCompleter, cohort: Cohort, out: OutputFolder, share: Share, *, overwrite: bool, jobs: int
+) -> None:
+    """Complete this process's share of the cases, and wait for the other ranks."""
+    meeting = Meeting(share.rank)
     wanted = [modality for modality in MODALITIES if modality in cohort.channels]
     results = completer.complete_cohort(
         cohort, out=out, targets=wanted, overwrite=overwrite, link=True, jobs=jobs, shard=str(share.part)
@@ -77,13 +87,18 @@ def prepare_dataset(
     remove_description(out)
     _remove_gone_cases(out, cohort)
     with contextlib.closing(results):  # also when a signal comes between two results
-        follow(results, len(found), jobs=jobs, label=share.label)
+        follow(results, results.total, jobs=jobs, label=share.label)
     meeting.wait()
+
+
+def _describe_if_complete(source: Path, out: OutputFolder, cohort: Cohort, share: Share) -> None:
+    """Write dataset.json if every case is complete. Raises ModfillError if a case of this process failed."""
     incomplete = _incomplete_cases(out, cohort)
+    found = share.of(cohort.cases)
     failed = [case for case in found if case.case_id in incomplete]
     if failed:
         raise ModfillError(
-            f"{target.name} must have every case complete to get a dataset.json, got {len(failed)} of {len(found)} "
+            f"{out.path.name} must have every case complete to get a dataset.json, got {len(failed)} of {len(found)} "
             "failed; correct them or move them away, and run the same command again"
         )
     if incomplete:
@@ -91,7 +106,6 @@ def prepare_dataset(
     else:
         described = replace(out, channels=cohort.channels)  # the source's channels and no more
         describe(described, cohort, {"modfill": _record(source, out, cohort)})
-    return target
 
 
 def _folders(dataset_id: int, new_id: int) -> tuple[Path, Path]:
