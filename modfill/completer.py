@@ -83,7 +83,7 @@ class ModalityCompleter:
             targets: missing modalities, or names of theirs such as "flair"; None takes all.
             settings: mode, steps, samples, seed and uncertainty; None takes the completer's.
             overwrite: do finished outputs again.
-            allow_synthetic: take synthetic images for sources too; the sidecars say so.
+            allow_synthetic: use synthetic images as sources too; recorded in the sidecars.
             assume_aligned: place images without orientation codes like those with them, as `read_case` does.
             progress: called with a step's name and the share of the case that is done, from 0 to 1.
 
@@ -172,7 +172,7 @@ class ModalityCompleter:
                 once, nnU-Net's dataset.json when all cases of the cohort are complete, those of other shards too.
             link: add links to what was acquired.
             overwrite: do finished outputs again.
-            allow_synthetic: take synthetic images for sources too; the sidecars say so.
+            allow_synthetic: use synthetic images as sources too; recorded in the sidecars.
             assume_aligned: place images without orientation codes like those with them, as `read_case` does.
             jobs: cases computed at the same time, each on its share of the CPU's threads. Each takes its own memory.
             shard: the part of the cases to complete, e.g. "3/16" for the third of 16 equal parts.
@@ -215,7 +215,7 @@ def _folder(out: str | Path | OutputFolder | None) -> OutputFolder | None:
 
 
 def _is_refused(files: CaseFiles | Case) -> bool:
-    """Tell whether a case is refused before anything is written, so that it needs no lock."""
+    """Return whether a case is refused before anything is written, so that it needs no lock."""
     return id_problem(files.case_id) is not None or (isinstance(files, CaseFiles) and files.problem is not None)
 
 

@@ -21,10 +21,10 @@ __all__ = ["Meeting", "Part", "Share"]
 _LOG = logging.getLogger("modfill")
 _T = TypeVar("_T")
 TIMEOUT = "MODFILL_RANK_TIMEOUT"
-"""Environment variable: seconds without a sign of life after which a rank counts as absent."""
+"""Environment variable: seconds without a heartbeat after which a rank counts as absent."""
 
 _TIMEOUT = 300.0
-_BEATS = 10  # signs of life within the timeout
+_BEATS = 10  # heartbeats within the timeout
 _POLL = 0.2  # seconds between two checks by the main thread, which signals reach
 _LEAVE_TIMEOUT = 10.0  # seconds for which the rank that holds the store lets the others read it
 
@@ -117,16 +117,16 @@ class Share:
 
 
 class Meeting:
-    """Where ranks wait for each other: torchrun ends all of them as soon as one ends with an error.
+    """Makes ranks wait for each other at the end: torchrun ends all of them as soon as one ends with an error.
 
-    From the beginning each rank gives signs of life, so that one that works for hours is told from one that is not
-    there. A daemon thread does that, and all the waiting: torch waits where no signal reaches it.
+    From the beginning each rank sends heartbeats, so that one that works for hours differs from one that is absent. A
+    daemon thread sends them and does all the waiting, because signals do not interrupt a wait inside torch.
 
     Args:
         rank: this process's part, as `Part.of_rank` gives it. With one rank there is nothing to wait for.
 
     Raises:
-        ModfillError: the time limit in the environment is no number of seconds.
+        ModfillError: the time limit in the environment is not a number of seconds.
     """
 
     def __init__(self, rank: Part):
@@ -142,7 +142,7 @@ class Meeting:
         """Wait until every rank is here.
 
         Raises:
-            ModfillError: one gave no sign of life for the time limit.
+            ModfillError: one sent no heartbeat for the time limit.
         """
         if self._rank.count == 1:
             return
@@ -176,7 +176,7 @@ class Meeting:
                 if not self._unfinished:
                     self._leave(store)
                     return
-            except (RuntimeError, OSError):  # the rank that holds the store is not there yet, or not any more
+            except (RuntimeError, OSError):  # the rank that holds the store has not started yet, or has ended
                 store = None
             if not self._here.wait(pause):
                 continue
@@ -205,7 +205,7 @@ def _store(first: bool, seconds: float) -> Any:
     import torch.distributed as dist
 
     holds = first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    if not holds:  # torch would fill the screen where nobody answers
+    if not holds:  # torch would log many errors if the store does not answer
         address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
         socket.create_connection(address, timeout=max(seconds, 1)).close()
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None, holds,

@@ -1,7 +1,7 @@
 """A cohort through one completion: while one case is computed, the next is read and the one before is written.
 
-Every case is locked from its reading to its writing, so that several processes share a cohort; `locking` says on which
-file systems that holds. On others, no two processes may be given the same case.
+Every case is locked from reading to writing, so that several processes can share a cohort. `locks` lists the file
+systems on which this works. On others, no two processes may be given the same case.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ __all__ = ["CohortResults", "run_cohort"]
 _LOG = logging.getLogger("modfill")
 
 _PAUSE = 0.2  # seconds between two searches for a case that no other process has locked
-_WRITE_TIMEOUT = 1.0  # seconds for files that are being written when the user wants an end
+_WRITE_TIMEOUT = 1.0  # seconds for files that are being written when the run is interrupted
 _AHEAD = 2  # cases besides those being computed: one is read, one is written
 
 
 @dataclass(eq=False)
 class _CaseRun:
-    """One case between the threads; the first error ends it."""
+    """One case on its way through the threads. Its first error ends it."""
 
     files: CaseFiles
     lock: FileLock | None  # None where it failed before it could write
@@ -54,9 +54,9 @@ class _CaseRun:
         began = time.perf_counter()
         try:
             self.value = stage(self.value)
-        except WeightsError:  # no other case would fare better
+        except WeightsError:  # every other case would fail too
             raise
-        except Exception as error:  # whatever it is, it must not stop the other cases
+        except Exception as error:  # no error of one case may stop the others
             self.value, self.error = None, error
         self.seconds[name] = time.perf_counter() - began
         _LOG.debug("case %s: %s, %.1f s", self.files.case_id, name, self.seconds[name])
@@ -84,15 +84,15 @@ class CohortResults(Iterator[CaseResult]):
         return result
 
     def close(self) -> None:
-        """End the run: cases under way are finished, or given up where the user asked for an end."""
+        """End the run: cases under way are finished, or abandoned after an interrupt."""
         self._results.close()
 
     def to_frame(self) -> pd.DataFrame:
-        """Wait for all cases; a row for each, those that were iterated over before too.
+        """Wait for all cases. Gives a row for each, those that were iterated over before too.
 
         Returns:
             The columns of `cohort.csv`: `case`, `status` (completed, nothing missing, failed), `targets`, `seconds`,
-            `expected_psnr` in dB, `sha256` and `reason`; several values in a cell are parted by blanks.
+            `expected_psnr` in dB, `sha256` and `reason`; several values in a cell are separated by blanks.
         """
         import pandas as pd
 
@@ -113,7 +113,7 @@ def run_cohort(
 ) -> CohortResults:
     """Take every case through a completion.
 
-    A case that another process is doing is left until that one is done or dead. At most `jobs` + 2 cases are in memory.
+    A case that another process has locked is tried again later. At most `jobs` + 2 cases are in memory.
 
     Args:
         found: the cases.
@@ -150,7 +150,7 @@ def _results(
         finish()
         yield from last
     finally:
-        # a case that is being computed would take its minutes; nobody wants it any more
+        # after an interrupt, the case that is being computed is not waited for: it takes minutes
         run.stop(pools, wait=not in_a_hurry())
         run.threads.restore()
 
@@ -162,9 +162,9 @@ class _Run:
     Attributes:
         waiting: cases that have not been started; only the reading thread touches them.
         held: the locks of the cases under way.
-        stopped: set when nobody wants further results.
-        abandoned: set when what is under way is not wanted either.
-        holding: held by whoever takes or releases a case's lock.
+        stopped: set when no further results are wanted.
+        abandoned: set when the cases under way are not wanted either.
+        holding: held while a case's lock is taken or released.
         writing: held by the thread that writes files.
     """
 
@@ -198,7 +198,7 @@ class _Run:
             self._release(lock)
 
     def _release(self, lock: FileLock | None) -> None:
-        """Release a lock once, whoever comes first."""
+        """Release a lock, unless that has been done."""
         with self.holding:
             if lock in self.held:
                 self.held.remove(lock)
@@ -207,7 +207,7 @@ class _Run:
     def start(
         self, reading: ThreadPoolExecutor, computing: ThreadPoolExecutor, writing: ThreadPoolExecutor
     ) -> Future[CaseResult]:
-        """Line up the stages of one case; which one is decided when the reading thread gets to it."""
+        """Queue the stages of one case. The reading thread chooses the case when it starts."""
         read = reading.submit(self._read)
         computed = computing.submit(lambda: self._compute(read.result()))
         return writing.submit(lambda: self._write(computed.result()))
@@ -241,7 +241,7 @@ class _Run:
             self._release(case_run.lock)
 
     def _next(self) -> _CaseRun:
-        """The next case that no other process is doing; waits for one if need be."""
+        """The next case that no other process has locked. Waits for one if necessary."""
         while not self.stopped.is_set():
             for _ in range(len(self.waiting)):
                 files = self.waiting.popleft()
@@ -261,7 +261,7 @@ class _Run:
         """Take a case's lock, or return None if another process holds it.
 
         Raises:
-            InterruptedError: nobody would release it any more.
+            InterruptedError: the run has been stopped, and would not release it.
         """
         with self.holding:
             if self.stopped.is_set():

@@ -85,8 +85,8 @@ def unreadable_preset(path: Path, error: Exception) -> WeightsError:
 
 
 def _checked_hash(path: Path) -> str:
-    """SHA-256 of a weights file; of one with a `.sha256` beside it, as the shipped one has, after comparing both."""
-    if not os.path.isfile(path):  # also where a name is longer than names can be
+    """SHA-256 of a weights file, compared with the `.sha256` file beside it if there is one."""
+    if not os.path.isfile(path):  # also False for a name that is too long
         raise WeightsError(f"{path}: no such weights file; give a .safetensors file written by 'modfill train'")
     try:
         with path.open("rb") as file:

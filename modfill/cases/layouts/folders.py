@@ -1,4 +1,4 @@
-"""Case folders and flat files under BraTS names: the end of a file's name says its modality."""
+"""Case folders and flat files under BraTS names: a file's name ends in its modality."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _case_folders(path: Path) -> Iterator[Path]:
 
 
 def _cases_of_cohort_folder(folder: Path) -> list[CaseFiles]:
-    """Cases in a sub-folder of a cohort: as ``_cases_in``, but a folder that should hold a case is not lost."""
+    """Cases in a sub-folder of a cohort: as ``_cases_in``, but an unusable folder is a case with a problem."""
     if is_own_output(folder) or leads_up(folder):
         return []
     try:
@@ -208,7 +208,7 @@ def _refuse_parts(folder: Path, cases: list[CaseFiles]) -> list[CaseFiles]:
 
 
 def _on_one_grid(files: Sequence[Path]) -> bool:
-    """Tell whether headers that can be read all tell the same grid."""
+    """Return whether all readable headers have the same grid."""
     grids = []
     for file in files:
         try:
