@@ -1,9 +1,9 @@
 """A real nnU-Net v2, small enough to train on a CPU, and its twin that was trained with modality dropout.
 
-nnU-Net plans, preprocesses, augments, trains and predicts; only the plans are narrowed: patches of 64 voxels of 1.5 mm,
-which see most of a tumour's surroundings, and 16 to 128 features. Intensities are z-scored over the brain, as nnU-Net
-plans it for BraTS as distributed; so no strategy gains or loses by its scale. Steps run in bfloat16 where the processor
-has it.
+nnU-Net plans, preprocesses, augments, trains and predicts. Only the plans are reduced: patches of 64 voxels of 1.5 mm,
+which contain most of a tumour's surroundings, and 16 to 128 features. Intensities are z-scored over the brain, as
+nnU-Net plans it for BraTS as distributed, so that no strategy gains or loses by its scale. Steps run in bfloat16 where
+the processor supports it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class DropoutTrainer(SmallTrainer):
     """The twin: a random proper subset of each image's modalities is set to 0, nothing being dropped in one of four."""
 
     def corrupted(self, images: Tensor) -> Tensor:
-        """As in `SmallTrainer`; 0 is what nnU-Net's normalisation makes of a channel that is 0 everywhere."""
+        """As in `SmallTrainer`. nnU-Net's normalisation maps a channel that is 0 everywhere to 0."""
         kept = torch.ones(images.shape[:2])
         for row in kept:
             row[torch.randperm(len(row))[: int(torch.randint(len(row), ()))]] = 0
