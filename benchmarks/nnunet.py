@@ -137,7 +137,7 @@ def trained(name: str, plans: dict, description: dict, iterations: int) -> nnUNe
         name: a key of `TRAINERS`.
         plans: as `preprocessed` returned them.
         description: likewise.
-        iterations: rounded up to whole epochs of 50; one that has been trained for less goes on.
+        iterations: rounded up to whole epochs of 50; a network that was trained for less is trained further.
     """
     torch.manual_seed(0)
     np.random.seed(0)  # nnU-Net draws its patches from numpy's global generator

@@ -45,7 +45,7 @@ def acquired_only(present: Mapping[str, Image], former: Any, label: str) -> dict
     if mask.shape != (len(MODALITIES),) or mask.dtype.kind not in "biuf":
         got = f"shape {mask.shape}" if mask.dtype.kind in "biuf" else repr(former)
         raise CaseError(
-            f"{label}: {ACQUIRED} must say for each of {', '.join(MODALITIES)} whether it was acquired, got {got}; "
+            f"{label}: {ACQUIRED} must mark each of {', '.join(MODALITIES)} as acquired or not, got {got}; "
             "give one subject at a time, or leave it out"
         )
     return {modality: image for modality, image in present.items() if mask[MODALITIES.index(modality)]}

@@ -252,7 +252,7 @@ def _require(data: Mapping[Hashable, Any], key: Hashable, channels: int, what: s
     image = data[key]
     if not isinstance(image, MetaTensor):
         raise CaseError(
-            f"{_label(data)}: {key} must be a MetaTensor, whose affine says how the voxels lie, got "
+            f"{_label(data)}: {key} must be a MetaTensor, whose affine places the voxels, got "
             f"{type(image).__name__}; load it with LoadImaged and EnsureChannelFirstd"
         )
     if image.ndim != 4 or image.shape[0] != channels:

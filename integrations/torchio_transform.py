@@ -27,8 +27,7 @@ try:
     from torchio.transforms.augmentation import RandomTransform
 except ImportError as error:
     raise ModfillError(
-        f"The TorchIO transforms need TorchIO 0.20 or newer, but older than 2, which imports otherwise ({error}): "
-        "pip install 'modfill[torchio]'"
+        f"The TorchIO transforms need TorchIO 0.20 or newer, but older than 2 ({error}): pip install 'modfill[torchio]'"
     ) from error
 
 __all__ = ["CompleteModalities", "ModalityDropout", "RandomModalityDropout"]

@@ -227,7 +227,7 @@ def _whole(cohort: str | Path | Cohort | Sequence[CaseFiles], naming: str | None
         return find_cohort(cohort)
     if naming in ("nnunet", "auto"):
         raise SettingsError(
-            f"naming '{naming}' must have the whole cohort, which tells the channels' order, got a list of cases; "
+            f"naming '{naming}' must have the whole cohort, which gives the channels' order, got a list of cases; "
             "give the folder, what find_cohort gave, or an OutputFolder"
         )
     return Cohort("folders", list(cohort))

@@ -162,7 +162,7 @@ def check_grids(case_id: str, images: dict[str, nib.Nifti1Image], labels: dict[s
         if same_shape and has_codes(image) != has_codes(reference):
             without, coded = (first, modality) if has_codes(image) else (modality, first)
             raise CaseError(
-                f"case {case_id}: all images must say where their voxels lie, got {labels[without]} without "
+                f"case {case_id}: all images must have orientation codes, got {labels[without]} without "
                 f"orientation codes (qform_code = sform_code = 0) beside {labels[coded]} with them; convert it anew, "
                 "or set assume_aligned=True if their voxels correspond"
             )

@@ -50,7 +50,7 @@ def case_of_files(files: Mapping[str, str | Path], *, case_id: str | None = None
 
     Args:
         files: By modality, or by any name of it such as ``flair``.
-        case_id: Name of the case; None takes what stands before the modality in all files' names, else the name of
+        case_id: Name of the case; None takes the part before the modality in all files' names, else the name of
             the folder in which the first one lies.
 
     Raises:
@@ -64,7 +64,7 @@ def case_of_files(files: Mapping[str, str | Path], *, case_id: str | None = None
             raise CaseError(f"{path} must be the file of {modality}, got nothing there; correct the path")
         split = split_name(path.name)
         if split is not None and split[1] != modality:
-            _LOG.warning("%s is taken for %s, though its name says %s", path, modality, split[1])
+            _LOG.warning("%s is used as %s, but its name is that of %s", path, modality, split[1])
     named = {split[0] if (split := split_name(path.name)) else "" for path in paths.values()}
     common = named.pop() if len(named) == 1 else ""
     case_id = case_id or common or folder_name(next(iter(paths.values())).parent) or "case"

@@ -84,7 +84,7 @@ def empty_image(case_id: str, path: Path, header: nib.Nifti1Header, volumes: int
         shape = shape[:-1]
     if volumes and (len(shape) != 4 or shape[3] != volumes):
         raise CaseError(
-            f"{where} must be 4D with {volumes} volumes, as dataset.json names so many, got shape {shape}; "
+            f"{where} must be 4D with {volumes} volumes, the number of names in dataset.json, got shape {shape}; "
             "correct one of them"
         )
     check_shape(where, shape[:3] if volumes else shape)

@@ -214,7 +214,7 @@ def _read(
 
 def warn_of_zeros(case_id: str, name: str, modality: str) -> None:
     """Log that a channel of zeros is taken for a missing one."""
-    _LOG.warning("case %s: %s holds zeros alone; %s is taken for missing", case_id, name, modality)
+    _LOG.warning("case %s: %s holds only zeros; %s counts as missing", case_id, name, modality)
 
 
 def synthetic_file(path: Path) -> bool:

@@ -147,13 +147,13 @@ class Meeting:
         if self._rank.count == 1:
             return
         self._here.set()
-        began, told = time.monotonic(), False
+        began, logged = time.monotonic(), False
         while not self._over.wait(_POLL):
             now = time.monotonic()
             waited_for = sorted(self._unfinished - {self._rank.number})
-            if not told and now - began > 10 * _POLL:
+            if not logged and now - began > 10 * _POLL:
                 _LOG.warning("waiting for %s of %d", _listed(waited_for), self._rank.count)
-                told = True
+                logged = True
             absent = [n for n in waited_for if now - max(began, self._heartbeats.get(n, (0, began))[1]) > self._seconds]
             if absent:
                 raise ModfillError(f"all {self._rank.count} ranks must take part, got no sign of {_listed(absent)} for "

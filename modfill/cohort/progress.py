@@ -77,12 +77,12 @@ def case_bar(name: str) -> Iterator[Callable[[str, float], None]]:
     hidden = None if _LOG.isEnabledFor(logging.INFO) else True
     with tqdm(total=100, desc=printable(name), disable=hidden, leave=False, bar_format=layout) as bar, _moving(bar):
 
-        def tell(step: str, share: float) -> None:
+        def show(step: str, share: float) -> None:
             if not bar.disable:
                 bar.n = max(bar.n, round(100 * share))
                 bar.set_description_str(f"{printable(name)}, {step}")
 
-        yield tell
+        yield show
 
 
 @contextmanager

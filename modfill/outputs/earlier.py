@@ -105,8 +105,8 @@ class Earlier:
             place = self.places[modality]
             if not overwrite:
                 raise CaseError(
-                    f"case {self.case_id}: {place.image} must go, got a synthetic {modality} where an acquired one has "
-                    "come; overwrite it (overwrite=True) or choose another output folder"
+                    f"case {self.case_id}: {place.image} must be removed, got a synthetic {modality} though it has "
+                    "been acquired since; overwrite it (overwrite=True) or choose another output folder"
                 )
             remove(place)
 

@@ -160,7 +160,7 @@ def output_folder(path: Path, naming: Naming | Literal["auto"], cohort: Cohort) 
             )
     plain = frozenset(
         case.case_id
-        for case in (cohort.cases if auto and naming != "nnunet" else ())  # nnU-Net wants one ending
+        for case in (cohort.cases if auto and naming != "nnunet" else ())  # nnU-Net needs one ending
         if case.paths and all(file.name.lower().endswith(".nii") for file in case.paths.values())
     )
     return OutputFolder(path, naming, channels, training, plain)

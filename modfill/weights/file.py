@@ -101,7 +101,7 @@ def _checked_hash(path: Path) -> str:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     record = path.with_name(path.name + ".sha256")
     if record.is_file() and record.read_bytes().split()[:1] != [found.encode()]:
-        raise WeightsError(f"{path}: must be as {record.name} says, got SHA-256 {found}; install or download it again")
+        raise WeightsError(f"{path}: must have the SHA-256 in {record.name}, got {found}; install or download it again")
     return found
 
 

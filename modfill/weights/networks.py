@@ -90,7 +90,7 @@ class Networks:
         preset = self.preset
         if settings.uncertainty and preset.refiner is None and settings.samples < 2:
             raise SettingsError(
-                f"uncertainty must have two samples or more by weights without a refiner, got {settings.samples}; "
+                f"uncertainty must have two samples or more with weights without a refiner, got {settings.samples}; "
                 "set samples=8"
             )
         if settings.samples > 1 and preset.samples_needed(settings) == 1:
@@ -98,5 +98,5 @@ class Networks:
             ways = "in mode mean with steps" if preset.single_step_mean else "in mode mean"
             ways += " or for uncertainty" if preset.refiner is None else ""
             raise SettingsError(
-                f"samples must be 1 here, got {settings.samples}; by these weights more count {ways} only"
+                f"samples must be 1 here, got {settings.samples}; with these weights more count {ways} only"
             )

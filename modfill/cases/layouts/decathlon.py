@@ -73,7 +73,7 @@ def find(path: Path) -> Cohort:
             case_id = nifti_stem(image.name) or image.name
             problem = None
             if not image.is_file() and not image.is_symlink():
-                problem = f"case {case_id}: {image} must be there, for dataset.json lists it, got none; add it"
+                problem = f"case {case_id}: {image} must exist, as dataset.json lists it, got none; add it"
             cases.append(CaseFiles(case_id, dict.fromkeys(volume_index, image), problem, volume_index, label))
     if not cases:
         raise CaseError(f"{root / 'dataset.json'} must list images under training or test, got none; add them")
