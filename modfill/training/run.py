@@ -95,7 +95,7 @@ def train_preset(
         train(_stage(name, model, cases, held_out, out=out, regions=more), out, budget, seed=seed, device=device,
               half=half)  # fmt: skip
 
-    ready, renewed = _train_stages(model, trained, stages, cases, out, train_stage)
+    ready, renewed = _train_stages(model, trained, stages, cases=cases, out=out, train_stage=train_stage)
     fitted = weights is not None and not renewed & set(FITTED_LAST)
     result = out / "weights.safetensors"
     if rank() == 0:
@@ -109,6 +109,7 @@ def _train_stages(
     model: Synthesiser,
     trained: Collection[str],
     stages: Sequence[str],
+    *,
     cases: list[TrainingCase],
     out: Path,
     train_stage: Callable[[str], None],
