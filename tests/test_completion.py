@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import pytest
 
 from modfill.cases.marks import SYNTHETIC_MARK
 from modfill.cases.reading import inspect
+from modfill.cohort import locks
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, SettingsError
 from modfill.results import Completed
@@ -55,6 +57,18 @@ def test_a_case_is_completed_once_by_two_calls_at_the_same_time(
         second = calls[0].result()
     assert (first.skipped, second.skipped) == ((), MISSING) and first.sha256 == second.sha256
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_finished_case_in_a_read_only_folder_needs_no_lock(
+    completer: ModalityCompleter, case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    completer.complete(case_folder, out=tmp_path / "out")
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(locks, "take", refuse)
+    assert completer.complete(case_folder, out=tmp_path / "out").skipped == MISSING
 
 
 def test_what_is_missing_appears_on_the_exact_grid(

@@ -9,6 +9,7 @@ granted, with one warning per folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -29,6 +30,7 @@ __all__ = ["FileLock", "case_lock", "case_locked", "locked", "take"]
 _LOG = logging.getLogger("modfill")
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # opening a link would create a file outside of the folder
 _PAUSE = 0.05  # seconds between two attempts at a lock that another process holds
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _without_locks: set[Path] = set()  # folders for which this process has logged the warning
 
 
@@ -117,6 +119,8 @@ def case_lock(folder: Path, case_id: str) -> Path:
 def case_locked(folder: Path, case_id: str) -> Iterator[None]:
     """Wait for the lock of one case in an output folder, hold it, release it.
 
+    A folder that cannot be written needs no lock: its finished images can be read.
+
     Args:
         folder: the output folder; created if it does not exist, and removed again if nothing is written to it.
         case_id: of the case.
@@ -128,7 +132,11 @@ def case_locked(folder: Path, case_id: str) -> Iterator[None]:
     try:
         with contextlib.ExitStack() as stack:
             with writable(folder, CaseError, case=case_id):
-                stack.enter_context(locked(case_lock(folder, case_id)))
+                try:
+                    stack.enter_context(locked(case_lock(folder, case_id)))
+                except OSError as error:
+                    if error.errno not in _READ_ONLY:
+                        raise
             yield
     finally:
         if is_new:
