@@ -48,17 +48,19 @@ class FileLock:
 
     def release(self) -> None:
         """Release the lock and remove its file."""
-        if sys.platform != "win32":
-            self._unlink()  # while the lock is held, so that the file cannot be another holder's
-        with contextlib.suppress(OSError):
-            unlock_descriptor(self.descriptor)  # a forked child may hold a copy of the descriptor
-        os.close(self.descriptor)
+        try:
+            if sys.platform != "win32":
+                self._unlink()  # while the lock is held, so that the file cannot be another holder's
+        finally:
+            with contextlib.suppress(OSError):
+                unlock_descriptor(self.descriptor)  # a forked child may hold a copy of the descriptor
+            os.close(self.descriptor)
         if sys.platform == "win32":
             self._unlink()  # Windows cannot remove an open file: neither this one earlier, nor another holder's now
 
     def _unlink(self) -> None:
         with contextlib.suppress(OSError):
-            self.path.unlink()
+            os.unlink(self.path)
 
 
 def take(path: Path) -> FileLock | None:
@@ -71,7 +73,7 @@ def take(path: Path) -> FileLock | None:
         OSError: the file cannot be created.
     """
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(path.parent, exist_ok=True)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
         except FileNotFoundError:
