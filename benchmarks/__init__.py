@@ -1,1 +1,1 @@
-"""Measuring modfill and its rivals; run as `python -m benchmarks.translation` from the repository's root."""
+"""Benchmarks of modfill and its rivals; run as `python -m benchmarks.translation` from the repository's root."""

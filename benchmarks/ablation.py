@@ -1,11 +1,11 @@
-"""The paper's Table 3 on one's own data: what each part of the latent model brings.
+"""The paper's Table 3 on one's own data: the effect of each part of the latent model.
 
     python -m benchmarks.ablation --train DIR --validate DIR --cases DIR --minutes 10 --run RUN --out DIR
 
-Every translator and denoiser is trained anew, each for the same time, on the latents of the weights' autoencoder; for
-the row with a codebook that autoencoder is trained on for as long with one. Diffusion gives its mean estimate,
-in one step. The last row, refiner and U-Net, is that of the weights. Each case is scored on the 12 one-source tasks and
-the 4 three-source tasks. Writes `ablation.csv` and `ablation.md`. Stopped, training goes on where it was.
+Every translator and denoiser is trained anew, each for the same time, on the latents of the weights' autoencoder. For
+the row with a codebook, that autoencoder is trained further for the same time with a codebook. Diffusion gives its mean
+estimate, in one step. The last row, refiner and U-Net, is that of the weights. Each case is scored on the 12 one-source
+tasks and the 4 three-source tasks. Writes `ablation.csv` and `ablation.md`. Training that was stopped is resumed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Cases = list[TrainingCase]
 
 
 class Nothing(nn.Module):
-    """In the translator's place for diffusion alone: the denoiser learns what the target looks like in general."""
+    """Replaces the translator for diffusion alone: the denoiser learns the target's distribution without a source."""
 
     def fuse(self, latents: Tensor, sources: tuple[int, ...], target: int) -> tuple[Tensor, Tensor]:
         """As `Translator.fuse`."""
@@ -57,7 +57,7 @@ class Nothing(nn.Module):
 
 
 class Sources(nn.Module):
-    """In the translator's place for Palette (Saharia et al. 2022): the denoiser is given the source itself."""
+    """Replaces the translator for Palette (Saharia et al. 2022): the denoiser is given the source itself."""
 
     def fuse(self, latents: Tensor, sources: tuple[int, ...], target: int) -> tuple[Tensor, Tensor]:
         """As `Translator.fuse`."""
@@ -65,7 +65,7 @@ class Sources(nn.Module):
 
 
 class Averaged(nn.Module):
-    """A translator whose sources count alike everywhere."""
+    """A translator that averages its sources with equal weights."""
 
     def __init__(self, translator: Translator):
         super().__init__()

@@ -21,7 +21,7 @@ def reduced(case: Case, sources: tuple[str, ...]) -> Case:
 
 
 def segmentation_path(case: Case) -> Path:
-    """Where a case's segmentation lies, if it has one."""
+    """The path of a case's segmentation, or None."""
     return next(iter(case.paths.values())).parent / f"{case.case_id}-seg.nii.gz"
 
 

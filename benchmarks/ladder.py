@@ -1,4 +1,4 @@
-"""Where the error comes from: each part of the model alone and on top of those before it, on validation cases.
+"""The contribution of each part of the model, alone and added to the parts before it, on validation cases.
 
     python -m benchmarks.ladder --cases DIR --out DIR
 
@@ -100,7 +100,7 @@ def summary(frame: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Climb and write the tables."""
+    """Score every rung and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
     parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="FILE")

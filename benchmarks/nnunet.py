@@ -1,9 +1,9 @@
 """A real nnU-Net v2, small enough to train on a CPU, and its twin that was trained with modality dropout.
 
-nnU-Net plans, preprocesses, augments, trains and predicts; only the plans are narrowed: patches of 64 voxels of 1.5 mm,
-which see most of a tumour's surroundings, and 16 to 128 features. Intensities are z-scored over the brain, as nnU-Net
-plans it for BraTS as distributed; so no strategy gains or loses by its scale. Steps run in bfloat16 where the processor
-has it.
+nnU-Net plans, preprocesses, augments, trains and predicts. Only the plans are reduced: patches of 64 voxels of 1.5 mm,
+which contain most of a tumour's surroundings, and 16 to 128 features. Intensities are z-scored over the brain, as
+nnU-Net plans it for BraTS as distributed, so that no strategy gains or loses by its scale. Steps run in bfloat16 where
+the processor supports it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class DropoutTrainer(SmallTrainer):
     """The twin: a random proper subset of each image's modalities is set to 0, nothing being dropped in one of four."""
 
     def corrupted(self, images: Tensor) -> Tensor:
-        """As in `SmallTrainer`; 0 is what nnU-Net's normalisation makes of a channel that is 0 everywhere."""
+        """As in `SmallTrainer`. nnU-Net's normalisation maps a channel that is 0 everywhere to 0."""
         kept = torch.ones(images.shape[:2])
         for row in kept:
             row[torch.randperm(len(row))[: int(torch.randint(len(row), ()))]] = 0
@@ -137,7 +137,7 @@ def trained(name: str, plans: dict, description: dict, iterations: int) -> nnUNe
         name: a key of `TRAINERS`.
         plans: as `preprocessed` returned them.
         description: likewise.
-        iterations: rounded up to whole epochs of 50; one that has been trained for less goes on.
+        iterations: rounded up to whole epochs of 50; a network that was trained for less is trained further.
     """
     torch.manual_seed(0)
     np.random.seed(0)  # nnU-Net draws its patches from numpy's global generator

@@ -1,6 +1,6 @@
-"""Seconds of the networks alone on a volume of 192x192x144: modfill's, the U-Net's, and what has been published.
+"""Seconds of the networks alone on a volume of 192x192x144: modfill's, the U-Net's, and published models'.
 
-Random weights change no time. What repeats is timed once and multiplied.
+Weights are random, which does not change the time. Repeated steps are timed once and multiplied.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def wavelet_diffusion_seconds() -> dict[str, float]:
 
 
 def unet_seconds() -> dict[str, float]:
-    """Seconds of the U-Net rival on 192x192x144, windows and all."""
+    """Seconds of the U-Net rival on 192x192x144, all sliding windows included."""
     stage = UNetStage([], []).eval()
     volumes = torch.randn(len(MODALITIES), *PAPER)
     with torch.inference_mode(), fast_precision(CPU):

@@ -1,4 +1,4 @@
-"""Look at them: a slice of each case as acquired and as every method gives it.
+"""Pictures for comparison by eye: a slice of each case as acquired and as every method gives it.
 
     python -m benchmarks.pictures --cases DIR --methods copy modfill --sources t1n t2w --target t2f --out FILE
 

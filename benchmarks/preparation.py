@@ -136,9 +136,11 @@ def phantoms(count: int, out: Path) -> pd.DataFrame:
         back = displacement(np.linalg.inv(found.matrix) @ true, np.eye(4), points)
         turned = np.rad2deg(np.arccos(np.clip((np.trace(true[:3, :3]) - 1) / 2, -1, 1)))
         rows.append({
-            "phantom": number, "reference": fixed, "scan": moving, "grid": "x".join(map(str, grid[:2])), "crop": grid[3],
+            "phantom": number, "reference": fixed, "scan": moving, "grid": "x".join(map(str, grid[:2])),
+            "crop": grid[3],
             "degrees": turned, "millimetres": float(np.linalg.norm(true[:3, 3])), "mean": mean, "worst": worst,
-            "back_mean": back[0], "back_worst": back[1], "seconds": time.time() - began, "doubts": "; ".join(found.doubts),
+            "back_mean": back[0], "back_worst": back[1], "seconds": time.time() - began,
+            "doubts": "; ".join(found.doubts),
         })  # fmt: skip
         print({k: round(v, 2) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
         pd.DataFrame(rows).to_csv(out / "phantoms.csv", index=False)

@@ -1,4 +1,4 @@
-"""The ceiling of everything that passes through latents: the autoencoder's own reconstruction, the paper's diagonal.
+"""The autoencoder's own reconstruction, an upper bound for all that passes through latents; the paper's diagonal.
 
     python -m benchmarks.reconstruction --cases DIR --out DIR [--weights FILE]
 

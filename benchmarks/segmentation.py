@@ -1,10 +1,10 @@
-"""Does completion help a segmenter? Every missing set, every way to fill the gaps, one nnU-Net.
+"""The effect of completion on segmentation: every missing set, every way to fill the gaps, one nnU-Net.
 
     python -m benchmarks.segmentation --train DIR --cases DIR --run RUN --methods mean copy voxelwise modfill --out DIR
 
-The segmenter is trained on complete cases; beside it stands one that was trained with modality dropout and is given
+The segmenter is trained on complete cases. It is compared with one that was trained with modality dropout and is given
 zeros. Writes `segmentation.csv`, a row per strategy, case, missing set and region, `segmentation.md`, and a plot.
-Stopped, it goes on where it was.
+A stopped run is resumed.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Where the time goes, and how it compares: one run on one machine, everything as a ratio.
+"""The time of each step, and a comparison with other models: one run on one machine, everything as a ratio.
 
     python -m benchmarks.speed --case CASE --out DIR
 
 Takes one complete case, hides one modality, and measures the whole command (wall time, peak memory), each step, and the
 share of the machine's own convolution speed; then its networks beside `benchmarks.peers`: the U-Net, ALDM's released
-configuration (200 DDIM steps) and the paper's, and a 1000-step model of cWDM's size in wavelet space. Last, how the
-time grows.
+configuration (200 DDIM steps) and the paper's, and a 1000-step model of cWDM's size in wavelet space. Last, the growth
+of the time with volume, targets, sources, steps and samples.
 """
 
 from __future__ import annotations

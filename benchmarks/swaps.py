@@ -21,13 +21,13 @@ from modfill.cases.reading import Case, read_case
 from modfill.modalities import MODALITIES
 from modfill.reports.swaps import MARGIN, WEIGHTS, describe_pairs, suspected_swap
 
-SHRINKAGE = 0.1  # of the correlations towards none: nine figures from 26 cases
+SHRINKAGE = 0.1  # of the correlations towards 0: nine features from 26 cases
 PAIRS = tuple(combinations(MODALITIES, 2))
 Weights = dict[tuple[str, str], tuple[float, ...]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the weights that the training cases give, and what those of `modfill.reports.swaps` are worth."""
+    """Print the weights that the training cases give, and the accuracy of those of `modfill.reports.swaps`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", type=Path, metavar="DIR", help="print weights made from these cases")
     parser.add_argument("--cases", type=Path, nargs="+", required=True, metavar="DIR", help="measure on these")

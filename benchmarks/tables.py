@@ -12,12 +12,12 @@ from modfill.modalities import MODALITIES, NAMES
 
 SHOWN = ("psnr", "psnr_brain", "ssim", "psnr_matched", "ssim_matched")
 OURS = "modfill"
-PAPER = {"T1 to T2": ("t1n", "t2w"), "T2 to FLAIR": ("t2w", "t2f")}  # what its Table 1 has of BraTS
+PAPER = {"T1 to T2": ("t1n", "t2w"), "T2 to FLAIR": ("t2w", "t2f")}  # the BraTS tasks of its Table 1
 TUMOUR_TASKS = PAPER | {"3 to FLAIR": ("t1n+t1c+t2w", "t2f"), "3 to T1ce": ("t1n+t2w+t2f", "t1c")}
 
 
 def scored(table: Path, columns: Sequence[str], keys: int) -> set[tuple[str, ...]]:
-    """The first `keys` columns of what an earlier run wrote to a CSV file, which `append` may go on with.
+    """The first `keys` columns of the rows that an earlier run wrote to a CSV file, to which `append` can add.
 
     Raises:
         ValueError: an older version began the file with other columns.
@@ -73,7 +73,7 @@ def overview(frame: pd.DataFrame) -> str:
 
 
 def wins(frame: pd.DataFrame) -> str:
-    """In how many (case, task) pairs modfill is ahead of each rival."""
+    """The number of (case, task) pairs in which modfill is ahead of each rival."""
     by_task = frame.pivot_table(index=["case_id", "sources", "target"], columns="method", values=list(SHOWN))
     rivals = [name for name in frame.method.unique() if not name.startswith(OURS)]
     if OURS not in set(frame.method) or not rivals:

@@ -3,7 +3,7 @@
     python -m benchmarks.translation --cases DIR --train DIR --methods copy mean voxelwise modfill --out DIR
 
 Writes `translation.csv`, a row per method, case, source set and target, `translation.md`, means and standard deviations
-in the paper's forms, and a plot. Stopped, it goes on where it was.
+in the paper's forms, and a plot. A stopped run is resumed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does modfill know where it is wrong? Its two maps and its expected PSNR against the true error.
+"""Calibration of modfill's two uncertainty maps and of its expected PSNR: a comparison with the true error.
 
     python -m benchmarks.uncertainty --cases DIR --out DIR [--samples 8]
 
@@ -6,9 +6,9 @@ For every case each modality is synthesised once from the one after it and once 
 `uncertainty.csv` and `uncertainty.md`: for the spread of the samples and for the map of `--uncertainty`, the rank
 correlation with the true absolute error over the brain's voxels, the mean error in the tenth of the voxels where the
 map is highest, as a multiple of the mean elsewhere, and the share of voxels whose error is within one and two of it;
-how far a sample strays from the mean, scale by scale, beside the mean's own error; and the expected PSNR beside the
-observed PSNR over the brain. Every error is what the best linear fit of intensities leaves: of a scan's brightness no
-map knows anything.
+the deviation of a sample from the mean, scale by scale, beside the mean's own error; and the expected PSNR beside the
+observed PSNR over the brain. Every error is the residual of the best linear fit of intensities, because no map contains
+information about a scan's brightness.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def agreement(values: np.ndarray, error: np.ndarray) -> dict[str, float]:
 
 
 def summary(frame: pd.DataFrame) -> str:
-    """Markdown: the maps' figures on average, how far samples stray, and how far the expected PSNR is off."""
+    """Markdown: the maps' average figures, the deviation of samples, and the error of the expected PSNR."""
     off = frame.expected_psnr - frame.observed
     means = frame.mean(numeric_only=True)
     lines = ["| map | rank correlation with the error | error in the top tenth / elsewhere | within one | within two |"]

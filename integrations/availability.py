@@ -1,4 +1,4 @@
-"""Which modalities were acquired, as a mask that travels with the data; what the adapters for training share."""
+"""A mask of the acquired modalities, and other code that the adapters for training share."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def acquired_mask(acquired: Iterable[str]) -> torch.Tensor:
 
 
 def acquired_only(present: Mapping[str, Image], former: Any, label: str) -> dict[str, Image]:
-    """Leave out what a former completion synthesised.
+    """Leave out images that a former completion synthesised.
 
     Args:
         present: by modality.
         former: the mask that the data already carry, as a tensor, array or list; or None.
-        label: what messages call the data.
+        label: name of the data in messages.
 
     Raises:
-        CaseError: the mask is something else.
+        CaseError: the mask has another form.
     """
     if former is None:
         return dict(present)
@@ -45,17 +45,17 @@ def acquired_only(present: Mapping[str, Image], former: Any, label: str) -> dict
     if mask.shape != (len(MODALITIES),) or mask.dtype.kind not in "biuf":
         got = f"shape {mask.shape}" if mask.dtype.kind in "biuf" else repr(former)
         raise CaseError(
-            f"{label}: {ACQUIRED} must say for each of {', '.join(MODALITIES)} whether it was acquired, got {got}; "
+            f"{label}: {ACQUIRED} must mark each of {', '.join(MODALITIES)} as acquired or not, got {got}; "
             "give one subject at a time, or leave it out"
         )
     return {modality: image for modality, image in present.items() if mask[MODALITIES.index(modality)]}
 
 
 def of_synthetic_file(path: Any) -> bool:
-    """Tell whether an image was read from a file that modfill made.
+    """Return whether an image was read from a file that modfill made.
 
     Args:
-        path: what the image's library says about where it came from; anything but a file's path is none.
+        path: the origin of the image, as its library records it. Anything but a path is not a file.
     """
     return isinstance(path, str | Path) and synthetic_file(Path(path))
 
@@ -67,7 +67,7 @@ def count_range(num_dropped: Any) -> tuple[int, int]:
         num_dropped: one whole number or two.
 
     Raises:
-        ModfillError: it is something else, one is removed too many, or the two are not in order.
+        ModfillError: it has another form, a number is out of range, or the two are not in order.
     """
     numbers: Any = [num_dropped] * 2 if isinstance(num_dropped, Integral) else num_dropped
     whole = isinstance(numbers, Sequence) and len(numbers) == 2 and all(isinstance(n, Integral) for n in numbers)
@@ -79,11 +79,11 @@ def count_range(num_dropped: Any) -> tuple[int, int]:
 
 
 def choose_dropped(order: Sequence[Item], acquired: Collection[Item], count: int) -> list[Item]:
-    """The first `count` of what may be removed, but never all that was acquired.
+    """The first `count` items that may be removed, but never all that were acquired.
 
     Args:
-        order: what may be removed, in random order.
-        acquired: what was acquired, also of what may not be removed.
+        order: items that may be removed, in random order.
+        acquired: items that were acquired, also those that may not be removed.
         count: how many are wanted.
     """
     kept = [item for item in acquired if item not in order] or [i for i in order if i in acquired][-1:] or order[-1:]

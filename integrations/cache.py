@@ -107,10 +107,10 @@ def complete_arrays(
     device: str | torch.device = "cpu",
     cache: str | Path | None = None,
 ) -> dict[str, Synthetic]:
-    """Synthesise what a dictionary of arrays lacks, or read it from the cache; what the transforms call.
+    """Synthesise what a dictionary of arrays lacks, or read it from the cache. The transforms call this.
 
     The same arrays, affine, weights, settings and case id give the same voxels in every process. Between two
-    completions a process holds the model and little else.
+    completions a process keeps little memory but the model's.
 
     Args:
         arrays: acquired (X, Y, Z) by modality, or a name of it such as "flair", 0 outside the brain.
@@ -133,24 +133,16 @@ def complete_arrays(
     settings = without_uncertainty(settings)
     label = case_id or "without a name"
     arrays = by_modality(arrays, f"case {label}: modality")
-    affine = by_modality(affine, f"case {label}: an affine's modality") if isinstance(affine, Mapping) else affine
-    wanted = [m for m in MODALITIES if m not in arrays] if targets is None else modalities_of(targets, "a target")
-    targets = sorted(dict.fromkeys(wanted), key=MODALITIES.index)
-    for modality, array in arrays.items():
-        check_shape(f"case {label}: {modality}", array.shape)
-    affine = _common_affine(label, arrays, affine) if isinstance(affine, Mapping) else affine
+    targets = _targets(arrays, targets)
+    affine = _checked_affine(label, arrays, affine)
     if not targets:
         _require_content(label, arrays)
         return {}
     content = _content_hash(arrays, affine)
     case_id = case_id or f"array-{content[:12]}"
-    done: dict[str, Synthetic] = {}
-    keys: dict[str, str] = {}
     store = None if cache is None else CompletionCache(cache)
-    if store:
-        whole = (__version__, content, _weights_hash(_weights_path(weights)), case_id, *asdict(settings).values())
-        keys = {target: _hash([repr((*whole, target)).encode()]) for target in targets}
-        done = {target: entry for target, key in keys.items() if (entry := store.get(key)) is not None}
+    keys = _keys(content, weights, case_id, settings, targets) if store else {}
+    done = {target: entry for target, key in keys.items() if store and (entry := store.get(key)) is not None}
     lacking = [target for target in targets if target not in done]
     if lacking:
         case = case_from_arrays(arrays, affine, case_id)
@@ -163,10 +155,34 @@ def complete_arrays(
     return {target: done[target] for target in targets}
 
 
+def _targets(arrays: Mapping[str, npt.NDArray], targets: str | Sequence[str] | None) -> list[str]:
+    """The modalities to synthesise, each once, in the order of `MODALITIES`."""
+    wanted = [m for m in MODALITIES if m not in arrays] if targets is None else modalities_of(targets, "a target")
+    return sorted(set(wanted), key=MODALITIES.index)
+
+
+def _checked_affine(
+    case_id: str, arrays: Mapping[str, npt.NDArray], affine: npt.ArrayLike | Mapping[str, npt.ArrayLike]
+) -> npt.ArrayLike:
+    """The affine of all arrays. Raises CaseError for arrays of unusable shapes, and for grids that differ."""
+    affine = by_modality(affine, f"case {case_id}: an affine's modality") if isinstance(affine, Mapping) else affine
+    for modality, array in arrays.items():
+        check_shape(f"case {case_id}: {modality}", array.shape)
+    return _common_affine(case_id, arrays, affine) if isinstance(affine, Mapping) else affine
+
+
+def _keys(
+    content: str, weights: str | Path | None, case_id: str, settings: Settings, targets: Sequence[str]
+) -> dict[str, str]:
+    """The cache's key of each target: a hash of everything that the voxels depend on."""
+    whole = (__version__, content, _weights_hash(_weights_path(weights)), case_id, *asdict(settings).values())
+    return {target: _hash([repr((*whole, target)).encode()]) for target in targets}
+
+
 def _synthesise(
     completer: ModalityCompleter, case: Case, targets: Sequence[str], settings: Settings
 ) -> dict[str, Synthetic]:
-    """Synthesise what is not in the cache. Everything but the result is free afterwards."""
+    """Synthesise what is not in the cache. All memory but the result's is free afterwards."""
     completed = completer.complete(case, targets=targets, settings=settings)
     made = {}
     for target, image in completed.images.items():
@@ -181,7 +197,7 @@ _loading = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """A thread that holds the lock does not come along into a forked process, and would never release it there."""
+    """Replace the lock in a forked process: a thread of the parent that holds it cannot release it there."""
     global _loading
     _loading = threading.Lock()
 
@@ -213,9 +229,10 @@ def shared_completer(weights: str | Path | None = None, device: str | torch.devi
 
 
 def _adapt_to_fork() -> None:
-    """In a forked process, keep what still works of what the parent loaded.
+    """In a forked process, keep only those completers of the parent that still work.
 
-    The parent's threads did not come along, and a convolution that waits for them never ends; its GPU cannot be used.
+    The parent's threads do not exist in it, and a convolution that waits for them never ends. The parent's GPU cannot
+    be used.
     """
     import torch
 
@@ -280,7 +297,7 @@ def _common_affine(
 
 
 def _require_content(case_id: str, arrays: Mapping[str, npt.NDArray]) -> None:
-    """Refuse a blank volume that would pass for an acquired one; with a target, completion itself sees to that."""
+    """Refuse a blank volume. Needed only without a target, since completion checks its sources itself."""
     for modality, array in arrays.items():
         problem = content_problem(array)
         if problem:

@@ -39,14 +39,15 @@ class CompleteModalitiesd(MapTransform):
 
     With one key per modality, each a MetaTensor (1, X, Y, Z), a modality is missing when its key is absent or None;
     load with `allow_missing_keys=True`. With a single key, a MetaTensor (C, X, Y, Z) of stacked modalities, a modality
-    is missing when its channel is all zero. What is added has the nearest source's type and metadata, under a file name
+    is missing when its channel is all zero. An added image has the nearest source's type and metadata, and a file name
     of its own. The data also receive `acquired_modalities`: a bool tensor (4,) in the order t1n, t1c, t2w, t2f, true
-    where the image was acquired. An image that it calls synthetic, or whose file modfill wrote, is never a source.
+    where the image was acquired. An image that this mask marks as synthetic, or whose file modfill wrote, is never a
+    source.
 
-    Put it before normalisation: the background must be 0. It is not random, so `CacheDataset` keeps its result, and
-    `PersistentDataset` also when the weights are others by then; a cache folder, which all workers and runs share,
-    tells them apart. The noise depends on seed, data and target only; the data are known by their `subject_id`, if they
-    have one, or by their voxels.
+    Put it before normalisation: the background must be 0. It is not random, so `CacheDataset` keeps its result.
+    `PersistentDataset` keeps it even if the weights change. A cache folder, which all workers and runs share, has
+    separate entries for different weights. The noise depends on seed, data and target only. The data are identified by
+    their `subject_id`, if they have one, or by their voxels.
 
     Args:
         keys: one key per modality, or the one key of a stack.
@@ -129,8 +130,8 @@ class RandModalityDropoutd(RandomizableTransform, MapTransform):
     """Remove random modalities, to train networks for synthetic ones or to simulate incomplete data.
 
     With several keys, keys are removed; with one, channels of its stack (C, X, Y, Z) are set to 0. At least one
-    modality always stays, an acquired one where the data or their files tell. `CompleteModalitiesd` after it makes the
-    data complete again.
+    modality always stays, an acquired one if the mask or the files identify it. `CompleteModalitiesd` after it makes
+    the data complete again.
 
     Args:
         keys: those that may be removed, or the one key of a stack.
@@ -191,7 +192,7 @@ class RandModalityDropoutd(RandomizableTransform, MapTransform):
         return remaining
 
     def _keys(self, data: Mapping[Hashable, Any]) -> dict[str, Hashable]:
-        """The keys that are there, by modality."""
+        """The keys that are present, by modality."""
         pairs = zip(self.modalities, self.keys, strict=True)
         return {modality: key for modality, key in pairs if data.get(key) is not None}
 
@@ -251,7 +252,7 @@ def _require(data: Mapping[Hashable, Any], key: Hashable, channels: int, what: s
     image = data[key]
     if not isinstance(image, MetaTensor):
         raise CaseError(
-            f"{_label(data)}: {key} must be a MetaTensor, whose affine says how the voxels lie, got "
+            f"{_label(data)}: {key} must be a MetaTensor, whose affine places the voxels, got "
             f"{type(image).__name__}; load it with LoadImaged and EnsureChannelFirstd"
         )
     if image.ndim != 4 or image.shape[0] != channels:

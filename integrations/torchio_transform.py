@@ -1,4 +1,4 @@
-"""TorchIO transforms: subjects that lack a modality become complete; modalities are dropped at random for training."""
+"""TorchIO transforms: complete subjects that lack a modality, and drop modalities at random for training."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ try:
     from torchio.transforms.augmentation import RandomTransform
 except ImportError as error:
     raise ModfillError(
-        f"The TorchIO transforms need TorchIO 0.20 or newer, but older than 2, which imports otherwise ({error}): "
-        "pip install 'modfill[torchio]'"
+        f"The TorchIO transforms need TorchIO 0.20 or newer, but older than 2 ({error}): pip install 'modfill[torchio]'"
     ) from error
 
 __all__ = ["CompleteModalities", "ModalityDropout", "RandomModalityDropout"]
@@ -37,18 +36,18 @@ __all__ = ["CompleteModalities", "ModalityDropout", "RandomModalityDropout"]
 class CompleteModalities(tio.Transform):
     """Add the modalities that a subject lacks, synthesised from those it has.
 
-    A modality is missing when its key is absent or None. What is added is a `ScalarImage` on the sources' grid, in the
-    type of the nearest source. The subject also receives `acquired_modalities`: a bool tensor (4,) in the order t1n,
-    t1c, t2w, t2f, true where the image was acquired. An image that it calls synthetic, or whose file modfill wrote, is
-    never a source.
+    A modality is missing when its key is absent or None. Each one is added as a `ScalarImage` on the sources' grid, in
+    the type of the nearest source. The subject also receives `acquired_modalities`: a bool tensor (4,) in the order
+    t1n, t1c, t2w, t2f, true where the image was acquired. An image that this mask marks as synthetic, or whose file
+    modfill wrote, is never a source.
 
-    Put it before whatever moves the background away from 0, e.g. `ZNormalization`, and give a cache folder, so that a
-    training run synthesises each subject once and not once an epoch. The noise depends on seed, subject and target
-    only; the subject is known by its `subject_id`, if it has one, or by its voxels.
+    Put it before any transform that moves the background away from 0, e.g. `ZNormalization`. With a cache folder each
+    subject is synthesised once, and not once an epoch. The noise depends on seed, subject and target only. A subject is
+    identified by its `subject_id`, if it has one, or by its voxels.
 
     Args:
         weights: a file that `modfill train` wrote; None takes the shipped ones.
-        names: image name by modality where it is another, e.g. `{"t1c": "t1gd"}`.
+        names: image name by modality where it differs, e.g. `{"t1c": "t1gd"}`.
         cache: folder of completed images, shared by all workers and runs; None keeps nothing.
         settings: mode, steps, samples and seed; None takes the defaults.
         device: "cpu", or a GPU, which workers can use only if they are spawned.
@@ -91,7 +90,7 @@ class CompleteModalities(tio.Transform):
         targets = [
             m for m in MODALITIES if m not in present and _is_included(self.names[m], self.include, self.exclude)
         ]
-        with np.errstate(divide="warn", over="warn", invalid="warn"):  # TorchIO makes them errors
+        with np.errstate(divide="warn", over="warn", invalid="warn"):  # TorchIO turns these warnings into errors
             made = complete_arrays(
                 {m: _array(subject, self.names[m], image) for m, image in sources.items()},
                 affine={m: image.affine for m, image in sources.items()},
@@ -114,12 +113,12 @@ class CompleteModalities(tio.Transform):
 class RandomModalityDropout(RandomTransform):
     """Remove random modalities, to train networks for synthetic ones or to simulate incomplete subjects.
 
-    At least one acquired modality always stays. `CompleteModalities` after it makes the subject complete again. What
-    was removed stands in the history as `ModalityDropout`.
+    At least one acquired modality always stays. `CompleteModalities` after it makes the subject complete again. The
+    removal is recorded in the history as `ModalityDropout`.
 
     Args:
         num_dropped: how many are removed, or the least and the greatest number, drawn evenly.
-        names: image name by modality where it is another.
+        names: image name by modality where it differs.
         **kwargs: of `torchio.Transform`. `include` and `exclude` choose which images may be removed.
 
     Raises:
@@ -168,7 +167,7 @@ class ModalityDropout(tio.Transform):
         """Remove them; changes and returns the subject."""
         for name in self.dropped:
             if subject.pop(name, None) is not None:
-                subject.__dict__.pop(name, None)  # subject.t1c is another way to the same image
+                subject.__dict__.pop(name, None)  # subject.t1c refers to the same image
         return subject
 
 
@@ -195,7 +194,7 @@ def _is_included(name: str, include: Sequence[str] | None, exclude: Sequence[str
 
 
 def _present(subject: tio.Subject, names: Mapping[str, str]) -> dict[str, tio.ScalarImage]:
-    """The images that are there, by modality. Raises CaseError for anything else under their names."""
+    """The images that the subject has, by modality. Raises CaseError for anything else under their names."""
     found = {}
     for modality, name in names.items():
         image = subject.get(name)

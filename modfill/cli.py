@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +81,6 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.cohort.progress import case_bar, follow
     from modfill.completer import ModalityCompleter
     from modfill.modalities import MODALITIES
-    from modfill.outputs.linking import describe
     from modfill.outputs.naming import output_folder
     from modfill.settings import Settings
 
@@ -99,26 +97,27 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
         cohort = Cohort("folders", [case_of_files(named)])
     else:
         cohort = find_cohort(options.cohort, ignore_unexplained=options.ignore_unexplained)
-    found, out = share.of(cohort.cases), output_folder(options.out, options.naming, cohort)
+    found = share.of(cohort.cases)
     completer = ModalityCompleter(options.weights, device=options.device, settings=settings)
     if options.dry_run:
-        return _plan(found, out, options)
+        return _plan(found, output_folder(options.out, options.naming, cohort), options)
     meeting = Meeting(share.rank)
     with contextlib.ExitStack() as stack:
         single = len(found) == 1 and not share.label
         progress = stack.enter_context(case_bar(found[0].case_id)) if single else None
         results = completer.complete_cohort(
-            replace(cohort, cases=list(found)),
-            out=out,
+            cohort,
+            out=options.out,
+            naming=options.naming,
             targets=options.targets,
             link=options.link,
             overwrite=options.overwrite,
             allow_synthetic=options.allow_synthetic,
             assume_aligned=options.assume_aligned,
             jobs=options.jobs,
+            shard=str(share.part),
             progress=progress,
         )
-        describe(out, cohort)  # all of it, whatever this part is; once nothing can be refused any more
         stack.callback(results.close)  # also when a signal comes between two results
         outcome = follow(results, len(found), jobs=options.jobs, label=share.label)
     meeting.wait()
@@ -126,7 +125,7 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
     for path in done.paths.values() if done else ():
         _LOG.info("%s", path)
     if not outcome.problems and (done is None or done.paths):
-        _LOG.info("Written to %s; look at it: modfill report %s", out.path, out.path)
+        _LOG.info("Written to %s; look at it: modfill report %s", options.out, options.out)
     return 1 if outcome.problems or unprepared else 0
 
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from modfill.cases.files import CaseFiles, Cohort
+from modfill.cases.files import CaseFiles, Cohort, id_problem
 from modfill.cases.finding import case_of_files, find_case, find_cohort
 from modfill.cases.reading import Case, case_from_arrays
+from modfill.cohort.dataset import begin_description, finish_description
+from modfill.cohort.locks import case_locked
+from modfill.cohort.parts import Part
 from modfill.cohort.pipeline import CohortResults, run_cohort
 from modfill.completion import Completion, Progress
 from modfill.errors import SettingsError
-from modfill.outputs.linking import Links, describe
+from modfill.outputs.linking import Links
 from modfill.outputs.naming import Naming, OutputFolder, output_folder
 from modfill.results import Completed
 from modfill.settings import Settings, without_uncertainty
@@ -69,6 +73,9 @@ class ModalityCompleter:
     ) -> Completed:
         """Synthesise what one case lacks.
 
+        With `out`, the case is locked against other processes, as in `complete_cohort`. A second call waits for the
+        first one, and takes what it has finished.
+
         Args:
             case: a case folder; files by modality, or by any name of it such as "flair"; or what `inspect` returned.
             out: folder that receives `<case_id>/<case_id>-<modality>.nii.gz` and its sidecar, or an `OutputFolder` that
@@ -76,7 +83,7 @@ class ModalityCompleter:
             targets: missing modalities, or names of theirs such as "flair"; None takes all.
             settings: mode, steps, samples, seed and uncertainty; None takes the completer's.
             overwrite: do finished outputs again.
-            allow_synthetic: take synthetic images for sources too; the sidecars say so.
+            allow_synthetic: use synthetic images as sources too; recorded in the sidecars.
             assume_aligned: place images without orientation codes like those with them, as `read_case` does.
             progress: called with a step's name and the share of the case that is done, from 0 to 1.
 
@@ -86,10 +93,11 @@ class ModalityCompleter:
             WeightsError: the weights are damaged.
             ModfillError: memory does not suffice.
         """
+        folder = _folder(out)
         completion = Completion(
             self.networks,
             settings or self.settings,
-            out=_folder(out),
+            out=folder,
             targets=targets,
             overwrite=overwrite,
             allow_synthetic=allow_synthetic,
@@ -98,7 +106,11 @@ class ModalityCompleter:
         )
         if isinstance(case, Mapping):
             case = case_of_files(case)
-        return completion(find_case(case) if isinstance(case, str | Path) else case)
+        files = find_case(case) if isinstance(case, str | Path) else case
+        if folder is None or _is_refused(files):
+            return completion(files)
+        with case_locked(folder.path, files.case_id):
+            return completion(files)
 
     def complete_arrays(
         self,
@@ -141,6 +153,7 @@ class ModalityCompleter:
         allow_synthetic: bool = False,
         assume_aligned: bool = False,
         jobs: int = 1,
+        shard: str = "1/1",
         progress: Progress | None = None,
     ) -> CohortResults:
         """Synthesise what the cases of a cohort lack; gives each case's result when it is done.
@@ -155,12 +168,14 @@ class ModalityCompleter:
             out: a folder, or an `OutputFolder` that names outputs in its own way.
             targets: modalities to synthesise where they are missing; None takes all.
             settings: mode, steps, samples, seed and uncertainty; None takes the completer's.
-            naming: of outputs in a folder, as `output_folder` has it; a dataset's description is written with them.
+            naming: of outputs in a folder, as `output_folder` has it. The description of a BIDS dataset is written at
+                once, nnU-Net's dataset.json when all cases of the cohort are complete, those of other shards too.
             link: add links to what was acquired.
             overwrite: do finished outputs again.
-            allow_synthetic: take synthetic images for sources too; the sidecars say so.
+            allow_synthetic: use synthetic images as sources too; recorded in the sidecars.
             assume_aligned: place images without orientation codes like those with them, as `read_case` does.
             jobs: cases computed at the same time, each on its share of the CPU's threads. Each takes its own memory.
+            shard: the part of the cases to complete, e.g. "3/16" for the third of 16 equal parts.
             progress: as in `complete`; of several jobs, the calls are mixed.
 
         Returns:
@@ -169,8 +184,9 @@ class ModalityCompleter:
         Raises:
             CaseError: no case is found.
             SettingsError: a setting cannot be used, `naming` does not suit the cohort, or `jobs` is less than 1.
-            ModfillError: the folder cannot be written.
+            ModfillError: the folder cannot be written, or `shard` is none of 1/N to N/N.
         """
+        part = Part.parse(shard)
         whole = _whole(cohort, None if isinstance(out, OutputFolder) else naming)
         folder = out if isinstance(out, OutputFolder) else output_folder(Path(out), naming, whole)
         completion = Completion(
@@ -185,14 +201,22 @@ class ModalityCompleter:
             links=Links(folder, whole) if link else None,
             progress=progress,
         )
-        results = run_cohort(whole.cases, folder, completion, jobs=jobs)
-        if folder is not out:
-            describe(folder, whole)  # once nothing can be refused any more
+        found = part.of(whole.cases)
+        if folder is out:  # an `OutputFolder` gets no description
+            return run_cohort(found, folder, completion, jobs=jobs)
+        finish = partial(finish_description, folder, whole, linked=link)
+        results = run_cohort(found, folder, completion, jobs=jobs, finish=finish)
+        begin_description(folder, whole, linked=link)  # after `run_cohort` has checked the folder and the settings
         return results
 
 
 def _folder(out: str | Path | OutputFolder | None) -> OutputFolder | None:
     return out if out is None or isinstance(out, OutputFolder) else OutputFolder(Path(out))
+
+
+def _is_refused(files: CaseFiles | Case) -> bool:
+    """Return whether a case is refused before anything is written, so that it needs no lock."""
+    return id_problem(files.case_id) is not None or (isinstance(files, CaseFiles) and files.problem is not None)
 
 
 def _whole(cohort: str | Path | Cohort | Sequence[CaseFiles], naming: str | None) -> Cohort:
@@ -203,7 +227,7 @@ def _whole(cohort: str | Path | Cohort | Sequence[CaseFiles], naming: str | None
         return find_cohort(cohort)
     if naming in ("nnunet", "auto"):
         raise SettingsError(
-            f"naming '{naming}' must have the whole cohort, which tells the channels' order, got a list of cases; "
+            f"naming '{naming}' must have the whole cohort, which gives the channels' order, got a list of cases; "
             "give the folder, what find_cohort gave, or an OutputFolder"
         )
     return Cohort("folders", list(cohort))

@@ -1,4 +1,4 @@
-"""The line of a case: read -> synthesise -> write. Nothing else knows the order of the steps."""
+"""Completion of one case: read -> synthesise -> write. The order of the steps is defined here alone."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Completion:
     Args:
         networks: the weights on a device; loaded when the first case needs them.
         settings: mode, steps, samples, seed, and whether uncertainty is wanted.
-        out: receives images and sidecars; None writes nothing.
+        out: receives images and sidecars; None writes nothing. The caller holds the lock of each case in it.
         targets: modalities to synthesise; None takes all that a case lacks.
         overwrite: do finished outputs again.
-        allow_synthetic: take synthetic images for sources too; the sidecars say so.
+        allow_synthetic: use synthetic images as sources too; recorded in the sidecars.
         assume_aligned: place images without orientation codes like those with them, as `read_case` does.
-        in_cohort: the case is locked against other processes, and a target that it does not lack is passed over.
+        in_cohort: a target that a case does not lack is passed over; else it is an error.
         links: adds links to what was acquired.
-        progress: told of each step.
+        progress: called with each step.
 
     Raises:
         SettingsError: the weights cannot do what the settings ask, or a target is none of their modalities.
@@ -83,8 +83,7 @@ class Completion:
         """
         self._progress("read", 0.0)
         earlier = Earlier.of(files.case_id, self._out)
-        if self._in_cohort:
-            earlier.remove_leftovers()
+        earlier.remove_leftovers()
         if isinstance(files, CaseFiles):
             if finished := self._all_finished(files, earlier):
                 return finished
@@ -111,7 +110,7 @@ class Completion:
         return job
 
     def has_work(self, job: Job) -> bool:
-        """Tell whether anything is left to be synthesised."""
+        """Return whether anything is left to be synthesised."""
         return job.prepared is not None
 
     def synthesise(self, job: Job) -> Job:

@@ -71,7 +71,7 @@ def test_files_are_named_by_any_alias(
     assert modfill.inspect(files).missing == ("t1c", "t2w")
     with caplog.at_level(logging.WARNING, "modfill"):
         modfill.inspect({"t2": files["flair"], "t1": files["T1"]})
-    assert "p1-t2f.nii.gz is taken for t2w, though its name says t2f" in caplog.text
+    assert "p1-t2f.nii.gz is used as t2w, but its name is that of t2f" in caplog.text
     moved = (case_folder / "p1-t1n.nii.gz").rename(case_folder / "a.nii.gz")
     assert completer.complete({"t1": moved}, targets="t1c").case_id == case_folder.name  # no name says another
     with pytest.raises(CaseError, match="must be the file of t1c, got nothing there"):

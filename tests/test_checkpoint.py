@@ -253,7 +253,7 @@ def test_the_record_of_a_hash_may_be_anything(tiny_weights: Path, tmp_path: Path
     path = tmp_path / "w.safetensors"
     path.write_bytes(tiny_weights.read_bytes())
     path.with_name("w.safetensors.sha256").write_bytes(b"\xff\xfe\0")
-    with pytest.raises(WeightsError, match="must be as w.safetensors.sha256 says"):
+    with pytest.raises(WeightsError, match="must have the SHA-256 in w.safetensors.sha256"):
         checkpoint.load(path)
 
 
@@ -276,7 +276,7 @@ def test_weights_other_than_their_recorded_hash_never_load(tiny_weights: Path, t
     (tmp_path / "small.safetensors.sha256").write_text(f"{recorded}  small.safetensors\n")
     checkpoint.load(path)
     checkpoint.save(awake(PRESETS["tiny"], seed=1), path, PRESETS["tiny"].stages)
-    with pytest.raises(WeightsError, match="must be as small.safetensors.sha256 says"):
+    with pytest.raises(WeightsError, match="must have the SHA-256 in small.safetensors.sha256"):
         checkpoint.load(path)
 
 

@@ -84,7 +84,7 @@ def test_uncertainty_without_a_refiner_needs_samples(
              "--weights", tmp_path / "w.safetensors")  # fmt: skip
     command = [str(word) for word in words]
     assert main([*command, "--naming", "nnunet"]) == 2 and not (tmp_path / "out").exists()
-    wanted = "uncertainty must have two samples or more by weights without a refiner, got 1"
+    wanted = "uncertainty must have two samples or more with weights without a refiner, got 1"
     one_line(capsys.readouterr().err, wanted, "--samples 8")
     assert main([*command, "--samples", "2"]) == 0
     assert "p1/p1-t2w-uncertainty.nii.gz" in files_in(tmp_path / "out")

@@ -228,7 +228,7 @@ def test_a_synthetic_image_gives_way_to_what_has_been_acquired(
     list(completer.complete_cohort(tmp_path / "in", out=out, settings=Settings(uncertainty=True)))
     save(folder / "p1-t1c.nii.gz", brain_volumes()["t1c"])
     (result,) = completer.complete_cohort(tmp_path / "in", out=out)
-    assert "p1-t1c.nii.gz must go, got a synthetic t1c where an acquired one has come" in (result.problem or "")
+    assert "p1-t1c.nii.gz must be removed, got a synthetic t1c though it" in (result.problem or "")
     (result,) = completer.complete_cohort(tmp_path / "in", out=out, overwrite=True)
     assert result.problem is None and not list((out / "p1").iterdir())
     assert [(row["status"], row["targets"]) for row in read_table(out)] == [("nothing missing", "")]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -14,8 +16,10 @@ import pytest
 
 from modfill.cases.marks import SYNTHETIC_MARK
 from modfill.cases.reading import inspect
+from modfill.cohort import locks
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, SettingsError
+from modfill.results import Completed
 from modfill.settings import Settings
 from tests.case_files import brain_volumes, oblique_affine, save, write_case
 
@@ -35,6 +39,36 @@ def assert_same(first: Mapping[str, nib.Nifti1Image], second: Mapping[str, nib.N
     assert first.keys() == second.keys()
     for modality in first:
         np.testing.assert_array_equal(voxels(first[modality]), voxels(second[modality]))
+
+
+def test_a_case_is_completed_once_by_two_calls_at_the_same_time(
+    completer: ModalityCompleter, case_folder: Path, tmp_path: Path
+) -> None:
+    calls: list[Future[Completed]] = []
+
+    def start_another(step: str, share: float) -> None:
+        if not calls:
+            calls.append(pool.submit(completer.complete, case_folder, out=tmp_path / "out"))
+            with pytest.raises(TimeoutError):
+                calls[0].result(0.5)  # it waits for the first call
+
+    with ThreadPoolExecutor(1) as pool:
+        first = completer.complete(case_folder, out=tmp_path / "out", progress=start_another)
+        second = calls[0].result()
+    assert (first.skipped, second.skipped) == ((), MISSING) and first.sha256 == second.sha256
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_finished_case_in_a_read_only_folder_needs_no_lock(
+    completer: ModalityCompleter, case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    completer.complete(case_folder, out=tmp_path / "out")
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(locks, "take", refuse)
+    assert completer.complete(case_folder, out=tmp_path / "out").skipped == MISSING
 
 
 def test_what_is_missing_appears_on_the_exact_grid(

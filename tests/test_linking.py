@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from modfill.cases.finding import find_cases, find_cohort
 from modfill.cases.reading import read_case
 from modfill.cli import main
+from modfill.cohort.pipeline import CohortResults
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES
@@ -82,6 +85,40 @@ def test_python_makes_the_same_dataset(
     assert one == two and len(one) > 12
     with pytest.raises(ModfillError, match="naming must be one of auto, brats2023, .* got 'brats'"):
         completer.complete_cohort(where, out=tmp_path / "other", naming="brats")
+
+
+def test_dataset_json_is_written_when_every_case_is_complete(
+    tmp_path: Path, sources: dict[str, dict[str, Path]], completer: ModalityCompleter, tiny_weights: Path
+) -> None:
+    where, description = as_nnunet(tmp_path / "in", sources), tmp_path / "out" / "dataset.json"
+
+    def run(**options: Any) -> CohortResults:
+        return completer.complete_cohort(where, out=tmp_path / "out", naming="nnunet", link=True, **options)
+
+    results = run()
+    assert [description.exists() for _ in results] == [False, False, True]
+    assert json.loads(description.read_text())["numTraining"] == 2
+    assert [description.exists() for _ in run()] == [True] * 3  # finished before
+    description.unlink()
+    shutil.rmtree(tmp_path / "out" / "labelsTr")
+    options = ("--out", tmp_path / "out", "--naming", "nnunet", "--link")
+    assert complete(tiny_weights, where, *options, "--shard", "1/2") == 0 and not description.exists()  # p1, p3
+    assert complete(tiny_weights, where, *options, "--shard", "2/2") == 0 and description.exists()
+
+
+def test_a_cohort_with_a_failed_case_has_no_dataset_json(
+    tmp_path: Path, sources: dict[str, dict[str, Path]], tiny_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    where, out = as_nnunet(tmp_path / "in", sources), tmp_path / "out"
+    options = (where, "--out", out, "--naming", "nnunet", "--targets", "t1c")
+    assert complete(tiny_weights, *options) == 0 and (out / "dataset.json").exists()
+    broken = where / "imagesTr" / "p1_0000.nii.gz"
+    broken.rename(tmp_path / "kept")
+    broken.write_text("no image")
+    assert complete(tiny_weights, *options, "--overwrite") == 1 and not (out / "dataset.json").exists()
+    assert "has no dataset.json yet: 1 of 3 cases are not complete" in caplog.text
+    (tmp_path / "kept").replace(broken)
+    assert complete(tiny_weights, *options) == 0 and (out / "dataset.json").exists()
 
 
 def test_a_description_is_written_by_several_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +287,23 @@ def test_only_synthetic_images_and_links_are_left_alone(tmp_path: Path, tiny_wei
     save(output, brain_volumes(seed=9)["t1c"])  # beside a sidecar that stayed behind
     problems = [case.problem for case in find_cases(tmp_path) if case.case_id == "p1"]
     assert len(problems) == 2 and all("must be unique" in str(problem) for problem in problems)
+
+
+def test_the_segmentation_of_a_case_of_another_shard_is_not_linked(
+    tmp_path: Path, completer: ModalityCompleter, tiny_weights: Path
+) -> None:
+    """Its name begins with the id of this shard's case, but the folder holds another case too."""
+    for seed, case_id in enumerate(("p1", "p1_a")):
+        write_case(tmp_path / "in", case_id, ("t1n", "t2w", "t2f"), style="flat", seed=seed)
+    write_label(tmp_path / "in" / "p1_a_mask.nii.gz", tmp_path / "in" / "p1-t1n.nii.gz")
+    assert complete(tiny_weights, tmp_path / "in", "--out", tmp_path / "out", "--link", "--shard", "1/2") == 0
+    names = [f"p1-{modality}.nii.gz" for modality in sorted(MODALITIES)]
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.nii.gz")) == names
+    results = list(completer.complete_cohort(tmp_path / "in", out=tmp_path / "same", link=True, shard="1/2"))
+    assert [result.case_id for result in results] == ["p1"]
+    assert sorted(path.name for path in (tmp_path / "same").rglob("*.nii.gz")) == names
+    with pytest.raises(ModfillError, match="shard must be one of 1/N to N/N, got '3/2'"):
+        completer.complete_cohort(tmp_path / "in", out=tmp_path / "out", shard="3/2")
 
 
 def test_link_is_relative_renewed_and_idempotent(tmp_path: Path) -> None:

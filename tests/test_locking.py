@@ -94,6 +94,13 @@ def test_a_file_system_without_locks_grants_them(
     assert lock is not None and "has no locks" in caplog.text
     lock.release()
     assert not (tmp_path / "lock").exists()
+    with locked(tmp_path / "another"):
+        pass
+    assert caplog.text.count("has no locks") == 1  # one warning for each folder
+    (tmp_path / "folder").mkdir()
+    with locked(tmp_path / "folder" / "lock"):
+        pass
+    assert caplog.text.count("has no locks") == 2
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

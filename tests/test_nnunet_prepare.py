@@ -223,7 +223,7 @@ def test_a_channel_of_zeros_is_a_missing_one_by_every_way(
     blank = save(source / "imagesTr" / "a_0001.nii.gz", np.zeros(SHAPE, np.int16), SPACE)  # a has no other gap
     save(source / "imagesTs" / "x_0000.nii.gz", np.zeros(SHAPE, np.float32), nib.load(blank).affine)
     before = hashes(source)
-    said = "case a: a_0001.nii.gz holds zeros alone; t1c is taken for missing"
+    said = "case a: a_0001.nii.gz holds only zeros; t1c counts as missing"
 
     folder = prepare_dataset(501, new_id=502, weights=tiny_weights, device="cpu")
     assert record(folder)["a"] == ["t1c"]
@@ -261,7 +261,7 @@ def test_only_zeros_alone_are_a_missing_channel(raw: Path, tmp_path: Path, caplo
     path.write_bytes(path.read_bytes()[:300])
     assert not _holds_zeros("a", path)
     assert set(without_zeros({"t1n": volume, "t1c": volume * 0, "ADC": volume * 0}, "a")) == {"t1n", "ADC"}
-    assert "case a: the array t1c holds zeros alone" in caplog.text
+    assert "case a: the array t1c holds only zeros" in caplog.text
 
 
 def test_a_file_of_zeros_in_brats_folders_is_refused(tmp_path: Path, tiny_weights: Path) -> None:

@@ -156,7 +156,7 @@ def test_the_mask_counts_in_whatever_type(complete: Any, kind: Any) -> None:
     ("mask", "got"), [(torch.ones(1, 4), r"shape \(1, 4\)"), ([True], r"shape \(1,\)"), ("yes", "'yes'")]
 )
 def test_wrong_masks(complete: Any, mask: Any, got: str) -> None:
-    with pytest.raises(CaseError, match=f"case s: acquired_modalities must say for each of t1n, .*, got {got}; give"):
+    with pytest.raises(CaseError, match=f"case s: acquired_modalities must mark each of t1n, .*, got {got}; give"):
         complete(subject(subject_id="s", acquired_modalities=mask))
 
 

@@ -1,6 +1,6 @@
-"""A yardstick that no method may use: the lookup table fitted in the very case, its target known.
+"""A yardstick that no method may use: the lookup table fitted in the same case, with its target known.
 
-What the sources' intensities alone can tell of a target when its contrast and its brightness need not be guessed.
+An upper bound for methods that use the sources' intensities alone: contrast and brightness of the target are known.
 """
 
 from __future__ import annotations

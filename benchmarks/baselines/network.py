@@ -20,7 +20,7 @@ M = len(MODALITIES)
 
 
 class Example(NamedTuple):
-    """One crop: indices of the sources, what the network sees and what it shall give (M, X, Y, Z), the brain."""
+    """One crop: indices of the sources, the network's input and its target (M, X, Y, Z), the brain."""
 
     sources: tuple[int, ...]
     volumes: Tensor
@@ -68,7 +68,7 @@ class NetworkStage(Stage):
         raise TypeError(f"{type(self).__name__} must define predict()")
 
     def whole(self, volumes: Tensor, sources: Sequence[int]) -> Tensor:
-        """`predict` over a whole volume, in windows of the training crops' size: normalisation layers know no other."""
+        """`predict` over a whole volume, in windows of the training crops' size, as normalisation layers need it."""
         from monai.inferers import sliding_window_inference
 
         def windows(crops: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class NetworkStage(Stage):
         return sliding_window_inference(volumes[None], self.window, 1, windows, 0.3, "gaussian")[0]
 
     def validate(self) -> float:
-        """Mean PSNR over the validation tasks, as modfill's own stages have it."""
+        """Mean PSNR over the validation tasks, as in modfill's own stages."""
         values = []
         for case, sources, target in validation_tasks(self.held_out):
             volumes = torch.zeros(case.volumes.shape, device=self.unit.device)
@@ -95,6 +95,6 @@ def with_bits(volumes: Tensor, sources: Sequence[int]) -> Tensor:
 
 
 def wanted_voxels(example: Example) -> Tensor:
-    """Where an example's error counts: the brain in the modalities that were not given, (M, X, Y, Z) bool."""
+    """The voxels of an example's loss: the brain in the modalities that were not given, (M, X, Y, Z) bool."""
     missing = torch.tensor([m not in example.sources for m in range(M)], device=example.brain.device)
     return missing[:, None, None, None] & example.brain

@@ -23,7 +23,7 @@ class Modfill:
         """Trained already: `modfill train`."""
 
     def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
-        """Complete, and undo the written scale as the sidecar says."""
+        """Complete, and map back to unit range by the scale in the sidecar."""
         done = self.completer.complete(case, targets=targets)
         volumes = {}
         for t in targets:

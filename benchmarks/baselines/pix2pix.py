@@ -19,7 +19,7 @@ L1_WEIGHT = 100.0  # the paper's
 
 
 class Pix2Pix3D(NetworkStage):
-    """L1 and a patch discriminator that sees the sources too."""
+    """L1 loss, and a patch discriminator that is given the sources too."""
 
     name = "pix2pix3d"
     window = (96, 96, 96)  # halved five times: an edge of 2 is not safe in bfloat16 (see modfill.training.run)

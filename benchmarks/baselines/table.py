@@ -1,4 +1,4 @@
-"""The voxelwise answer: what the target is on average where the sources have these values, without any context.
+"""Voxelwise prediction: the mean of the target over all voxels with the same source values, without context.
 
 Fitted in seconds and never trained, it beats a plain U-Net that learned for half an hour.
 """
@@ -13,7 +13,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-REACH = 4.0  # z-scores beyond are clipped to it
+REACH = 4.0  # z-scores are clipped to +-REACH
 BINS = {1: 64, 2: 40, 3: 24}  # per source, by number of sources; a table of more than three would be too sparse
 SMOOTHING = {1: 1.0, 2: 1.0, 3: 0.8}  # gaussian sigma in bins, by number of sources
 PRIOR = 3.0  # voxels' worth of the neighbourhood's mean in every cell

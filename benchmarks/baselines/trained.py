@@ -30,7 +30,7 @@ from modfill.training.loop import train
 
 STAGES: dict[str, Callable[[list[TrainingCase], list[TrainingCase]], NetworkStage]] = {
     "unet": UNetStage,
-    "unet-l1": partial(UNetStage, power=1),  # these two say how the first was chosen
+    "unet-l1": partial(UNetStage, power=1),  # the first was chosen by comparison with these two
     "unet-plain": partial(UNetStage, residual=False),
     "pix2pix3d": Pix2Pix3D,
     "pix2pix2d": Pix2Pix2D,
@@ -53,7 +53,7 @@ class Trained:
         self.stage: NetworkStage | None = None
 
     def fit(self, cases: Sequence[Case]) -> None:
-        """Train, or go on where a stopped run was."""
+        """Train, or resume a stopped run."""
         stage = STAGES[self.name]([training_case(c) for c in cases], [training_case(c) for c in self.held_out])
         self.run.mkdir(parents=True, exist_ok=True)
         train(

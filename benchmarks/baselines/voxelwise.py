@@ -1,6 +1,6 @@
-"""A lookup table from the sources' z-scored intensities to the target's: what a method without any context can do.
+"""A lookup table from the sources' z-scored intensities to the target's, without any context.
 
-No context, no training: whatever learns must beat it.
+It needs no training. A trained network must be better than this.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""nnU-Net goes on working when a channel is missing: a raw dataset made whole, or completion inside its commands."""
+"""nnU-Net with missing channels: complete a raw dataset once, or complete cases inside nnU-Net's commands."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class CompletedChannels:
 
     Attributes:
         case_id: name of the case.
-        files: by channel number; acquired ones where they were.
+        files: by channel number; acquired ones at their own place.
         synthetic: numbers of the channels that were not acquired.
     """
 
@@ -45,11 +45,11 @@ class CompletedChannels:
 
 @dataclass(frozen=True)
 class ChannelCompleter:
-    """Completes cases of one dataset; may be pickled, and loads its model once a process, when it is first needed.
+    """Completes cases of one dataset. It can be pickled, and loads its model once per process, when first needed.
 
     Attributes:
-        channels: modalities by channel number; a channel that is no modality has a name of its own, and must always
-            be there.
+        channels: modalities by channel number; a channel that is not a modality has a name of its own, and must
+            never be missing.
         weights: a file that `modfill train` wrote; None takes the shipped ones.
         device: as for `ModalityCompleter`.
     """
@@ -59,7 +59,7 @@ class ChannelCompleter:
     device: str = "auto"
 
     def complete(self, case: ChannelCase, *, out: Path, overwrite: bool = False) -> CompletedChannels:
-        """Synthesise the channels that a case lacks; acquired files are referred to.
+        """Synthesise the channels that a case lacks. Acquired files are not copied.
 
         A channel of zeros is a missing one; a warning that names its file is logged.
 
@@ -83,9 +83,9 @@ class ChannelCompleter:
         return self._completed(case, files)
 
     def complete_cached(self, case: ChannelCase, cache: Path) -> CompletedChannels:
-        """As `complete`, in a folder for each content of the sources and weights: nothing is ever stale there.
+        """As `complete`, in a folder for each content of sources and weights, so that no entry is ever stale.
 
-        What is finished is found without loading the model.
+        Finished images are found without loading the model.
 
         Args:
             case: the files that are there.
@@ -103,7 +103,7 @@ class ChannelCompleter:
             self.channels.index(modality): OutputFolder(folder).place(case.case_id, modality).image
             for modality in absent
         }
-        if not all(path.exists() for path in paths.values()):  # an image appears when all that belongs to it is there
+        if not all(path.exists() for path in paths.values()):  # an image appears after its sidecar
             return self._complete(case, folder)
         return self._completed(case, case.numbered(self.channels) | paths)
 
@@ -174,7 +174,7 @@ class ChannelCompleter:
 
 
 def is_synthetic(case_id: str, path: Path) -> bool:
-    """Tell whether a channel file's header, or the sidecar beside it, says that modfill made it.
+    """Return whether modfill made a channel file, by its header or its sidecar.
 
     Raises:
         CaseError: it is no NIfTI image.
@@ -187,13 +187,13 @@ def is_synthetic(case_id: str, path: Path) -> bool:
 
 
 def _holds_zeros(case_id: str, path: Path) -> bool:
-    """Tell whether all voxels of a file are 0; a file that cannot be read is left to whoever reads it next."""
+    """Return whether all voxels of a file are 0. False for a file that cannot be read: its next reader reports that."""
     try:
         header = read_header(path)
         empty_image(case_id, path, header)  # bounds what is read
         with contextlib.suppress(*_UNREADABLE):
             image = nib.Nifti1Image.from_filename(path)
-            if np.asanyarray(image.dataobj[..., image.shape[2] // 2]).any():  # spares reading the rest
+            if np.asanyarray(image.dataobj[..., image.shape[2] // 2]).any():  # then the rest need not be read
                 return False
         return not np.asanyarray(read_image(case_id, path, header)[0].dataobj).any()
     except CaseError:

@@ -59,7 +59,7 @@ def _prepare(arguments: list[str]) -> None:
                         help="cases computed at the same time, as by modfill complete (default: 1)")  # fmt: skip
     parser.add_argument("--shard", default="1/1", metavar="K/N",
                         help="only the K-th of N equal parts of the cases, for array jobs; under torchrun the ranks "
-                             "share the cases by themselves. Whichever finishes last writes dataset.json")  # fmt: skip
+                             "share the cases. The process that finishes last writes dataset.json")  # fmt: skip
     options = vars(parser.parse_args(arguments))
     print(prepare_dataset(options.pop("d"), new_id=options.pop("o"), **options))
 
@@ -70,7 +70,7 @@ def _plan_and_preprocess(arguments: list[str]) -> None:
     from nnunetv2.experiment_planning import plan_and_preprocess_api, plan_and_preprocess_entrypoints
 
     plugin.configure(channels=own.channels, weights=own.weights)
-    # --clean: a fingerprint from before may have been taken with other weights
+    # --clean: an earlier fingerprint may be of other weights
     ours = ["-fpe", "ModalityCompletionFingerprintExtractor", "-preprocessor_name", "ModalityCompletionPreprocessor",
             "--clean"]  # fmt: skip
     with _replaced(plan_and_preprocess_api, "verify_dataset_integrity", plugin.verify_completed):
@@ -92,7 +92,7 @@ def _predict(arguments: list[str]) -> None:
     from nnunetv2.inference import predict_from_raw_data
 
     class Predictor(ModalityCompletionPredictor):
-        """nnU-Net's command makes its predictor itself, without arguments of ours."""
+        """nnU-Net's command constructs its predictor itself, without our arguments."""
 
         def __init__(self, **options: Any):
             super().__init__(own.channels, own.weights, **options)

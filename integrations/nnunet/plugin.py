@@ -1,7 +1,7 @@
 """nnU-Net's fingerprint extractor and preprocessor for datasets with gaps: they read completed cases.
 
-Importing this module makes both classes known to nnU-Net, which finds classes by name and in its own modules only. Its
-options `-fpe` and `-preprocessor_name` then take them.
+Importing this module adds both classes to nnU-Net's modules, the only ones in which it searches classes by name. Its
+options `-fpe` and `-preprocessor_name` then accept them.
 """
 
 from __future__ import annotations
@@ -97,16 +97,16 @@ class ModalityCompletionFingerprintExtractor(fingerprint_extractor.DatasetFinger
 
 
 class ModalityCompletionPreprocessor(default_preprocessor.DefaultPreprocessor):
-    """Preprocesses cases that lack channels as if they had been acquired whole.
+    """Completes cases that lack channels, and preprocesses them.
 
-    Whole datasets are completed in the main process, once; workers find the images on disk and load no model.
+    Whole datasets are completed once, in the main process. Workers read the images from disk and load no model.
     """
 
     def __init__(self, verbose: bool = True):
         super().__init__(verbose)
-        self.options = _options  # travels to the workers with the preprocessor
+        self.options = _options  # pickled with the preprocessor for the workers
         self.cache: Path | None = None
-        self.case_ids: dict[str, str] = {}  # by first file, where a listing calls a case otherwise than its files
+        self.case_ids: dict[str, str] = {}  # by first file, where a listing and the files have different ids
 
     def run(
         self, dataset_name_or_id: int | str, configuration_name: str, plans_identifier: str, num_processes: int
@@ -154,7 +154,7 @@ def verify_completed(folder: str, num_processes: int = 8) -> None:
 
     Raises:
         ModfillError: the dataset cannot be completed.
-        RuntimeError: nnU-Net finds fault with it.
+        RuntimeError: nnU-Net refuses it.
     """
     dataset_json = _read(Path(folder) / "dataset.json")
     listing = get_filenames_of_train_images_and_targets(folder, dataset_json)

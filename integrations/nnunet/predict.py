@@ -31,14 +31,14 @@ require_nnunet()
 from nibabel.affines import voxel_sizes  # noqa: E402
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # noqa: E402
 
-_PLAIN_READERS = ("SimpleITKIO", "NibabelIO")  # they leave the axes as they are in the file
+_PLAIN_READERS = ("SimpleITKIO", "NibabelIO")  # these keep the axes of the file
 
 
 class ModalityCompletionPredictor(nnUNetPredictor):
     """nnU-Net's predictor, for cases with gaps: `predict_from_files` and the rest of its methods work unchanged.
 
-    Synthetic channels go to the output folder's `synthetic`, and `<case>.json` beside each segmentation says which
-    channels were synthetic. Without an output folder they go to a temporary one.
+    Synthetic channels go to the output folder's `synthetic`, and `<case>.json` beside each segmentation lists the
+    channels that were synthetic. Without an output folder they go to a temporary one.
 
     Args:
         channels: modalities in the order of the channels; None takes them from the model's channel_names.
@@ -63,7 +63,7 @@ class ModalityCompletionPredictor(nnUNetPredictor):
             case_id: part of the seed.
 
         Returns:
-            The segmentation (X, Y, Z), and what the JSON beside a segmentation would say.
+            The segmentation (X, Y, Z), and the content of the JSON that lies beside a segmentation.
 
         Raises:
             CaseError: the case cannot be completed, or the model reorients what it reads.
@@ -89,19 +89,19 @@ class ModalityCompletionPredictor(nnUNetPredictor):
     def initialize_from_trained_model_folder(
         self, model_training_output_dir: str, *arguments: Any, **options: Any
     ) -> None:
-        """As nnU-Net's. Raises ModfillError if there is no model or the modalities of its channels are doubtful."""
+        """As nnU-Net's. Raises ModfillError if there is no model or the modality of a channel is ambiguous."""
         read_dataset_json(Path(model_training_output_dir))
         super().initialize_from_trained_model_folder(model_training_output_dir, *arguments, **options)
         self._take_stock_preprocessor()
 
     def manual_initialization(self, *arguments: Any, **options: Any) -> None:
-        """As nnU-Net's. Raises ModfillError if the modalities of the model's channels are doubtful."""
+        """As nnU-Net's. Raises ModfillError if the modality of a channel is ambiguous."""
         super().manual_initialization(*arguments, **options)
         self._take_stock_preprocessor()
 
     def _take_stock_preprocessor(self) -> None:
-        """Cases are complete before they reach a worker, which would not find the plugin's preprocessor by name."""
-        self._completer()  # doubtful channels are refused now, not after hours
+        """Use nnU-Net's preprocessor: workers get complete cases, and do not find the plugin's preprocessor by name."""
+        self._completer()  # refuses ambiguous channels now, not after hours
         configuration = self.configuration_manager.configuration
         if configuration["preprocessor_name"] == "ModalityCompletionPreprocessor":
             configuration["preprocessor_name"] = "DefaultPreprocessor"
@@ -151,7 +151,7 @@ class ModalityCompletionPredictor(nnUNetPredictor):
 
 
 def _check_input(cases: str | list[list[str]]) -> None:
-    """Refuse a folder without images and a case without files, which nnU-Net would pass over or stumble upon."""
+    """Refuse a folder without images and a case without files, which nnU-Net would ignore or fail on."""
     if isinstance(cases, str):
         if not any(Path(cases).glob(f"*{FILE_ENDING}")):
             raise ModfillError(

@@ -1,9 +1,8 @@
-"""A raw nnU-Net dataset whose cases lack channels becomes a complete one beside it, for nnU-Net's own commands."""
+"""Write a complete copy of a raw nnU-Net dataset whose cases lack channels, for nnU-Net's own commands."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from modfill.cases.finding import find_cohort
 from modfill.cases.layouts.dataset_json import FILE_ENDING, IMAGE_FOLDERS, load_description
 from modfill.cases.marks import read_sidecar, sidecar_path
 from modfill.cases.reading import synthetic_file
+from modfill.cohort.dataset import incomplete_cases, warn_of_incomplete
 from modfill.cohort.parts import Meeting, Share
 from modfill.cohort.progress import follow
 from modfill.cohort.table import read_table
@@ -25,8 +25,6 @@ from modfill.outputs.linking import describe, remove_description
 from modfill.outputs.naming import OutputFolder, output_folder
 
 __all__ = ["prepare_dataset"]
-
-_LOG = logging.getLogger("modfill")
 
 
 def prepare_dataset(
@@ -47,8 +45,8 @@ def prepare_dataset(
     all cases that failed; a case that fails does not stop the others.
 
     A run begins by removing dataset.json and writes it at the end, if every case of the source is complete then.
-    nnU-Net cannot use a folder without it, so a dataset that lacks a channel or a case is never taken for whole. Of
-    several processes, the one that finishes last writes it.
+    nnU-Net cannot use a folder without it, so it never uses a dataset that lacks a channel or a case. Of several
+    processes, the one that finishes last writes it.
 
     Args:
         dataset_id: Number of the raw dataset with gaps.
@@ -64,37 +62,50 @@ def prepare_dataset(
         The new dataset's folder. Without dataset.json where other shards have not finished; a warning is logged.
 
     Raises:
-        ModfillError: If the dataset is not there or cannot be read, its channels' modalities are doubtful, the new
+        ModfillError: If the dataset is not there or cannot be read, the modality of a channel is ambiguous, the new
             number is taken, or, after all cases, if some failed.
     """
     share = Share.of_shard(shard)
     source, target = _folders(dataset_id, new_id)
     cohort = _raw_cohort(source, channels)
-    out, found = output_folder(target, "nnunet", cohort), share.of(cohort.cases)
-    completer, meeting = ModalityCompleter(weights, device=device), Meeting(share.rank)
+    out = output_folder(target, "nnunet", cohort)
+    completer = ModalityCompleter(weights, device=device)
+    _complete(completer, cohort, out, share, overwrite=overwrite, jobs=jobs)
+    _describe_if_complete(source, out, cohort, share)
+    return target
+
+
+def _complete(
+    completer: ModalityCompleter, cohort: Cohort, out: OutputFolder, share: Share, *, overwrite: bool, jobs: int
+) -> None:
+    """Complete this process's share of the cases, and wait for the other ranks."""
+    meeting = Meeting(share.rank)
     wanted = [modality for modality in MODALITIES if modality in cohort.channels]
-    results = completer.complete_cohort(found, out=out, targets=wanted, overwrite=overwrite, link=True, jobs=jobs)
+    results = completer.complete_cohort(
+        cohort, out=out, targets=wanted, overwrite=overwrite, link=True, jobs=jobs, shard=str(share.part)
+    )
     remove_description(out)
     _remove_gone_cases(out, cohort)
     with contextlib.closing(results):  # also when a signal comes between two results
-        follow(results, len(found), jobs=jobs, label=share.label)
+        follow(results, results.total, jobs=jobs, label=share.label)
     meeting.wait()
+
+
+def _describe_if_complete(source: Path, out: OutputFolder, cohort: Cohort, share: Share) -> None:
+    """Write dataset.json if every case is complete. Raises ModfillError if a case of this process failed."""
     incomplete = _incomplete_cases(out, cohort)
+    found = share.of(cohort.cases)
     failed = [case for case in found if case.case_id in incomplete]
     if failed:
         raise ModfillError(
-            f"{target.name} must have every case complete to get a dataset.json, got {len(failed)} of {len(found)} "
+            f"{out.path.name} must have every case complete to get a dataset.json, got {len(failed)} of {len(found)} "
             "failed; correct them or move them away, and run the same command again"
         )
     if incomplete:
-        _LOG.warning(
-            "%s has no dataset.json yet: %d of %d cases are not complete; run the other shards, and see cohort.csv",
-            target.name, len(incomplete), len(cohort.cases),
-        )  # fmt: skip
+        warn_of_incomplete(out, cohort, incomplete)
     else:
         described = replace(out, channels=cohort.channels)  # the source's channels and no more
         describe(described, cohort, {"modfill": _record(source, out, cohort)})
-    return target
 
 
 def _folders(dataset_id: int, new_id: int) -> tuple[Path, Path]:
@@ -150,15 +161,10 @@ def _remove_gone_cases(out: OutputFolder, cohort: Cohort) -> None:
 
 
 def _incomplete_cases(out: OutputFolder, cohort: Cohort) -> set[str]:
-    """The cases that failed, or have not been completed yet by whichever process does them."""
-    status = {row["case"]: row["status"] for row in read_table(out.path)}
+    """The cases that failed or lack a channel, or that no process has completed yet."""
     numbers = range(len(cohort.channels))
-    return {
-        case.case_id
-        for case in cohort.cases
-        if status.get(case.case_id, "failed") == "failed"
-        or not all(out.channel(case.case_id, number).exists() for number in numbers)
-    }
+    gaps = {c.case_id for c in cohort.cases if not all(out.channel(c.case_id, n).exists() for n in numbers)}
+    return gaps | incomplete_cases(out, cohort, linked=True)
 
 
 def _record(source: Path, out: OutputFolder, cohort: Cohort) -> dict[str, Any]:

@@ -12,11 +12,11 @@ _NEEDS_TIMM = "nnunetv2.training.nnUNetTrainer.primus.primus_trainers"
 
 
 def require_nnunet() -> None:
-    """Make nnU-Net's trainers importable, or say how to install it.
+    """Make nnU-Net's trainers importable, or raise an error with the command that installs it.
 
-    nnU-Net looks for a trainer by importing every module of trainers, and one of them needs timm, which needs
-    torchvision. Where those two do not load (torchvision's CUDA build on a CPU torch), every trainer but the standard
-    one would be lost; an empty module takes the place of the one that needs them.
+    To find a trainer, nnU-Net imports every module of trainers. One of them needs timm, which needs torchvision. If
+    these do not load (torchvision's CUDA build on a CPU torch), nnU-Net finds no trainer but the standard one. An empty
+    module therefore replaces the one that needs them.
 
     Raises:
         ModfillError: nnU-Net is not installed.
@@ -33,5 +33,5 @@ def require_nnunet() -> None:
         importlib.import_module("timm.layers")
     except Exception:  # torchvision raises RuntimeError, AttributeError or ImportError, by its version
         for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "torchvision")]:
-            del sys.modules[name]  # half-imported: whoever comes next must see the error, not the half
+            del sys.modules[name]  # partly imported: the next import must raise the error again
         sys.modules[_NEEDS_TIMM] = ModuleType(_NEEDS_TIMM, "Left out: timm or torchvision cannot be imported.")

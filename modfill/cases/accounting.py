@@ -1,4 +1,4 @@
-"""The kind of every file beside a case's images: recognised by its name, or an image that nothing explains."""
+"""The kind of every file beside a case's images: recognised by its name, or an unexplained image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 UNEXPLAINED = "unexplained"
-"""The kind of an image, or a folder with images, that may be a modality under a name that is not understood."""
+"""The kind of an image, or a folder with images, that may be a modality under an unknown name."""
 
 _FOREIGN_IMAGES = (".mha", ".mhd", ".nrrd", ".nhdr", ".hdr", ".img", ".img.gz", ".mgz", ".mgh", ".mnc", ".dcm", ".ima",
                    ".dicom")  # fmt: skip
@@ -32,19 +32,19 @@ _KINDS = {
     "document": (".md", ".html", ".htm", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".log", ".rst", ".doc", ".docx"),
 }
 _DICOM_MAGIC, _DICOM_PREAMBLE = b"DICM", 128  # bytes
-_OWN_TABLE = b"case,status,targets,"  # how ``cohort_table`` begins its table
+_OWN_TABLE = b"case,status,targets,"  # beginning of the table that `cohort.table` writes
 _DEEPEST = 4  # folders below a case's in which images are looked for
 
 
 def account(entries: Iterable[Path]) -> dict[str, str]:
-    """Say what the files and folders beside a case's images are.
+    """Classify the files and folders beside a case's images.
 
     Args:
         entries: Files and folders that are no image of the case, hidden ones left out.
 
     Returns:
         Kind by name, e.g. ``segmentation``, ``another sequence``, ``sidecar``; ``UNEXPLAINED`` for an image of any
-        format, and a folder that holds one, whose name says nothing.
+        format with an unknown name, and for a folder that holds one.
     """
     return {entry.name: _kind(entry) for entry in entries}
 
@@ -71,7 +71,7 @@ def _kind(entry: Path) -> str:
 
 
 def is_image(path: Path) -> bool:
-    """Tell whether a file is an image of any medical format, by its name or, without a known ending, as DICOM."""
+    """Return whether a file is an image of any medical format, by its name or, without a known ending, as DICOM."""
     if path.is_dir():
         return False
     if nifti_stem(path.name) is not None or _extension(path.name):
@@ -85,7 +85,7 @@ def _extension(name: str) -> str:
 
 def _is_dicom(path: Path) -> bool:
     try:
-        if not path.is_file():  # a pipe would keep us waiting
+        if not path.is_file():  # reading a pipe would block
             return False
         with path.open("rb") as stream:
             return stream.read(_DICOM_PREAMBLE + 4)[_DICOM_PREAMBLE:] == _DICOM_MAGIC
@@ -94,7 +94,7 @@ def _is_dicom(path: Path) -> bool:
 
 
 def holds_images(folder: Path) -> bool:
-    """Tell whether a folder holds an image of any format, segmentations and masks aside, some levels deep."""
+    """Return whether a folder holds an image of any format, segmentations and masks aside, some levels deep."""
     start = len(folder.parts)
     for place, folders, files in os.walk(folder):
         folders[:] = (
@@ -107,17 +107,17 @@ def holds_images(folder: Path) -> bool:
 
 
 def is_uncertainty_map(name: str) -> bool:
-    """Tell whether a file's name is that of an uncertainty map, which is no image of a modality."""
+    """Return whether a file's name is that of an uncertainty map, which is no image of a modality."""
     return (nifti_stem(name) or "").lower().endswith("-uncertainty")
 
 
 def leads_up(folder: Path) -> bool:
-    """Tell whether a folder is a link to a folder that it lies in, which holds nothing of its own."""
+    """Return whether a folder is a link to a folder above it, which adds no files."""
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def is_own_output(folder: Path) -> bool:
-    """Tell whether modfill wrote its outputs into a folder, by the table that it keeps there."""
+    """Return whether modfill wrote its outputs into a folder, by the table that it keeps there."""
     try:
         with (folder / "cohort.csv").open("rb") as table:
             return table.readline(64).startswith(_OWN_TABLE)
@@ -135,7 +135,7 @@ def image_inside(folder: Path) -> Path | None:
 
 
 def unexplained_problem(case_id: str, names: Iterable[str], missing: Iterable[str]) -> str:
-    """Say that a case which lacks modalities holds images that may be them."""
+    """The problem of a case that lacks modalities and holds images that may be them."""
     return (
         f"case {case_id}: every image must be named after its modality, got {' and '.join(sorted(names))} beside a "
         f"case without {', '.join(missing)}; rename them (modfill prepare reads DICOM), move them away, or go on "

@@ -14,12 +14,12 @@ _SMALL = 0.15  # of the 99th percentile: a cubic spline overshoots a step by abo
 _DEEPEST = 0.3  # of the 99th percentile: lower negative intensities are no ripples but e.g. z-scores
 _RINGING = (0.2, 0.8)  # share of negative voxels in ripples; noise in air is positive, or was never interpolated
 _LEAST = 0.01  # voxels of ripples for one of the brain: fewer are left alone
-_STEP = 2.0  # mm: every second voxel of 1 mm tells enough about a head, and a shell of it is as thick
+_STEP = 2.0  # mm: every second voxel of 1 mm is enough for a head; also the thickness of a shell
 _SKULL_DEPTH = 25.0  # mm below the skin, at most; deeper, ventricles are dark
 _SKULL_THICKNESS = 15.0  # mm to something brighter on either side; bright ventricles in a T2 lie farther in
-_SHELL = 50  # voxels: fewer say nothing about a shell
+_SHELL = 50  # voxels: fewer are too few for a median
 _UNCOVERED = 0.05  # of the brain: less is the rim in which skull strippings differ
-_RIM = 3  # voxels: half the thickness that no such rim reaches
+_RIM = 3  # voxels: an uncovered part that survives this erosion is thicker than such a rim
 
 
 def brain_mask(volumes: Mapping[str, NDArray[np.floating]]) -> NDArray[np.bool_]:
@@ -37,8 +37,8 @@ def foreground(volume: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Where a volume (X, Y, Z) is not background: not 0, and no ripples of a cubic interpolation.
 
     Interpolation by cubic splines leaves small values of both signs around the brain, in real numbers up to the
-    volume's border. Only a volume whose negative intensities are all small and nearly all lie outside its brain is
-    taken for one; there the brain is the largest connected part above the ripples, with what that encloses.
+    volume's border. A volume counts as interpolated only if its negative intensities are all small and nearly all lie
+    outside its brain. Its brain is then the largest connected part above the ripples, with its cavities filled.
     """
     found: NDArray[np.bool_] = volume != 0
     negative = volume < 0
@@ -57,14 +57,14 @@ def foreground(volume: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 
 def partial_coverage(volumes: Mapping[str, NDArray[np.floating]]) -> dict[str, float]:
-    """Which volumes cover only part of the brain, e.g. half of its slices, though another covers the whole.
+    """Find volumes that cover only part of the brain, e.g. half of its slices, while another one covers all of it.
 
     Args:
         volumes: (X, Y, Z) by modality, on one grid, at least one.
 
     Returns:
-        The share of the brain that each such volume covers. Empty where all volumes cover only parts: then none is
-        the better one.
+        The share of the brain that each such volume covers. Empty if all volumes are partial, for then none
+        is better than the others.
     """
     covered = {modality: _filled(foreground(volume)) for modality, volume in volumes.items()}
     brain = np.logical_or.reduce(list(covered.values()))
@@ -79,7 +79,7 @@ def partial_coverage(volumes: Mapping[str, NDArray[np.floating]]) -> dict[str, f
 
 
 def ring_darkness(volume: NDArray[np.floating], shown: NDArray[np.bool_], sizes: NDArray[np.floating]) -> float:
-    """Intensity of the darkest shell between brighter ones, as a share of both; a skull under its scalp is dark.
+    """Relative intensity of the darkest shell between brighter ones. A skull between scalp and brain is such a shell.
 
     Args:
         volume: (X, Y, Z), background 0.
@@ -87,8 +87,9 @@ def ring_darkness(volume: NDArray[np.floating], shown: NDArray[np.bool_], sizes:
         sizes: (3,) voxel sizes in mm.
 
     Returns:
-        The least, over shells up to 25 mm deep, of a shell's median over the lesser of the brightest shell within
-        15 mm outside of it and the brightest within 15 mm inside; 1 where no shell lies between brighter ones.
+        The minimum over all shells up to 25 mm deep of a ratio: the shell's median over the lower of two maxima, that
+        of the shells within 15 mm outside of it and that of the shells within 15 mm inside. 1 if no shell lies between
+        brighter ones.
     """
     steps = [max(1, round(_STEP / float(size))) for size in sizes]
     places = tuple(slice(None, None, step) for step in steps)
@@ -115,7 +116,7 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask and all cavities in it that have no way out, by faces, to the volume's border."""
+    """The mask with every cavity filled that is not connected by faces to the volume's border."""
     if not mask.any():
         return mask
     box = tuple(slice(int(index.min()), int(index.max()) + 1) for index in np.nonzero(mask))

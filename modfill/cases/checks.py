@@ -1,4 +1,4 @@
-"""Checks of the images of a case; messages are one line and say what must be, what is, and what to do."""
+"""Checks of the images of a case. Each message is one line: the requirement, the finding, and what to do."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ __all__ = [
 _MAX_VOXELS = 2**28
 _GRID_TOLERANCE = 1e-3  # of the affines' entries, in mm: writing an affine as float32 costs less
 _VOXEL_SIZES = (0.01, 100.0)  # mm; microscopes and headers in metres are beyond
-_FARTHEST = 1e5  # mm from the origin: beyond, float32 no longer tells neighbouring voxels apart
-_LEAST_VOLUME = 1e-3  # of a voxel, as a share of the cube with its edges: less is flat
-_MOST_A_SIDE = 32767  # voxels: what NIfTI-1 can say
-_LARGEST_INTENSITY = 1e15  # its square still fits in float32, and it in every 64-bit integer
+_FARTHEST = 1e5  # mm from the origin: beyond, float32 no longer separates neighbouring voxels
+_LEAST_VOLUME = 1e-3  # volume of a voxel as a share of the box with the same edges; less is flat
+_MOST_A_SIDE = 32767  # voxels: the limit of NIfTI-1
+_LARGEST_INTENSITY = 1e15  # its square fits in float32, and the value in every 64-bit integer
 _EDGE_LIMIT = 0.05  # share of non-zero voxels along the volume's edges; brains cropped to their box have 0.000
 _HEAD_ML = 300.0  # less is no whole head
 _RING_LIMIT = 0.5  # a skull is darker beside scalp and brain; in 108 images of real stripped brains, none is below 0.78
@@ -70,15 +70,15 @@ def check_shape(where: str, shape: tuple[int, ...]) -> None:
 
 
 def check_affine(where: str, affine: npt.NDArray[np.float64]) -> None:
-    """Refuse an affine (4, 4) that leaves voxels without a place.
+    """Refuse an affine (4, 4) that does not place the voxels.
 
     Args:
         where: Case and file, with which the message begins.
         affine: From voxel indices to mm.
 
     Raises:
-        CaseError: If it has another shape, is not finite, cannot be inverted, or its voxels are of no size or at no
-            place that a scanner gives.
+        CaseError: If it has another shape, is not finite, cannot be inverted, or gives voxel sizes or
+            positions that no scanner produces.
     """
     if affine.shape != (4, 4):
         raise CaseError(f"{where} must have a 4x4 affine, got shape {affine.shape}; give nibabel's image.affine")
@@ -100,7 +100,7 @@ def clear_background(voxels: npt.NDArray[np.float32]) -> None:
     """Set a background of NaN or infinity to 0, in place.
 
     Some tools write NaN outside the brain. It is background only if every such voxel (X, Y, Z) is connected, through
-    others or through zeros, to the volume's border. Else nothing is changed: the brain has holes that nobody measured.
+    others or through zeros, to the volume's border. Otherwise nothing is changed: voxels inside the brain are missing.
     """
     beyond = ~np.isfinite(voxels)
     if not beyond.any():
@@ -114,7 +114,7 @@ def clear_background(voxels: npt.NDArray[np.float32]) -> None:
 
 
 def content_problem(voxels: npt.NDArray[np.float32]) -> str | None:
-    """Say why voxels cannot be an acquired brain image (not finite, all zero, constant, too large), or None."""
+    """Return why voxels cannot be an acquired brain image (not finite, all zero, constant, too large), or None."""
     finite = np.count_nonzero(np.isfinite(voxels))
     if finite < voxels.size:
         return f"must be finite everywhere, got NaN or infinity in {voxels.size - finite} of {voxels.size} voxels"
@@ -130,7 +130,7 @@ def content_problem(voxels: npt.NDArray[np.float32]) -> str | None:
 
 
 def nothing_usable(case_id: str, unusable: dict[str, str]) -> str:
-    """Say that a case has no usable image, and why those that it has are not."""
+    """The message that a case has no usable image, with the reason for each unusable one."""
     got = "; ".join(unusable.values()) or "none that is acquired"
     return (
         f"case {case_id}: at least one modality must be usable, got {got}; replace or add files, "
@@ -139,7 +139,7 @@ def nothing_usable(case_id: str, unusable: dict[str, str]) -> str:
 
 
 def same_voxels(image: nib.Nifti1Image, other: nib.Nifti1Image) -> bool:
-    """Tell whether two images are exact copies of one another."""
+    """Return whether two images are exact copies of one another."""
     return np.array_equal(np.asanyarray(image.dataobj), np.asanyarray(other.dataobj))
 
 
@@ -162,7 +162,7 @@ def check_grids(case_id: str, images: dict[str, nib.Nifti1Image], labels: dict[s
         if same_shape and has_codes(image) != has_codes(reference):
             without, coded = (first, modality) if has_codes(image) else (modality, first)
             raise CaseError(
-                f"case {case_id}: all images must say where their voxels lie, got {labels[without]} without "
+                f"case {case_id}: all images must have orientation codes, got {labels[without]} without "
                 f"orientation codes (qform_code = sform_code = 0) beside {labels[coded]} with them; convert it anew, "
                 "or set assume_aligned=True if their voxels correspond"
             )
@@ -175,7 +175,7 @@ def check_grids(case_id: str, images: dict[str, nib.Nifti1Image], labels: dict[s
 
 
 def has_codes(image: nib.Nifti1Image) -> bool:
-    """Tell whether a header says in which space its voxels lie; without, its affine is only a guess."""
+    """Return whether a header has orientation codes. Without them its affine is only a guess."""
     return bool(image.header["qform_code"] > 0 or image.header["sform_code"] > 0)
 
 
@@ -193,9 +193,9 @@ def times(shape: tuple[int, ...]) -> str:
 def check_background(where: str, image: nib.Nifti1Image) -> None:
     """Refuse an image with skull, air noise or another background than 0.
 
-    A brain is round: even where its box is cropped tightly, the twelve edges of the volume stay background. Air
-    noise, neck and a shifted background do not. A head whose air was set to 0 shows by its size, or by its skull, a
-    dark ring between scalp and brain.
+    A brain is round: even in a tightly cropped volume the twelve edges are background. With air noise, a neck or a
+    shifted background they are not. A head whose air was set to 0 is recognised by its size, or by its skull: a dark
+    ring between scalp and brain.
 
     Args:
         where: Case and file, with which the message begins.

@@ -48,9 +48,9 @@ def nifti_stem(filename: str) -> str | None:
 
 
 def is_contrast_word(word: str) -> bool:
-    """Tell whether a word in a file's name says that contrast agent was given, e.g. ``gd``, ``PostGad`` or ``T1ce``.
+    """Return whether a word in a file's name stands for contrast agent, e.g. ``gd``, ``PostGad`` or ``T1ce``.
 
-    Words are compared whole: ``postop`` says nothing about contrast agent.
+    Words are compared whole: ``postop`` does not stand for contrast agent.
     """
     parts = [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", word)]
     if word.lower() in CONTRAST_WORDS or modality_of(word) == "t1c":
@@ -59,7 +59,7 @@ def is_contrast_word(word: str) -> bool:
 
 
 def is_native_word(word: str) -> bool:
-    """Tell whether the value of BIDS' entity ``ce`` says that no contrast agent was given, e.g. ``none``."""
+    """Return whether a value of BIDS' entity ``ce`` means that no contrast agent was given, e.g. ``none``."""
     return word.lower() in (*_NEGATIONS, *NATIVE_WORDS, "0", "false")
 
 
@@ -100,14 +100,14 @@ def split_name(filename: str) -> tuple[str, str] | None:
 
 
 def is_other_sequence(filename: str) -> bool:
-    """Tell whether a NIfTI file's name ends as that of a sequence or map that modfill does not complete, e.g. ADC."""
+    """Return whether a NIfTI file's name ends like that of another sequence or map, e.g. ADC."""
     stem = nifti_stem(filename)
     words = [] if stem is None else re.split(r"[-_+\s]", stem.lower())
     return bool(words) and any(word in _OTHER_SEQUENCES for word in words) and not possible_splits(filename)
 
 
 def is_segmentation(filename: str) -> bool:
-    """Tell whether a NIfTI file's name ends as a segmentation or mask does, e.g. ``p1-seg.nii.gz``."""
+    """Return whether a NIfTI file's name ends like that of a segmentation or mask, e.g. ``p1-seg.nii.gz``."""
     stem = nifti_stem(filename)
     if stem is None:
         return False

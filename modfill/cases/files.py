@@ -16,7 +16,7 @@ from modfill.modalities import MODALITIES
 __all__ = ["LONGEST_NAME", "CaseFiles", "Cohort", "case_of_candidates", "folder_name", "id_problem", "nifti_files",
            "visible"]  # fmt: skip
 
-LONGEST_NAME = 255  # bytes: what file systems take
+LONGEST_NAME = 255  # bytes: the limit of common file systems
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class CaseFiles:
     Attributes:
         case_id: Name of the case.
         paths: File by modality, in the order of ``MODALITIES``.
-        problem: One line that says why the case cannot be used, or None.
+        problem: The reason why the case cannot be used, in one line, or None.
         volume_index: Place along the fourth axis by modality, where one 4D file holds all modalities; else empty.
         label: Where the segmentation of a training case lies or should lie, in layouts with a dataset.json.
         others: Kind by name of every other file and folder of the case, as ``accounting.account`` gives it.
-        overrides: Options by which the user set a problem of the files aside, e.g. ``ignore-unexplained``.
+        overrides: Options by which the user ignored a problem of the files, e.g. ``ignore-unexplained``.
     """
 
     case_id: str
@@ -44,7 +44,7 @@ class CaseFiles:
 
 @dataclass(frozen=True)
 class Cohort:
-    """The cases of one folder or table, and how they lie there.
+    """The cases of one folder or table, and their layout.
 
     Attributes:
         layout: ``folders``, ``nnunet``, ``decathlon``, ``bids`` or ``table``.
@@ -71,7 +71,7 @@ def visible(folder: Path) -> list[Path]:
 
 def nifti_files(folder: Path) -> Iterator[Path]:
     """The NIfTI files directly in a folder, sorted. Raises CaseError if it cannot be read."""
-    # A dangling link counts as a file: its modality is there for the user, and must not be synthesised quietly.
+    # A dangling link counts as a file: the user has this modality, so it must not be synthesised without notice.
     return (file for file in visible(folder) if nifti_stem(file.name) is not None and not file.is_dir())
 
 
@@ -99,7 +99,7 @@ def case_of_candidates(case_id: str, candidates: Mapping[str, Sequence[Path]], w
 
 
 def id_problem(case_id: str) -> str | None:
-    """Say why outputs cannot be named after a case, or return None."""
+    """Return why outputs cannot be named after a case, or None."""
     try:
         fits = len(os.fsencode(case_id)) <= LONGEST_NAME
     except UnicodeEncodeError:  # half a surrogate pair

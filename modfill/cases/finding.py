@@ -1,4 +1,4 @@
-"""Finding cases on disk in every layout that is understood; no voxel is read."""
+"""Find cases on disk in every supported layout. No voxel is read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["IGNORE_UNEXPLAINED", "case_of_files", "find_case", "find_cases", "fi
 _LOG = logging.getLogger("modfill")
 
 IGNORE_UNEXPLAINED = "ignore-unexplained"
-"""The entry in a case's ``overrides`` for completion beside images that nothing explains."""
+"""The entry in a case's ``overrides`` for completion in spite of unexplained images."""
 
 
 def find_cases(path: Path | str, *, ignore_unexplained: bool = False) -> list[CaseFiles]:
@@ -46,11 +46,11 @@ def find_case(path: Path | str, *, ignore_unexplained: bool = False) -> CaseFile
 
 
 def case_of_files(files: Mapping[str, str | Path], *, case_id: str | None = None) -> CaseFiles:
-    """Make a case of files that are named one by one, wherever they lie.
+    """Make a case of files that are named one by one. They may lie in different folders.
 
     Args:
         files: By modality, or by any name of it such as ``flair``.
-        case_id: Name of the case; None takes what stands before the modality in all files' names, else the name of
+        case_id: Name of the case; None takes the part before the modality in all files' names, else the name of
             the folder in which the first one lies.
 
     Raises:
@@ -64,7 +64,7 @@ def case_of_files(files: Mapping[str, str | Path], *, case_id: str | None = None
             raise CaseError(f"{path} must be the file of {modality}, got nothing there; correct the path")
         split = split_name(path.name)
         if split is not None and split[1] != modality:
-            _LOG.warning("%s is taken for %s, though its name says %s", path, modality, split[1])
+            _LOG.warning("%s is used as %s, but its name is that of %s", path, modality, split[1])
     named = {split[0] if (split := split_name(path.name)) else "" for path in paths.values()}
     common = named.pop() if len(named) == 1 else ""
     case_id = case_id or common or folder_name(next(iter(paths.values())).parent) or "case"
@@ -73,9 +73,9 @@ def case_of_files(files: Mapping[str, str | Path], *, case_id: str | None = None
 
 
 def find_cohort(path: Path | str, *, ignore_unexplained: bool = False, channels: Sequence[str] | None = None) -> Cohort:
-    """Find the cases in a folder or table, and in which layout they lie.
+    """Find the cases in a folder or table, and their layout.
 
-    Understood, in this order:
+    Supported layouts, in the order in which they are tried:
 
     * a table (``.csv``, ``.tsv``) that lists files: ``layouts.table``;
     * a folder with a ``dataset.json``, of nnU-Net (or its imagesTr or imagesTs) or of the Medical Segmentation
@@ -86,14 +86,14 @@ def find_cohort(path: Path | str, *, ignore_unexplained: bool = False, channels:
 
     Args:
         path: Folder or table.
-        ignore_unexplained: Complete a case that lacks a modality although it holds images whose names say nothing,
-            instead of giving it a problem; its ``overrides`` tell so.
+        ignore_unexplained: Complete a case that lacks a modality although it holds images with unknown names,
+            instead of giving it a problem; recorded in its ``overrides``.
         channels: Modalities in the order of an nnU-Net dataset's channels, instead of the names in its dataset.json.
 
     Returns:
-        The cohort, its cases sorted by id. In one with several cases, a case that cannot be used has its
-        ``problem`` set and does not keep the others back. A case that is modfill's own output, beside the one that it
-        was made from, is none; it is listed in ``left_alone``.
+        The cohort, its cases sorted by id. If there are several cases, one that cannot be used has its ``problem`` set
+        and does not stop the others. Output of modfill that lies beside the case that it was made from is not a case;
+        it is listed in ``left_alone``.
 
     Raises:
         CaseError: If there is no such folder, nothing is found, or the only case has a problem.
@@ -103,7 +103,7 @@ def find_cohort(path: Path | str, *, ignore_unexplained: bool = False, channels:
     path = Path(path)
     if table.is_table(path):
         cohort = table.find(path)
-    elif not os.path.isdir(path):  # also where a name is longer than names can be
+    elif not os.path.isdir(path):  # also False for a name that is too long
         found = "a file" if os.path.exists(path) else "nothing there"
         raise CaseError(
             f"{path} must be a folder with NIfTI files, or a .csv or .tsv, got {found}; give a case, cohort or table"
@@ -127,7 +127,7 @@ def find_cohort(path: Path | str, *, ignore_unexplained: bool = False, channels:
 
 
 def _is_described(path: Path) -> bool:
-    """Tell whether a dataset.json decides the layout of a folder."""
+    """Return whether a dataset.json determines the layout of a folder."""
     root = described(path)
     if root is not None and is_foreign(root):
         _LOG.warning("%s is not nnU-Net's or the Decathlon's, and is ignored", root / "dataset.json")
@@ -136,9 +136,9 @@ def _is_described(path: Path) -> bool:
 
 
 def _without_own_output(cohort: Cohort) -> Cohort:
-    """Leave alone what an earlier run put beside the cases: a case of synthetic images and links to one of the same id.
+    """Leave out outputs of an earlier run beside the cases: synthetic images, and links to a case of the same id.
 
-    Only where the other one has images of its own; anything else of the same id is refused later.
+    That case must have images of its own. Anything else of the same id is refused later.
     """
     same: dict[str, list[CaseFiles]] = defaultdict(list)
     for case in cohort.cases:
@@ -162,7 +162,7 @@ def _is_output_of(case: CaseFiles, others: list[CaseFiles]) -> bool:
 
 
 def _is_synthetic(path: Path) -> bool:
-    """Tell whether both a file's header and the sidecar beside it say that modfill made it."""
+    """Return whether both a file's header and its sidecar mark it as made by modfill."""
     try:
         return read_sidecar(sidecar_path(path)) is not None and has_mark(read_header(path))
     except Unusable:
@@ -170,7 +170,7 @@ def _is_synthetic(path: Path) -> bool:
 
 
 def _refuse_unexplained(case: CaseFiles, ignore: bool) -> CaseFiles:
-    """Give a case that lacks a modality beside an image that may be it a problem, or let it record that it may."""
+    """Give a case a problem if it lacks a modality and holds an unexplained image, or record that this is ignored."""
     names = [name for name, kind in case.others.items() if kind == UNEXPLAINED]
     missing = [modality for modality in MODALITIES if modality not in case.paths]
     if not names or not missing or case.problem or not case.paths:
@@ -181,7 +181,7 @@ def _refuse_unexplained(case: CaseFiles, ignore: bool) -> CaseFiles:
 
 
 def _refuse_shared_ids(cases: list[CaseFiles]) -> list[CaseFiles]:
-    """Give every case whose id another one has too a problem: their results would go to one place."""
+    """Give cases with the same id a problem: their outputs would have the same names."""
     places: dict[str, list[str]] = defaultdict(list)
     for case in cases:
         places[case.case_id] += [str(file.parent) for file in list(case.paths.values())[:1]]
@@ -197,5 +197,5 @@ def _refuse_shared_ids(cases: list[CaseFiles]) -> list[CaseFiles]:
 
 
 def _refuse_odd_id(case: CaseFiles) -> CaseFiles:
-    """Give a case whose id is no plain name a problem: its results would go to another folder."""
+    """Give a case whose id is not a plain name a problem: its outputs would go to another folder."""
     return case if case.problem else replace(case, problem=id_problem(case.case_id))

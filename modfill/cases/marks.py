@@ -28,11 +28,11 @@ __all__ = [
 SYNTHETIC_MARK = "modfill synthetic"
 """The beginning of the NIfTI field ``descrip`` of every synthesised image."""
 
-_MOST_DECIBELS = 1e6  # a PSNR is below; NaN fails the comparison too
+_MOST_DECIBELS = 1e6  # any PSNR is lower; NaN fails the comparison too
 
 
 def has_mark(header: nib.Nifti1Header) -> bool:
-    """Tell whether a header says that modfill made the image; this outlives renaming and a lost sidecar."""
+    """Return whether a header marks the image as made by modfill. The mark outlives renaming and a lost sidecar."""
     return bool(header["descrip"].item().startswith(SYNTHETIC_MARK.encode()))
 
 
@@ -41,7 +41,7 @@ def mark_synthetic(image: nib.Nifti1Image, content: str, sources: Sequence[str])
 
     Args:
         image: Changed in place.
-        content: A modality, or what else the image shows of it.
+        content: What the image shows: a modality, or the uncertainty of one.
         sources: The modalities that it was synthesised from.
 
     Returns:
@@ -52,7 +52,7 @@ def mark_synthetic(image: nib.Nifti1Image, content: str, sources: Sequence[str])
 
 
 def matches_sidecar(path: Path, voxels: npt.NDArray[np.generic]) -> bool:
-    """Tell whether the sidecar beside an image describes these voxels; this outlives a header that was rewritten.
+    """Return whether the sidecar beside an image describes these voxels. It does even if the header was rewritten.
 
     An acquired image that took the place of a synthetic one does not match the sidecar that stayed behind.
     """
@@ -66,7 +66,7 @@ def sidecar_path(image_path: Path) -> Path:
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Read a sidecar that modfill wrote; None if there is none, or it is something else."""
+    """Read a sidecar that modfill wrote; None if there is none, or another file."""
     try:
         note = json.loads(path.read_text(encoding="utf8"))
     except (OSError, ValueError, RecursionError):
@@ -82,5 +82,5 @@ def expected_psnr(note: Mapping[str, Any]) -> float | None:
 
 
 def voxel_hash(voxels: npt.NDArray[np.generic]) -> str:
-    """SHA-256 of the voxels as little-endian float32 in C order, whatever the file's data type, packing and header."""
+    """SHA-256 of the voxels as little-endian float32 in C order; independent of data type, compression and header."""
     return hashlib.sha256(np.asarray(voxels, dtype="<f4").tobytes("C")).hexdigest()

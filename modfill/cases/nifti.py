@@ -1,4 +1,4 @@
-"""One NIfTI file, read once, and within bounds that its header cannot exceed."""
+"""Read one NIfTI file, once, and within bounds that no header can exceed."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ __all__ = ["PLACE", "Unusable", "empty_image", "placed_like", "read_header", "re
 
 _READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, zlib.error)
 _MOST_OFFSET = 2**24  # bytes before the voxels: header and extensions; the largest in use are under a megabyte
-_DEFLATE_RATIO = 1032  # how many bytes one of gzip can stand for
+_DEFLATE_RATIO = 1032  # largest ratio of unpacked to packed bytes in gzip
 
 PLACE = ("qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
          "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units")  # fmt: skip
-"""The fields of a header that place voxels: copied as they stand, also where they make no sense."""
+"""The fields of a header that place voxels: copied unchanged, even if they are invalid."""
 
 
 class Unusable(CaseError):
-    """Carries the reason why one image cannot serve, while its case may."""
+    """One image cannot be used, though its case may be. The message is the reason."""
 
 
 def read_header(path: Path) -> nib.Nifti1Header:
-    """Read a NIfTI header; neither voxels nor extensions, which may claim any size.
+    """Read a NIfTI header, but neither voxels nor extensions, which may claim any size.
 
     Raises:
         Unusable: If it is no NIfTI image of real numbers.
     """
     try:
-        if path.exists() and not path.is_file():  # a named pipe would keep us waiting, a device never end
+        if path.exists() and not path.is_file():  # a named pipe would block, and a device would never end
             raise Unusable("must be a NIfTI image, got something other than a file")
         with path.open("rb") as file:
             start = _unpacked(file).read(nib.Nifti2Header.sizeof_hdr)
@@ -72,7 +72,7 @@ def empty_image(case_id: str, path: Path, header: nib.Nifti1Header, volumes: int
     Raises:
         CaseError: If it has another number of dimensions or volumes, claims too many voxels, or has an affine that
             cannot be used.
-        Unusable: If the header cannot be made sense of.
+        Unusable: If the header is not valid.
     """
     try:
         with np.errstate(all="ignore"):  # what is not finite is refused below
@@ -84,7 +84,7 @@ def empty_image(case_id: str, path: Path, header: nib.Nifti1Header, volumes: int
         shape = shape[:-1]
     if volumes and (len(shape) != 4 or shape[3] != volumes):
         raise CaseError(
-            f"{where} must be 4D with {volumes} volumes, as dataset.json names so many, got shape {shape}; "
+            f"{where} must be 4D with {volumes} volumes, the number of names in dataset.json, got shape {shape}; "
             "correct one of them"
         )
     check_shape(where, shape[:3] if volumes else shape)
@@ -106,7 +106,7 @@ def read_image(case_id: str, path: Path, header: nib.Nifti1Header, volumes: int 
 
     Raises:
         CaseError: As ``empty_image``.
-        Unusable: If the file is truncated, corrupt, or holds much else.
+        Unusable: If the file is truncated, corrupt, or much larger than its voxels.
     """
     empty = empty_image(case_id, path, header, volumes)
     shape = empty.shape
@@ -125,7 +125,7 @@ def read_image(case_id: str, path: Path, header: nib.Nifti1Header, volumes: int 
         if not isinstance(stream, gzip.GzipFile) and size < needed:
             raise Unusable(f"must hold {times(shape)} voxels, got a truncated or corrupt file ({size} bytes)")
         stored = ArrayProxy(stream, header, mmap=False)
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite then, and reported as that
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes infinite, and is refused
             voxels = np.asanyarray(stored, dtype=np.float32).reshape(shape)
         surplus = stream.read(1)  # gzip compares its checksum only when asked to read past the end
     except _READ_ERRORS as error:
@@ -150,7 +150,7 @@ def placed_like(image: nib.Nifti1Image, other: nib.Nifti1Image) -> nib.Nifti1Ima
 
 
 def _unpacked(file: BinaryIO) -> BinaryIO | gzip.GzipFile:
-    """The file's content, unpacked if its first bytes are gzip's: names do not always tell."""
+    """The file's content, unpacked if its first bytes are gzip's, since its name may be wrong."""
     packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     return gzip.GzipFile(fileobj=file) if packed else file

@@ -56,11 +56,11 @@ class Case:
             scaling applied, with the file's affine and header (which keeps the data type on disk and the
             orientation codes).
         paths: File by modality of those images; empty for a case from arrays.
-        unusable: Reason by modality, of those that are there but cannot serve; it begins with the file's name.
+        unusable: Reason by modality, of images that cannot be used; it begins with the file's name.
         synthetic: Modalities whose file is synthetic; also in ``images`` only where that was allowed.
         hashes: SHA-256 by modality of the files as they were read; empty for a case from arrays.
         volume_index: Place along the fourth axis by modality, of those images that share a 4D file.
-        overrides: Options by which the user set a problem of the files aside; the sidecars tell them.
+        overrides: Options by which the user ignored a problem of the files; recorded in the sidecars.
     """
 
     case_id: str
@@ -111,9 +111,9 @@ def inspect(
 
     Args:
         case: A folder with one case, or files by modality, or by any name of it such as ``flair``.
-        allow_synthetic: Take synthetic images for sources too; the sidecars say so.
+        allow_synthetic: Use synthetic images as sources too; recorded in the sidecars.
         assume_aligned: Place images without orientation codes like those with them, as ``read_case`` does.
-        ignore_unexplained: Take a case that lacks a modality although it holds images whose names say nothing.
+        ignore_unexplained: Accept a case that lacks a modality although it holds images with unknown names.
 
     Raises:
         CaseError: There is no case or more than one, or the case cannot be used at all.
@@ -131,13 +131,13 @@ def read_case(files: CaseFiles, *, allow_synthetic: bool = False, assume_aligned
     """Read and check the images of a case.
 
     An image that is truncated, not NIfTI, all zero, constant over its non-zero voxels, not finite, or an exact
-    copy of an earlier modality goes to ``unusable``. A volume of zeros in a 4D file is a missing modality, since such
-    a file has no other way to say so; so is a channel of zeros in nnU-Net's layout, with a logged warning. No file
-    makes this take more memory than the voxels that it may have, whatever its header claims.
+    copy of an earlier modality goes to ``unusable``. A volume of zeros in a 4D file is a missing modality, since a
+    4D file cannot leave it out. So is a channel of zeros in nnU-Net's layout, with a logged warning. Memory is bounded
+    by the number of voxels that is allowed, not by what a header claims.
 
     Args:
         files: A case as ``find_cases`` returns it.
-        allow_synthetic: Take synthetic images for sources too, instead of for missing ones.
+        allow_synthetic: Use synthetic images as sources, instead of treating them as missing.
         assume_aligned: Take an image whose header has no orientation codes to lie where the first image of the same
             shape that has them lies; ``Case.overrides`` then has ``assume-aligned``.
 
@@ -188,7 +188,7 @@ def read_case(files: CaseFiles, *, allow_synthetic: bool = False, assume_aligned
 
 
 def _align(images: dict[str, nib.Nifti1Image]) -> bool:
-    """Place images without orientation codes like the first of the same shape with them; tell whether any was."""
+    """Place images without orientation codes like the first of the same shape with them. True if any was placed."""
     moved = False
     coded = [image for image in images.values() if has_codes(image)]
     for modality, image in images.items():
@@ -214,13 +214,13 @@ def _read(
 
 def warn_of_zeros(case_id: str, name: str, modality: str) -> None:
     """Log that a channel of zeros is taken for a missing one."""
-    _LOG.warning("case %s: %s holds zeros alone; %s is taken for missing", case_id, name, modality)
+    _LOG.warning("case %s: %s holds only zeros; %s counts as missing", case_id, name, modality)
 
 
 def synthetic_file(path: Path) -> bool:
-    """Tell whether modfill made an image file, by its header or the sidecar beside it.
+    """Return whether modfill made an image file, by its header or the sidecar beside it.
 
-    Voxels are read only where there is a sidecar and the header says nothing. A file that cannot be read is not ours.
+    Voxels are read only if there is a sidecar and the header has no mark. A file that cannot be read does not count.
     """
     try:
         header = read_header(path)
@@ -262,7 +262,7 @@ def case_from_arrays(
         check_affine(f"case {case_id}: {modality}", affine)
         if array.dtype.kind not in "biuf":
             raise CaseError(f"case {case_id}: {modality} must hold real numbers, got {array.dtype}; convert it")
-        with np.errstate(over="ignore"):  # what overflows is infinite then, and reported as that
+        with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused
             images[modality] = nib.Nifti1Image(np.array(array, dtype=np.float32), affine)
         if array.dtype.kind in "iu":
             images[modality].set_data_dtype(array.dtype)
@@ -272,7 +272,7 @@ def case_from_arrays(
 
 
 def require_usable(case: Case) -> None:
-    """Refuse a case with an unusable image, rather than quietly replace what the user believes to be there.
+    """Refuse a case with an unusable image, rather than replace the image without notice.
 
     Raises:
         CaseError: If any image is unusable; names the first one.

@@ -21,10 +21,10 @@ __all__ = ["Meeting", "Part", "Share"]
 _LOG = logging.getLogger("modfill")
 _T = TypeVar("_T")
 TIMEOUT = "MODFILL_RANK_TIMEOUT"
-"""Environment variable: seconds without a sign of life after which a rank counts as absent."""
+"""Environment variable: seconds without a heartbeat after which a rank counts as absent."""
 
 _TIMEOUT = 300.0
-_BEATS = 10  # signs of life within the timeout
+_BEATS = 10  # heartbeats within the timeout
 _POLL = 0.2  # seconds between two checks by the main thread, which signals reach
 _LEAVE_TIMEOUT = 10.0  # seconds for which the rank that holds the store lets the others read it
 
@@ -53,6 +53,9 @@ class Part:
         if not 1 <= part.number <= part.count:
             raise ModfillError(f"shard must be one of 1/N to N/N, got '{text}'; e.g. 3/16 for the third of 16")
         return part
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
 
     @classmethod
     def of_rank(cls) -> Part:
@@ -97,27 +100,33 @@ class Share:
         return cls(Part.parse(shard), Part.of_rank())
 
     @property
+    def part(self) -> Part:
+        """The share as one part of the whole cohort."""
+        shard, rank = self.shard, self.rank
+        return Part(shard.number + shard.count * (rank.number - 1), shard.count * rank.count)
+
+    @property
     def label(self) -> str:
         """The name of this share in messages; empty for a whole cohort."""
-        shard = f"shard {self.shard.number}/{self.shard.count}" if self.shard.count > 1 else ""
-        return f"{shard} rank {self.rank.number}/{self.rank.count}".strip() if self.rank.count > 1 else shard
+        shard = f"shard {self.shard}" if self.shard.count > 1 else ""
+        return f"{shard} rank {self.rank}".strip() if self.rank.count > 1 else shard
 
     def of(self, items: Sequence[_T]) -> Sequence[_T]:
         """This process's items."""
-        return self.rank.of(self.shard.of(items))
+        return self.part.of(items)
 
 
 class Meeting:
-    """Where ranks wait for each other: torchrun ends all of them as soon as one ends with an error.
+    """Makes ranks wait for each other at the end: torchrun ends all of them as soon as one ends with an error.
 
-    From the beginning each rank gives signs of life, so that one that works for hours is told from one that is not
-    there. A daemon thread does that, and all the waiting: torch waits where no signal reaches it.
+    From the beginning each rank sends heartbeats, so that one that works for hours differs from one that is absent. A
+    daemon thread sends them and does all the waiting, because signals do not interrupt a wait inside torch.
 
     Args:
         rank: this process's part, as `Part.of_rank` gives it. With one rank there is nothing to wait for.
 
     Raises:
-        ModfillError: the time limit in the environment is no number of seconds.
+        ModfillError: the time limit in the environment is not a number of seconds.
     """
 
     def __init__(self, rank: Part):
@@ -133,18 +142,18 @@ class Meeting:
         """Wait until every rank is here.
 
         Raises:
-            ModfillError: one gave no sign of life for the time limit.
+            ModfillError: one sent no heartbeat for the time limit.
         """
         if self._rank.count == 1:
             return
         self._here.set()
-        began, told = time.monotonic(), False
+        began, logged = time.monotonic(), False
         while not self._over.wait(_POLL):
             now = time.monotonic()
             waited_for = sorted(self._unfinished - {self._rank.number})
-            if not told and now - began > 10 * _POLL:
+            if not logged and now - began > 10 * _POLL:
                 _LOG.warning("waiting for %s of %d", _listed(waited_for), self._rank.count)
-                told = True
+                logged = True
             absent = [n for n in waited_for if now - max(began, self._heartbeats.get(n, (0, began))[1]) > self._seconds]
             if absent:
                 raise ModfillError(f"all {self._rank.count} ranks must take part, got no sign of {_listed(absent)} for "
@@ -167,7 +176,7 @@ class Meeting:
                 if not self._unfinished:
                     self._leave(store)
                     return
-            except (RuntimeError, OSError):  # the rank that holds the store is not there yet, or not any more
+            except (RuntimeError, OSError):  # the rank that holds the store has not started yet, or has ended
                 store = None
             if not self._here.wait(pause):
                 continue
@@ -196,7 +205,7 @@ def _store(first: bool, seconds: float) -> Any:
     import torch.distributed as dist
 
     holds = first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    if not holds:  # torch would fill the screen where nobody answers
+    if not holds:  # torch would log many errors if the store does not answer
         address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
         socket.create_connection(address, timeout=max(seconds, 1)).close()
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), None, holds,

@@ -1,14 +1,12 @@
 """A cohort through one completion: while one case is computed, the next is read and the one before is written.
 
-Every case is locked from its reading to its writing, so that several processes share a cohort; `locking` says on which
-file systems that holds. On others, no two processes may be given the same case.
+Every case is locked from reading to writing, so that several processes can share a cohort. `locks` lists the file
+systems on which this works. On others, no two processes may be given the same case.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -18,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from modfill.atomic import writable
-from modfill.cases.files import LONGEST_NAME, CaseFiles
-from modfill.cohort.locks import FileLock, take
+from modfill.cases.files import CaseFiles
+from modfill.cohort.locks import FileLock, case_lock, take
 from modfill.cohort.table import COLUMNS, require_own_table, row_of, update_table
 from modfill.completion import Completion
 from modfill.errors import CaseError, ModfillError, WeightsError
@@ -36,13 +34,13 @@ __all__ = ["CohortResults", "run_cohort"]
 _LOG = logging.getLogger("modfill")
 
 _PAUSE = 0.2  # seconds between two searches for a case that no other process has locked
-_WRITE_TIMEOUT = 1.0  # seconds for files that are being written when the user wants an end
+_WRITE_TIMEOUT = 1.0  # seconds for files that are being written when the run is interrupted
 _AHEAD = 2  # cases besides those being computed: one is read, one is written
 
 
 @dataclass(eq=False)
 class _CaseRun:
-    """One case between the threads; the first error ends it."""
+    """One case on its way through the threads. Its first error ends it."""
 
     files: CaseFiles
     lock: FileLock | None  # None where it failed before it could write
@@ -56,9 +54,9 @@ class _CaseRun:
         began = time.perf_counter()
         try:
             self.value = stage(self.value)
-        except WeightsError:  # no other case would fare better
+        except WeightsError:  # every other case would fail too
             raise
-        except Exception as error:  # whatever it is, it must not stop the other cases
+        except Exception as error:  # no error of one case may stop the others
             self.value, self.error = None, error
         self.seconds[name] = time.perf_counter() - began
         _LOG.debug("case %s: %s, %.1f s", self.files.case_id, name, self.seconds[name])
@@ -86,15 +84,15 @@ class CohortResults(Iterator[CaseResult]):
         return result
 
     def close(self) -> None:
-        """End the run: cases under way are finished, or given up where the user asked for an end."""
+        """End the run: cases under way are finished, or abandoned after an interrupt."""
         self._results.close()
 
     def to_frame(self) -> pd.DataFrame:
-        """Wait for all cases; a row for each, those that were iterated over before too.
+        """Wait for all cases. Gives a row for each, those that were iterated over before too.
 
         Returns:
             The columns of `cohort.csv`: `case`, `status` (completed, nothing missing, failed), `targets`, `seconds`,
-            `expected_psnr` in dB, `sha256` and `reason`; several values in a cell are parted by blanks.
+            `expected_psnr` in dB, `sha256` and `reason`; several values in a cell are separated by blanks.
         """
         import pandas as pd
 
@@ -105,16 +103,24 @@ class CohortResults(Iterator[CaseResult]):
         return frame
 
 
-def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, completion: Completion, *, jobs: int) -> CohortResults:
+def run_cohort(
+    found: Sequence[CaseFiles],
+    out: OutputFolder,
+    completion: Completion,
+    *,
+    jobs: int,
+    finish: Callable[[], None] = lambda: None,
+) -> CohortResults:
     """Take every case through a completion.
 
-    A case that another process is doing is left until that one is done or dead. At most `jobs` + 2 cases are in memory.
+    A case that another process has locked is tried again later. At most `jobs` + 2 cases are in memory.
 
     Args:
         found: the cases.
         out: where outputs go; it gets the locks and the cohort's table.
         completion: writes to `out`.
         jobs: cases computed at the same time.
+        finish: called when the last case is done, before its result is given.
 
     Raises:
         SettingsError: `jobs` is less than 1; at once, not when the first result is asked for.
@@ -124,11 +130,11 @@ def run_cohort(found: Sequence[CaseFiles], out: OutputFolder, completion: Comple
     require_own_table(out.path)
     with writable(out.path):
         out.path.mkdir(parents=True, exist_ok=True)
-    return CohortResults(_results(found, out, completion, jobs), len(found))
+    return CohortResults(_results(found, out, completion, jobs, finish), len(found))
 
 
 def _results(
-    found: Sequence[CaseFiles], out: OutputFolder, completion: Completion, jobs: int
+    found: Sequence[CaseFiles], out: OutputFolder, completion: Completion, jobs: int, finish: Callable[[], None]
 ) -> Generator[CaseResult, None, None]:
     run = _Run(out, completion, ThreadShare(jobs), deque(found))
     pools = [ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(jobs, "compute"), ThreadPoolExecutor(1, "write")]
@@ -138,10 +144,13 @@ def _results(
             if len(under_way) == jobs + _AHEAD:
                 yield under_way.popleft().result()
             under_way.append(run.start(*pools))
-        while under_way:
+        while len(under_way) > 1:
             yield under_way.popleft().result()
+        last = [future.result() for future in under_way]  # none if there are no cases
+        finish()
+        yield from last
     finally:
-        # a case that is being computed would take its minutes; nobody wants it any more
+        # after an interrupt, the case that is being computed is not waited for: it takes minutes
         run.stop(pools, wait=not in_a_hurry())
         run.threads.restore()
 
@@ -153,9 +162,9 @@ class _Run:
     Attributes:
         waiting: cases that have not been started; only the reading thread touches them.
         held: the locks of the cases under way.
-        stopped: set when nobody wants further results.
-        abandoned: set when what is under way is not wanted either.
-        holding: held by whoever takes or releases a case's lock.
+        stopped: set when no further results are wanted.
+        abandoned: set when the cases under way are not wanted either.
+        holding: held while a case's lock is taken or released.
         writing: held by the thread that writes files.
     """
 
@@ -189,7 +198,7 @@ class _Run:
             self._release(lock)
 
     def _release(self, lock: FileLock | None) -> None:
-        """Release a lock once, whoever comes first."""
+        """Release a lock, unless that has been done."""
         with self.holding:
             if lock in self.held:
                 self.held.remove(lock)
@@ -198,7 +207,7 @@ class _Run:
     def start(
         self, reading: ThreadPoolExecutor, computing: ThreadPoolExecutor, writing: ThreadPoolExecutor
     ) -> Future[CaseResult]:
-        """Line up the stages of one case; which one is decided when the reading thread gets to it."""
+        """Queue the stages of one case. The reading thread chooses the case when it starts."""
         read = reading.submit(self._read)
         computed = computing.submit(lambda: self._compute(read.result()))
         return writing.submit(lambda: self._write(computed.result()))
@@ -232,7 +241,7 @@ class _Run:
             self._release(case_run.lock)
 
     def _next(self) -> _CaseRun:
-        """The next case that no other process is doing; waits for one if need be."""
+        """The next case that no other process has locked. Waits for one if necessary."""
         while not self.stopped.is_set():
             for _ in range(len(self.waiting)):
                 files = self.waiting.popleft()
@@ -252,7 +261,7 @@ class _Run:
         """Take a case's lock, or return None if another process holds it.
 
         Raises:
-            InterruptedError: nobody would release it any more.
+            InterruptedError: the run has been stopped, and would not release it.
         """
         with self.holding:
             if self.stopped.is_set():
@@ -263,8 +272,5 @@ class _Run:
             return lock
 
     def _lock(self, files: CaseFiles) -> FileLock | None:
-        name = os.fsencode(f".lock-{files.case_id}")
-        if len(name) > LONGEST_NAME:
-            name = b".lock-" + hashlib.sha256(name).hexdigest().encode()
         with writable(self.out.path, CaseError, case=files.case_id):
-            return take(self.out.path / os.fsdecode(name))
+            return take(case_lock(self.out.path, files.case_id))

@@ -34,17 +34,17 @@ class Outcome:
 
 
 def follow(results: Iterable[CaseResult], total: int, *, jobs: int, label: str = "") -> Outcome:
-    """Take the results as they come, tell how far the cohort is, and sum it up.
+    """Take the results as they come, show the progress, and log a summary.
 
     Args:
         results: as `ModalityCompleter.complete_cohort` yields them.
         total: number of cases.
         jobs: cases computed at the same time.
-        label: what this process calls its part of the cohort, e.g. "shard 3/16"; empty for a whole cohort.
+        label: name of this process's part of the cohort, e.g. "shard 3/16"; empty for a whole cohort.
     """
     outcome = Outcome()
     clock = _Clock(total, jobs)
-    # a bar for each of several processes would be a mess
+    # several processes would draw their bars over each other
     hidden = None if total > 1 and not label and _LOG.isEnabledFor(logging.INFO) else True
     try:
         with tqdm(total=total, unit="case", desc="modfill", disable=hidden) as bar, _moving(bar):
@@ -77,12 +77,12 @@ def case_bar(name: str) -> Iterator[Callable[[str, float], None]]:
     hidden = None if _LOG.isEnabledFor(logging.INFO) else True
     with tqdm(total=100, desc=printable(name), disable=hidden, leave=False, bar_format=layout) as bar, _moving(bar):
 
-        def tell(step: str, share: float) -> None:
+        def show(step: str, share: float) -> None:
             if not bar.disable:
                 bar.n = max(bar.n, round(100 * share))
                 bar.set_description_str(f"{printable(name)}, {step}")
 
-        yield tell
+        yield show
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def _outcome(result: CaseResult) -> str:
 
 
 def _sum_up(clock: _Clock, problems: Sequence[str], label: str) -> None:
-    """The last words, after an interruption too."""
+    """Log the failures and a summary, after an interruption too."""
     for problem in problems:
         _LOG.error("%s", problem)
     busy = ""

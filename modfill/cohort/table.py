@@ -1,4 +1,4 @@
-"""`cohort.csv`: one line per case of an output folder, right however many processes write it."""
+"""`cohort.csv`: one line per case of an output folder, correct with any number of writing processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["COLUMNS", "TABLE", "read_table", "require_own_table", "row_of", "update_table"]
 
 TABLE = "cohort.csv"
-_ODD_NAMES = "surrogateescape"  # what Python makes of names that are not Unicode comes back as it was
+_ODD_NAMES = "surrogateescape"  # names that are not Unicode are written back unchanged
 COLUMNS = ("case", "status", "targets", "seconds", "expected_psnr", "sha256", "reason")
 
 _PER_IMAGE = ("targets", "expected_psnr", "sha256")  # columns with a value for each image
@@ -36,7 +36,7 @@ def row_of(result: CaseResult) -> Row:
 
     Returns:
         By column: `status` is completed, nothing missing or failed (then with its `reason`); `targets`, `expected_psnr`
-        in dB and `sha256` tell the synthetic images, parted by blanks; `seconds` is empty if nothing was synthesised.
+        in dB and `sha256` list the synthetic images, split by blanks; `seconds` is empty if nothing was synthesised.
     """
     done = result.completed
     images = tuple(done.paths) if done else ()
@@ -55,8 +55,8 @@ def row_of(result: CaseResult) -> Row:
 def update_table(out: OutputFolder, row: Row) -> None:
     """Put one case's line into the folder's table.
 
-    The lines of other cases stay, also those of other processes, and so do columns that somebody added. In the case's
-    own line, images of earlier runs stay that still lie in the folder.
+    The lines of other cases stay, also those of other processes, and so do columns that a user added. In the case's
+    own line, images of earlier runs stay if they still lie in the folder.
 
     Raises:
         ModfillError: the folder cannot be written, or another table lies there.
@@ -94,14 +94,14 @@ def _images(row: Row) -> dict[str, tuple[str, ...]]:
 def _is_there(out: OutputFolder, case_id: str, modality: str) -> bool:
     try:
         return is_ours(out.place(case_id, modality).image)
-    except CaseError:  # its id or a link leads elsewhere
+    except CaseError:  # its id or a link leads out of the folder
         return False
 
 
 def _as_csv(rows: Sequence[Row]) -> bytes:
     text = io.StringIO()
     columns = dict.fromkeys((*COLUMNS, *(column for row in rows for column in row)))
-    odd = any("\r" in value for row in rows for value in row.values())  # which csv forgets to quote
+    odd = any("\r" in value for row in rows for value in row.values())  # Python's csv does not quote a carriage return
     writer = csv.DictWriter(
         text, list(columns), restval="", lineterminator="\n", quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
     )
@@ -111,7 +111,7 @@ def _as_csv(rows: Sequence[Row]) -> bytes:
 
 
 def require_own_table(folder: Path) -> None:
-    """Raise ModfillError if the folder's table is somebody else's: it would be lost."""
+    """Raise ModfillError if the folder's table is not modfill's: it would be overwritten."""
     path = folder / TABLE
     if path.exists() and _read(path) is None:
         raise ModfillError(

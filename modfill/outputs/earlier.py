@@ -1,4 +1,4 @@
-"""Outputs of earlier runs in the folder: whose they are, and whether this run would make the same."""
+"""Outputs of earlier runs in the folder, and whether this run would make the same."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Earlier:
     def same_as_asked(self, target: str, settings: Mapping[str, Any]) -> str | None:
         """SHA-256 of an image that was made from the same sources as all others, with these weights and settings.
 
-        None where there is no such image; `finished` says why.
+        None if there is no such image.
         """
         note = self.sidecars.get(target, {})
         asked = {"Sources": next(iter(self.sidecars.values()))["Sources"], **settings}
@@ -92,7 +92,7 @@ class Earlier:
         return digest if has_mark(headers[0]) and described else None
 
     def make_way(self, acquired: Iterable[str], *, overwrite: bool) -> None:
-        """See to it that no synthetic image of an earlier run stands for what has been acquired since.
+        """Refuse or remove synthetic images of modalities that have been acquired since.
 
         Args:
             acquired: modalities with an acquired image.
@@ -105,13 +105,13 @@ class Earlier:
             place = self.places[modality]
             if not overwrite:
                 raise CaseError(
-                    f"case {self.case_id}: {place.image} must go, got a synthetic {modality} where an acquired one has "
-                    "come; overwrite it (overwrite=True) or choose another output folder"
+                    f"case {self.case_id}: {place.image} must be removed, got a synthetic {modality} though it has "
+                    "been acquired since; overwrite it (overwrite=True) or choose another output folder"
                 )
             remove(place)
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed process left half written. The case must be locked."""
+        """Remove files that a killed process left half written. The case must be locked."""
         for place in self.places.values():
             for part in (place.image, place.uncertainty, place.sidecar):
                 remove_leftovers(part)
@@ -130,12 +130,12 @@ class Earlier:
         return available
 
     def stands_for(self, modality: str) -> bool:
-        """Tell whether a synthetic image of this modality lies in the folder."""
+        """Return whether a synthetic image of this modality lies in the folder."""
         return modality in self.sidecars and is_ours(self.places[modality].image)
 
 
 def _unchanged_sources(files: CaseFiles, note: Mapping[str, Any], *, allow_synthetic: bool) -> tuple[str, ...] | None:
-    """The sources of a sidecar, if the case's files are still the same byte for byte and nothing has come; else None.
+    """The sources of a sidecar, if the case's files are still the same byte for byte and none was added; else None.
 
     Only hashes and headers are read, no voxels: the files passed the checks when the sidecar was written.
     """
@@ -162,5 +162,5 @@ def _unchanged_sources(files: CaseFiles, note: Mapping[str, Any], *, allow_synth
 
 
 def _is_synthetic(note: Mapping[str, Any], modality: str) -> bool:
-    """Tell whether a sidecar says that a source was synthetic itself."""
+    """Return whether a sidecar records that a source was synthetic itself."""
     return any(source["Modality"] == modality and source.get("Synthetic") for source in note["Sources"])

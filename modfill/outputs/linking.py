@@ -1,4 +1,4 @@
-"""Makes an output folder a whole dataset: links to what was acquired, and the description that its naming asks for."""
+"""Make an output folder a whole dataset: links to acquired files, and the description that its naming requires."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from modfill.errors import CaseError, ModfillError
 from modfill.modalities import SHORT_NAMES
 from modfill.outputs.naming import OutputFolder, refuse_links
 
-__all__ = ["Links", "describe", "remove_description", "write_json"]
+__all__ = ["Links", "check_description", "describe", "remove_description", "write_json"]
 
 _LOG = logging.getLogger("modfill")
 
@@ -38,15 +38,15 @@ _DECATHLON_KEYS = ("name", "description", "reference", "licence", "release")  # 
 
 @dataclass(frozen=True)
 class Links:
-    """Links to what was acquired, where the naming of an output folder wants them.
+    """Links to acquired files, at the places of an output folder's naming.
 
-    A volume of a 4D file is written out instead, and so is an uncompressed file where nnU-Net wants ``.nii.gz``. In the
-    namings of BraTS, segmentations beside the images, e.g. ``<case>-seg.nii.gz``, are linked too. Where two would get
-    one name, only one that is named after the case is linked, and a warning is logged.
+    A volume of a 4D file is written out instead, and so is an uncompressed file where nnU-Net needs ``.nii.gz``. In the
+    namings of BraTS, segmentations beside the images, e.g. ``<case>-seg.nii.gz``, are linked too. If two would
+    get the same name, only one that is named after the case is linked, and a warning is logged.
 
     Attributes:
         out: The output folder.
-        cohort: The cases, which tell whose a segmentation is.
+        cohort: All cases, those of other shards too: a segmentation may belong to any of them.
     """
 
     out: OutputFolder
@@ -103,7 +103,7 @@ class Links:
 
 
 def _segmentations(files: CaseFiles) -> Iterator[tuple[Path, str, str]]:
-    """The segmentations beside a case's images that BraTS' names tell: file, last word and ending."""
+    """The segmentations with BraTS' names beside a case's images: file, last word and ending."""
     folder = next(iter(files.paths.values())).parent
     for word, separator, ending in product(SEGMENTATION_WORDS, "-_", (FILE_ENDING, ".nii")):
         file = folder / f"{files.case_id}{separator}{word}{ending}"
@@ -114,7 +114,7 @@ def _segmentations(files: CaseFiles) -> Iterator[tuple[Path, str, str]]:
 def _odd_segmentations(files: CaseFiles, cohort: Cohort) -> list[Path]:
     """The segmentations in a case's folder that are not named after it, e.g. BraTS 2020's ``W39_1998.09.19_Segm.nii``.
 
-    None where the folder holds other cases too: it is not certain whose they are.
+    None if the folder holds other cases too, for they may belong to one of those.
     """
     names = [name for name, kind in files.others.items() if kind == "segmentation" and is_segmentation(name)]
     named = {f"{files.case_id}{separator}{word}" for word in SEGMENTATION_WORDS for separator in "-_"}
@@ -124,7 +124,7 @@ def _odd_segmentations(files: CaseFiles, cohort: Cohort) -> list[Path]:
     folder = next(iter(files.paths.values())).parent
     if any(path.parent == folder for c in cohort.cases if c is not files for path in c.paths.values()):
         return []
-    # where each sequence has a folder, it is one up
+    # one folder up if each sequence has a folder
     places = [next((p / name for p in (folder, folder.parent) if (p / name).is_file()), None) for name in names]
     return [place for place in places if place is not None]
 
@@ -164,7 +164,7 @@ def link(file: Path, place: Path) -> None:
     """
     if place.parent.resolve() / place.name == file.parent.resolve() / file.name:
         return  # the output folder is the input folder
-    # past links to folders, but not past the file's own: what it leads to may be called otherwise
+    # resolves links to folders, but not a link at the file itself: its target may have another name
     target = os.path.relpath(os.path.realpath(file.parent) + os.sep + file.name, os.path.realpath(place.parent))
     if place.is_symlink():
         if os.readlink(place) == target:
@@ -198,7 +198,7 @@ def _occupied(place: Path) -> CaseError:
 
 
 def describe(out: OutputFolder, cohort: Cohort, record: Mapping[str, Any] | None = None) -> None:
-    """Write the description that the naming of `out` asks for: nnU-Net's dataset.json, BIDS' dataset_description.json.
+    """Write the description that the naming of `out` requires: nnU-Net's dataset.json, BIDS' dataset_description.json.
 
     Args:
         out: The output folder.
@@ -213,8 +213,23 @@ def describe(out: OutputFolder, cohort: Cohort, record: Mapping[str, Any] | None
             write_json(path, _DESCRIPTIONS[out.naming][1](out, cohort) | dict(record or {}))
 
 
+def check_description(out: OutputFolder, cohort: Cohort) -> None:
+    """Check that `describe` will be able to write.
+
+    Args:
+        out: The output folder.
+        cohort: All that is completed into it.
+
+    Raises:
+        ModfillError: If a description that is not modfill's lies there, or the labels of the cohort are not usable.
+    """
+    if out.naming in _DESCRIPTIONS:
+        with _own_description(out):
+            _DESCRIPTIONS[out.naming][1](out, cohort)
+
+
 def remove_description(out: OutputFolder) -> None:
-    """Remove what `describe` wrote, while the folder is not what it describes.
+    """Remove the file that `describe` wrote, while the dataset is not complete.
 
     Raises:
         ModfillError: If the folder cannot be written, or a description that is not modfill's lies there.
@@ -235,7 +250,7 @@ def _own_description(out: OutputFolder) -> Iterator[Path]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Tell whether a description says that modfill made it."""
+    """Return whether modfill wrote a description."""
     try:
         return bool(json.loads(path.read_text(encoding="utf8"))["GeneratedBy"][0]["Name"] == "modfill")
     except (ValueError, TypeError, LookupError, RecursionError):
@@ -285,6 +300,6 @@ _DESCRIPTIONS: dict[str, tuple[str, Callable[[OutputFolder, Cohort], dict[str, A
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all, whoever else is writing it; makes the folder. Raises OSError if it cannot."""
+    """Write JSON whole or not at all, also while others write it. Creates the folder. Raises OSError if it cannot."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf8")

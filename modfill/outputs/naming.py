@@ -27,7 +27,7 @@ _NO_MAP_FOLDER = "uncertainty"
 
 @dataclass(frozen=True)
 class Place:
-    """Where one synthetic image goes, and all that belongs to it."""
+    """The path of one synthetic image, and those of the files that belong to it."""
 
     image: Path
 
@@ -85,7 +85,7 @@ class OutputFolder:
         return self.path / folder / f"{case_id}_{number:04d}{FILE_ENDING}"
 
     def beside(self, case_id: str, word: str, ending: str) -> Path:
-        """Where a file of a case goes that is no modality, e.g. its segmentation ``seg``, in the namings of BraTS."""
+        """Where another file of a case goes, e.g. its segmentation ``seg``, in the namings of BraTS."""
         return self.path / case_id / f"{case_id}{'_' if self.naming == 'brats2021' else '-'}{word}{ending}"
 
 
@@ -135,7 +135,7 @@ def output_folder(path: Path, naming: Naming | Literal["auto"], cohort: Cohort) 
         naming: One of ``NAMINGS``, or ``auto``: like the cohort's; nnU-Net's for the Decathlon, whose 4D files cannot
             take single images, and BraTS 2023's for tables and mixed names. With ``auto``, images of a case whose
             files all end in ``.nii`` do so too.
-        cohort: Says the order of nnU-Net's channels, and which of its cases are for training.
+        cohort: Gives the order of nnU-Net's channels, and which of its cases are for training.
 
     Raises:
         SettingsError: If the naming is not known.
@@ -160,7 +160,7 @@ def output_folder(path: Path, naming: Naming | Literal["auto"], cohort: Cohort) 
             )
     plain = frozenset(
         case.case_id
-        for case in (cohort.cases if auto and naming != "nnunet" else ())  # nnU-Net wants one ending
+        for case in (cohort.cases if auto and naming != "nnunet" else ())  # nnU-Net needs one ending
         if case.paths and all(file.name.lower().endswith(".nii") for file in case.paths.values())
     )
     return OutputFolder(path, naming, channels, training, plain)
@@ -174,7 +174,7 @@ def _brats_year(cohort: Cohort) -> Naming:
 
 
 def refuse_links(folder: Path, place: Path, case_id: str) -> None:
-    """Refuse a place below a folder to which a link leads: it may be anywhere.
+    """Refuse a place that a link below the output folder leads to: it may lie anywhere.
 
     Raises:
         CaseError: If there is a link between the two.
@@ -185,10 +185,10 @@ def refuse_links(folder: Path, place: Path, case_id: str) -> None:
 
 
 def uncertainty_path(image_path: Path) -> Path:
-    """The uncertainty map of an image, where readers of its naming do not take it for one of the case's images.
+    """The path of an image's uncertainty map, which readers of the naming must not take for an image of the case.
 
-    Beside it, `...-uncertainty.nii.gz`; in nnU-Net's naming, whose readers take every file for a channel, in a folder
-    below; in BIDS told apart by its `desc`.
+    It lies beside the image as `...-uncertainty.nii.gz`. In nnU-Net's naming, where every file is a channel, it lies in
+    a folder below. In BIDS it has a `desc` of its own.
     """
     if image_path.parent.name in IMAGE_FOLDERS:
         return image_path.parent / _NO_MAP_FOLDER / image_path.name

@@ -1,4 +1,4 @@
-"""The JSON sidecar of a synthetic image: all that made it, so that the same can be made again."""
+"""The JSON sidecar of a synthetic image: all inputs and settings, so that it can be made again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["DECISIVE", "NO_AGENT", "decisive", "is_ours", "settings_keys", "side
 NO_AGENT = "No contrast agent was given: enhancement is inferred from the other modalities and may be wrong or absent."
 
 DECISIVE = ("Sources", "Weights", "Mode", "Steps", "Samples", "Seed", "Uncertainty")
-"""The keys that make an output another one where they differ."""
+"""The keys that two outputs must share to be the same."""
 
 
 def decisive(case: Case, settings: Settings, weights: Mapping[str, str]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def sidecar(
         target: the synthesised modality.
         decisive: what `decisive` gave.
         found: what the synthesis adds: `Precision`, `UnitRange`, `VoxelSHA256` and the like.
-        place: where the image goes; the sources' paths are relative to its folder. None names none.
+        place: where the image goes; the sources' paths are relative to its folder. None leaves them out.
     """
     sources = ", ".join(NAMES[m] for m in case.available)
     packages = ({"Name": name, "Version": version(name)} for name in ("torch", "numpy"))
@@ -85,12 +85,12 @@ def sidecar(
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """The way from a folder to a file, past links to folders; so that both may be moved together."""
+    """The path from a folder to a file, with links to folders resolved, so that both may be moved together."""
     return Path(os.path.relpath(Path(os.path.realpath(path.parent), path.name), os.path.realpath(folder))).as_posix()
 
 
 def source_paths(note: Mapping[str, Any], path: Path) -> dict[str, Path]:
-    """Where the sources of a synthetic image lie by what its sidecar says, by modality: the inverse of `sidecar`.
+    """The paths of a synthetic image's sources by modality, as its sidecar records them: the inverse of `sidecar`.
 
     Args:
         note: the sidecar.
@@ -104,13 +104,13 @@ def _source(case: Case, modality: str) -> dict[str, Any]:
     mark = {"Synthetic": True} if modality in case.synthetic else {}
     if modality not in case.hashes:
         return {"VoxelSHA256": voxel_hash(case.volume(modality)), **mark}
-    # the hash is of what was read, whatever has become of the file since
+    # the hash is of the content that was read; the file may have changed since
     place = {"VolumeIndex": case.volume_index[modality]} if modality in case.volume_index else {}
     return {"File": case.paths[modality].name, "SHA256": case.hashes[modality], **place, **mark}
 
 
 def is_ours(path: Path) -> bool:
-    """Tell whether a sidecar, or an image by its header, says that modfill made it."""
+    """Return whether modfill made a sidecar, or an image by its header."""
     if path.suffix == ".json":
         return read_sidecar(path) is not None
     try:

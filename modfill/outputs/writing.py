@@ -20,7 +20,7 @@ __all__ = ["remove", "write"]
 def write(synthesis: Synthesis, place: Place) -> str:
     """Write a synthetic image, its map and its sidecar.
 
-    The image appears last: whoever sees it finds everything else in place.
+    The image appears last, when everything else is in place.
 
     Args:
         synthesis: what was synthesised.
@@ -30,7 +30,7 @@ def write(synthesis: Synthesis, place: Place) -> str:
         SHA-256 of the image file.
 
     Raises:
-        CaseError: the folder or disk does not take them, or an image that modfill did not make lies there.
+        CaseError: the files cannot be written, or an image that modfill did not make lies there.
     """
     case_id = synthesis.provenance["CaseID"]
     with writable(place.image, CaseError, case_id):

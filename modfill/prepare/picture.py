@@ -20,7 +20,7 @@ _EDGES = (90, 220, 120)
 def draw(
     heads: Mapping[str, NDArray[np.float32]], brain: NDArray[np.bool_], names: Mapping[str, str], path: Path
 ) -> None:
-    """One row for each scan: axial, coronal and sagittal slice with the mask's outline, then the edges of the first scan.
+    """One row for each scan: three planes with the mask's outline, and one with the edges of the first scan.
 
     Args:
         heads: scans on the prepared grid (X, Y, Z), skull on.

@@ -20,9 +20,9 @@ __all__ = ["Choice", "Verdict", "choose", "recognise"]
 
 _FLAIR = ("flair", "fla", "tirm", "darkfluid", "dark")
 _T1 = ("t1", "mprage", "mpr", "bravo", "spgr", "fspgr", "vibe", "tfe", "memprage")
-_OTHER = ("dwi", "diff", "diffusion", "adc", "apparent", "trace", "tensor", "dti", "swi", "susceptibility", "perf", "perfusion",
-          "asl", "dsc", "dce", "tof", "angio", "mra", "mip", "bold", "fmri", "phase", "pd", "spectro", "svs", "csi", "gre",
-          "hemo", "star", "map", "b0", "b1000", "fieldmap", "ct", "pet")  # fmt: skip
+_OTHER = ("dwi", "diff", "diffusion", "adc", "apparent", "trace", "tensor", "dti", "swi", "susceptibility", "perf",
+          "perfusion", "asl", "dsc", "dce", "tof", "angio", "mra", "mip", "bold", "fmri", "phase", "pd", "spectro",
+          "svs", "csi", "gre", "hemo", "star", "map", "b0", "b1000", "fieldmap", "ct", "pet")  # fmt: skip
 _SCOUT = ("localizer", "localiser", "loc", "scout", "survey", "aahead", "plane", "calibration", "asset")
 _LEAST_SLICES = 8  # fewer are a localiser, or a slab
 _LONG_TE, _LONG_TR, _LONG_TI = 0.06, 1.8, 1.4  # s: T2 weighting, and suppressed fluid
@@ -72,7 +72,8 @@ def recognise(series: Series) -> Verdict:
     if name and parameters and base.get(name, name) != parameters:
         return Verdict(
             None,
-            f"its name says {SHORT_NAMES[name]} ({from_name}), its parameters {SHORT_NAMES[parameters]} ({from_header})",
+            f"its name says {SHORT_NAMES[name]} ({from_name}), its parameters {SHORT_NAMES[parameters]} "
+            f"({from_header})",
             True,
         )
     found = name or parameters

@@ -71,9 +71,7 @@ def register(reference: Scan, scan: Scan) -> Registration:
     overlap = _overlap(pair.heads, found)
     doubts = []
     if information[0] < information[1]:
-        doubts.append(
-            f"mutual information {information[0]:.3f} is below {information[1]:.3f} of the scanner's positions"
-        )
+        doubts.append(f"mutual information {information[0]:.3f} is below that of the scanner's positions")
     if apart > MOST_APART:
         doubts.append(f"a perturbed start ends {apart:.1f} mm away")
     if overlap < LEAST_OVERLAP:

@@ -121,7 +121,9 @@ def prepare_studies(
 
     Args:
         folder: one study, or a folder of studies.
-        out, ignore_unexplained, bias_correction: as in `prepare_study`.
+        out: the cases' folders are made in this folder.
+        ignore_unexplained: as in `prepare_study`.
+        bias_correction: likewise.
     """
     _require_packages()
     for study in find_studies(Path(folder)):
@@ -194,7 +196,7 @@ def _register(work: _Work) -> None:
         if modality != work.reference:
             found = work.registrations[modality] = register(fixed, scan)
             _LOG.info(
-                "%s: %s registered to %s: mutual information %.3f (%.3f before), perturbed start %.1f mm away, heads %.2f",
+                "%s: %s registered to %s: mutual information %.3f (%.3f before), perturbed start %.1f mm off, Dice %.2f",
                 work.case_id, SHORT_NAMES[modality], SHORT_NAMES[work.reference], *found.information, found.apart,
                 found.overlap,
             )  # fmt: skip
@@ -211,9 +213,7 @@ def _strip(work: _Work, mask: Path | None) -> tuple[Grid, Brain]:
         found, tool = _given_mask(work, mask, whole), f"mask {mask.name}"
     else:
         if seen not in ("t1n", "t1c"):
-            work.warnings.append(
-                f"the brain was found in {SHORT_NAMES[seen]}; deepbet is made for T1: check the picture"
-            )
+            work.warnings.append(f"the brain was found in {SHORT_NAMES[seen]}; deepbet is made for T1")
         found, tool = brain_of(head, whole)
     brain = check_brain(found, head, whole, tool)
     if not found.any():

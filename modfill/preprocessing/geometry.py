@@ -19,7 +19,7 @@ SPACING_TOLERANCE = 0.05  # spacings this near to 1 mm are taken for it: resampl
 
 @dataclass(frozen=True)
 class Geometry:
-    """The way from one grid to the model's grid and back; built by `Geometry.of`.
+    """The transform from one grid to the model's grid and back; built by `Geometry.of`.
 
     Attributes:
         shape: voxels of the image's own grid.
@@ -59,7 +59,7 @@ class Geometry:
         """
         cropped = apply_orientation(volume, self.orientation)[self._slices]
         if average and min(self.zoom) < 1:
-            # A Gaussian as wide at half its height as what a voxel gains; FWHM = 2.355 standard deviations.
+            # Gaussian with FWHM^2 = (model spacing / own spacing)^2 - 1; FWHM = 2.355 standard deviations.
             sigma = [np.sqrt(max(z**-2 - 1, 0)) / 2.355 for z in self.zoom]
             cropped = scipy.ndimage.gaussian_filter(cropped.astype(np.float32), sigma, mode="constant")
         return self._pad(_resample(cropped, self.zoom, self._edges, linear))

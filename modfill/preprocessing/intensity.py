@@ -10,12 +10,12 @@ import numpy as np
 __all__ = ["BACKGROUND", "PERCENTILES", "IntensityScale", "output_scale"]
 
 PERCENTILES = (0.5, 99.5)
-BACKGROUND = {"zscore": 0.0, "range": -1.0}  # what stands outside the brain in normalised volumes
+BACKGROUND = {"zscore": 0.0, "range": -1.0}  # value outside the brain in normalised volumes
 
 
 @dataclass(frozen=True)
 class IntensityScale:
-    """The way of a modality's intensities to the model's and back.
+    """The mapping of a modality's intensities to the model's and back.
 
     Attributes:
         low, high: the 0.5 and 99.5 percentiles over the brain; the unit range [0, 1] in the modality's intensities.
@@ -74,8 +74,8 @@ class IntensityScale:
 def output_scale(like: IntensityScale, unit: Sequence[float]) -> IntensityScale:
     """The intensity scale of a synthetic image: the percentiles of one source, and a mean and deviation within them.
 
-    Each scanner and converter gives an image a scale of its own, and the data type of a source holds its own scale
-    only. Therefore one source decides, not the mean of all.
+    Scanners and converters use different scales, and the data type of a source fits its own scale only. Therefore the
+    scale of one source is used, not the mean of all.
 
     Args:
         like: scale of the nearest source.

@@ -1,4 +1,4 @@
-"""A case becomes normalised volumes on the model's grid; `Prepared` holds the way back."""
+"""From a case to normalised volumes on the model's grid; `Prepared` holds what the inverse needs."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ MOST_VOXELS = 2**25  # of the model's grid, 33 litres at 1 mm: a brain's box has
 
 @dataclass(frozen=True)
 class Prepared:
-    """A case as the model takes it.
+    """A case as input of the model.
 
     Attributes:
         volumes: normalised volume (X, Y, Z) float32 on the model's grid by modality.
         brain: the brain on the model's grid, bool; `own_brain` the same on the case's own grid.
         scales: the intensity scale of each modality.
-        geometry: the way back.
+        geometry: the transform between the grids.
         normalisation: "zscore" or "range", of the volumes.
     """
 
@@ -58,8 +58,7 @@ class Prepared:
     def restore(self, volume: np.ndarray) -> np.ndarray:
         """A volume (X, Y, Z) on the model's grid -> the case's own grid, 0 outside the brain.
 
-        What the volume has outside the brain does not matter: where voxels are interpolated, the nearest ones of the
-        brain stand there.
+        Values outside the brain have no effect: before interpolation they are replaced by the nearest ones inside.
         """
         if self.geometry.resamples:
             nearest = scipy.ndimage.distance_transform_edt(~self.brain, return_distances=False, return_indices=True)
@@ -104,7 +103,7 @@ def prepare(case: Case, multiple: int, normalisation: str, leave_out: Collection
             f"{math.prod(geometry.model_shape) / 1e6:.0f}; check the voxel sizes, and set stray voxels to 0"
         )
     brain = geometry.apply(own_brain.astype(np.float32)) > 0.5
-    share = geometry.apply(own_brain.astype(np.float32), average=True)  # of brain in each value: what lies outside is 0
+    share = geometry.apply(own_brain.astype(np.float32), average=True)  # of brain in each voxel; the outside is 0
     if not brain.any():
         raise CaseError(f"case {case.case_id}: the brain must be thick enough for voxels of 1 mm, got "
                         f"{int(own_brain.sum())} voxels far apart; check the voxel sizes")  # fmt: skip

@@ -1,4 +1,4 @@
-"""A volume on the model's grid becomes an image on the case's own grid: the inverse of `prepare`."""
+"""From a volume on the model's grid to an image on the case's own grid: the inverse of `prepare`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _image(case: Case, volume: npt.NDArray[np.floating], dtype: np.dtype) -> nib
     """
     source = next(iter(case.images.values()))
     image = nib.Nifti1Image(volume.astype(dtype), source.affine, dtype=dtype)
-    with np.errstate(over="ignore"):  # NIfTI-2 can say more than NIfTI-1
+    with np.errstate(over="ignore"):  # NIfTI-2 has a larger range than NIfTI-1
         for name in PLACE:
             image.header[name] = source.header[name]
         image.header["pixdim"][:4] = source.header["pixdim"][:4]

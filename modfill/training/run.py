@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -88,32 +89,75 @@ def train_preset(
         model.brightness.fit(torch.tensor([brightness_of(case) for case in cases]))
     half = half_is_fast(device) and _half_is_sound(cases, preset, device)
     stages = (stage,) if stage else preset.stages
-    whole = sum(preset.training[name].share for name in stages)
-    ready, renewed = [], []
-    for name in preset.stages:
-        part, settings, done = getattr(model, name), preset.training[name], out / f"{name}.ckpt"
+
+    def train_stage(name: str) -> None:
+        budget = _budget(preset, name, stages, minutes)
+        train(_stage(name, model, cases, held_out, out=out, regions=more), out, budget, seed=seed, device=device,
+              half=half)  # fmt: skip
+
+    ready, renewed = _train_stages(model, trained, stages, cases=cases, out=out, train_stage=train_stage)
+    fitted = weights is not None and not renewed & set(FITTED_LAST)
+    result = out / "weights.safetensors"
+    if rank() == 0:
+        if preset.refiner and ready == preset.stages and not fitted:
+            fit_to_held_out(model, held_out)
+        checkpoint.save(model, result, ready)
+    return result
+
+
+def _train_stages(
+    model: Synthesiser,
+    trained: Collection[str],
+    stages: Sequence[str],
+    *,
+    cases: list[TrainingCase],
+    out: Path,
+    train_stage: Callable[[str], None],
+) -> tuple[tuple[str, ...], set[str]]:
+    """Train stages in the preset's order, and load the finished ones between them.
+
+    Args:
+        model: the model to train.
+        trained: stages that are trained in the weights to start from.
+        stages: those to train now.
+        cases: training cases.
+        out: run folder.
+        train_stage: trains one stage of the model.
+
+    Returns:
+        The stages that are trained now, up to the first one that is not; and those of them that this run folder holds.
+    """
+    order = model.preset.stages
+    ready: list[str] = []
+    renewed: set[str] = set()
+    for name in order:
+        done = out / f"{name}.ckpt"
         if name in stages:
-            budget = Budget(settings.steps, minutes and minutes * settings.share / whole)
-            part_stage = _stage(name, model, cases, held_out, out=out, regions=more)
-            train(part_stage, out, budget, seed=seed, device=device, half=half)
-        elif done.exists() or (name not in trained and preset.stages.index(name) < preset.stages.index(stages[0])):
-            _load_averaged(part, done)
+            train_stage(name)
+        elif done.exists() or (name not in trained and order.index(name) < order.index(stages[0])):
+            _load_averaged(getattr(model, name), done)
         elif name not in trained:
             break
         ready.append(name)
         if name in stages or done.exists():
-            renewed.append(name)
-        if name == "autoencoder" and (name in stages or done.exists()):
-            bank = LatentBank(model, cases, out / "latents")
-            _filled(bank)
-            model.latent_std.fill_(bank.std())
-    result = out / "weights.safetensors"
-    if rank() == 0:
-        fitted = weights is not None and not set(renewed) & set(FITTED_LAST)
-        if preset.refiner and tuple(ready) == preset.stages and not fitted:
-            fit_to_held_out(model, held_out)
-        checkpoint.save(model, result, tuple(ready))
-    return result
+            renewed.add(name)
+            if name == "autoencoder":
+                _fit_latents(model, cases, out)
+    return tuple(ready), renewed
+
+
+def _budget(preset: Preset, name: str, stages: Sequence[str], minutes: float | None) -> Budget:
+    """The steps of a stage, and its share of the minutes."""
+    settings = preset.training[name]
+    whole = sum(preset.training[name].share for name in stages)
+    return Budget(settings.steps, minutes and minutes * settings.share / whole)
+
+
+def _fit_latents(model: Synthesiser, cases: list[TrainingCase], out: Path) -> None:
+    """Set the latents' standard deviation to that of the training cases."""
+    bank = LatentBank(model, cases, out / "latents")
+    _filled(bank)
+    model.latent_std.fill_(bank.std())
 
 
 def _preset_named(preset_name: str, stage: str | None) -> Preset:

@@ -1,7 +1,7 @@
 """One safetensors file <-> model. The preset travels in the file's metadata: the file alone rebuilds the model.
 
-A file that was altered never loads. What `save` writes carries a digest of its content; beside the shipped weights lies
-what `sha256sum` says of them, so that nothing in the file itself need be believed.
+A file that was altered never loads. What `save` writes contains a digest of its content. The SHA-256 of the shipped
+weights lies in a file beside them, so that this check does not rely on the weights file itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def save(model: Synthesiser, path: Path, stages: tuple[str, ...]) -> None:
     tensors["latent_std"] = model.latent_std.detach().cpu().float()
     preset, trained = model.preset.to_json(), ",".join(stages)
     content = {"preset": preset, "stages": trained, "content": _digest(preset, trained, tensors)}
-    # one entry only: safetensors writes several in random order, and the file's hash stands in every sidecar
+    # one entry only: safetensors writes several in random order, and every sidecar records the file's hash
     metadata = {"modfill": json.dumps(content)}
     with writable(path, WeightsError), replacing(path) as temporary:
         temporary.write_bytes(serialised(tensors, metadata))
@@ -46,7 +46,7 @@ def load(path: Path) -> tuple[Synthesiser, WeightsFile]:
     """Rebuild a model from its file, in float32, in evaluation mode, on the CPU.
 
     Returns:
-        The model, and what its file says of itself.
+        The model, and the hash and metadata of its file.
 
     Raises:
         WeightsError: the file is missing, is not a modfill checkpoint, is damaged or altered, or does not fit its own
@@ -55,7 +55,7 @@ def load(path: Path) -> tuple[Synthesiser, WeightsFile]:
     file = WeightsFile.open(path)
     tensors, preset = _tensors(path), file.preset
     try:
-        with torch.device("meta"):  # without memory: sizes are believed only when the file holds such tensors
+        with torch.device("meta"):  # allocates nothing: the file may not hold tensors of these sizes
             expected = Synthesiser(preset).state_dict()
     except MALFORMED as error:
         raise unreadable_preset(path, error) from error
@@ -81,7 +81,7 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _digest(preset: str, stages: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of all that a checkpoint says."""
+    """SHA-256 of a checkpoint's preset, stages and tensors."""
     digest = hashlib.sha256(f"{preset}\n{stages}\n".encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

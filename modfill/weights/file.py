@@ -85,8 +85,8 @@ def unreadable_preset(path: Path, error: Exception) -> WeightsError:
 
 
 def _checked_hash(path: Path) -> str:
-    """SHA-256 of a weights file; of one with a `.sha256` beside it, as the shipped one has, after comparing both."""
-    if not os.path.isfile(path):  # also where a name is longer than names can be
+    """SHA-256 of a weights file, compared with the `.sha256` file beside it if there is one."""
+    if not os.path.isfile(path):  # also False for a name that is too long
         raise WeightsError(f"{path}: no such weights file; give a .safetensors file written by 'modfill train'")
     try:
         with path.open("rb") as file:
@@ -101,7 +101,7 @@ def _checked_hash(path: Path) -> str:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     record = path.with_name(path.name + ".sha256")
     if record.is_file() and record.read_bytes().split()[:1] != [found.encode()]:
-        raise WeightsError(f"{path}: must be as {record.name} says, got SHA-256 {found}; install or download it again")
+        raise WeightsError(f"{path}: must have the SHA-256 in {record.name}, got {found}; install or download it again")
     return found
 
 

@@ -22,7 +22,7 @@ __all__ = ["Networks"]
 
 
 class Networks:
-    """Weights and a device. Hash and preset are known at once; torch and the tensors are loaded on first use.
+    """Weights and a device. Hash and preset are read at once; torch and the tensors are loaded on first use.
 
     Args:
         weights: a file that `modfill train` wrote; None takes the shipped one.
@@ -54,7 +54,7 @@ class Networks:
         return device_named(self._device)
 
     def load(self) -> Inference:
-        """The networks, loaded once however many threads ask.
+        """The networks, loaded once for all threads.
 
         Raises:
             WeightsError: the file is damaged, or has changed since.
@@ -86,17 +86,17 @@ class Networks:
         return wanted
 
     def require_possible(self, settings: Settings) -> None:
-        """Raise SettingsError for settings with which these weights can do nothing."""
+        """Raise SettingsError for settings that these weights do not support."""
         preset = self.preset
         if settings.uncertainty and preset.refiner is None and settings.samples < 2:
             raise SettingsError(
-                f"uncertainty must have two samples or more by weights without a refiner, got {settings.samples}; "
+                f"uncertainty must have two samples or more with weights without a refiner, got {settings.samples}; "
                 "set samples=8"
             )
         if settings.samples > 1 and preset.samples_needed(settings) == 1:
-            # those that count otherwise: by what the weights do in one step, and without a refiner the spread
+            # where more samples have an effect: in the mean of several steps, and in the spread without a refiner
             ways = "in mode mean with steps" if preset.single_step_mean else "in mode mean"
             ways += " or for uncertainty" if preset.refiner is None else ""
             raise SettingsError(
-                f"samples must be 1 here, got {settings.samples}; by these weights more count {ways} only"
+                f"samples must be 1 here, got {settings.samples}; with these weights more count {ways} only"
             )

@@ -22,7 +22,7 @@ UNCERTAINTY = "modfillUncertainty"
 
 
 def is_bids(path: Path) -> bool:
-    """Tell whether a folder is a BIDS dataset, or a subject, session or anat folder of one, by its folders."""
+    """Return whether a folder is a BIDS dataset, or a subject, session or anat folder of one, by its folders."""
     return next(_anat_folders(path), None) is not None
 
 
@@ -30,8 +30,8 @@ def find(path: Path) -> Cohort:
     """Find the cases of a BIDS dataset: a subject, or each session of a subject that has sessions.
 
     ``derivatives`` and every folder but ``anat`` are left alone, and so are masks and suffixes other than T1w, T2w
-    and FLAIR. Two files of one modality (runs, acquisitions, reconstructions) are a problem, because nothing says
-    which one is meant; so is a T1w whose name hints at contrast agent without the entity ``ce``.
+    and FLAIR. Two files of one modality (runs, acquisitions, reconstructions) are a problem, because it is not
+    known which one is meant; so is a T1w whose name hints at contrast agent without the entity ``ce``.
 
     Args:
         path: The dataset's folder, or one ``sub-<label>``, ``ses-<label>`` or ``anat`` of it. It may itself be a

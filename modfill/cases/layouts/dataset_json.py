@@ -54,9 +54,9 @@ def described(path: Path) -> Path | None:
 
 
 def is_foreign(folder: Path) -> bool:
-    """Tell whether a folder's dataset.json describes something else than images of nnU-Net, e.g. is MONAI's datalist.
+    """Return whether a folder's dataset.json is of another tool than nnU-Net or the Decathlon, e.g. MONAI's datalist.
 
-    One that cannot be read is not foreign: it may be nnU-Net's, damaged.
+    One that cannot be read does not count: it may be a damaged one of nnU-Net.
     """
     if any((folder / name).is_dir() for name in IMAGE_FOLDERS):
         return False
@@ -68,7 +68,7 @@ def is_foreign(folder: Path) -> bool:
 
 
 def load_description(folder: Path) -> dict[str, Any]:
-    """Read a folder's dataset.json, of whatever kind.
+    """Read a folder's dataset.json, of any kind.
 
     Raises:
         ModfillError: there is none, or it is damaged.
@@ -133,10 +133,11 @@ def channel_names(dataset: Mapping[str, Any], where: Path | str) -> tuple[str, .
 def channel_modalities(
     dataset: Mapping[str, Any], where: Path | str, explicit: Sequence[str] | None = None, foreign: bool = True
 ) -> tuple[str, ...]:
-    """Which modality each channel is.
+    """Determine the modality of each channel.
 
-    A channel of another kind, e.g. ADC, keeps its own name. An unknown name counts as that where it is one of another
-    sequence or of a segmentation, or where all modalities have a channel; never where it has a modality's word in it.
+    A channel of another kind, e.g. ADC, keeps its own name. An unknown name is accepted as another kind if it is
+    that of another sequence or of a segmentation, or if all modalities have a channel. It is never accepted if it
+    contains a word for a modality.
 
     Args:
         dataset: content of dataset.json.
@@ -148,7 +149,7 @@ def channel_modalities(
         The modalities by channel number, names of other channels among them.
 
     Raises:
-        ModfillError: a name is doubtful, none is a modality's, two stand for the same one, or there are too many or
+        ModfillError: a name is ambiguous, none is a modality's, two stand for the same one, or there are too many or
             too few: the order is never guessed.
     """
     names = channel_names(dataset, where)
@@ -175,7 +176,7 @@ def channel_modalities(
 
 
 def _is_foreign(name: str, known: set[str]) -> bool:
-    """Tell whether a channel's name is certainly that of no modality."""
+    """Return whether a channel's name is certainly not that of a modality."""
     uniform = "_".join(re.split(r"[^0-9A-Za-z*]+", name.strip()))
     for word in uniform.split("_"):
         other = is_other_sequence(f"{word}.nii")

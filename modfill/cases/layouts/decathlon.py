@@ -25,10 +25,10 @@ __all__ = ["find", "is_decathlon"]
 
 
 def is_decathlon(path: Path) -> bool:
-    """Tell whether a folder's dataset.json is the Decathlon's: it names a `modality` and no file ending.
+    """Return whether a folder's dataset.json is the Decathlon's: it names a `modality` and no file ending.
 
-    The first nnU-Net's says the same, but its images are files by channel, `<case>_0000.nii.gz`, which it lists as
-    `<case>.nii.gz`.
+    The dataset.json of the first nnU-Net has the same keys, but its images are files by channel,
+    `<case>_0000.nii.gz`, which it lists as `<case>.nii.gz`.
 
     Raises:
         ModfillError: If it is damaged.
@@ -42,7 +42,7 @@ def is_decathlon(path: Path) -> bool:
 
 
 def _has_channels(image: Path) -> bool:
-    """Tell whether files by channel are there instead of a listed image."""
+    """Return whether there are files by channel in place of a listed image."""
     stem = image.name.removesuffix(FILE_ENDING)
     try:
         names = os.listdir(image.parent)
@@ -54,7 +54,7 @@ def _has_channels(image: Path) -> bool:
 def find(path: Path) -> Cohort:
     """Find the cases that dataset.json lists under `training` and `test`.
 
-    Every case seems to have every modality: one that is missing is a volume of zeros, which only reading shows.
+    Every case lists every modality. A missing one is a volume of zeros, which is found when the file is read.
 
     Args:
         path: The dataset's folder, or its imagesTr or imagesTs.
@@ -73,7 +73,7 @@ def find(path: Path) -> Cohort:
             case_id = nifti_stem(image.name) or image.name
             problem = None
             if not image.is_file() and not image.is_symlink():
-                problem = f"case {case_id}: {image} must be there, for dataset.json lists it, got none; add it"
+                problem = f"case {case_id}: {image} must exist, as dataset.json lists it, got none; add it"
             cases.append(CaseFiles(case_id, dict.fromkeys(volume_index, image), problem, volume_index, label))
     if not cases:
         raise CaseError(f"{root / 'dataset.json'} must list images under training or test, got none; add them")

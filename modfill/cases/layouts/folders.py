@@ -1,4 +1,4 @@
-"""Case folders and flat files under BraTS names: the end of a file's name says its modality."""
+"""Case folders and flat files under BraTS names: a file's name ends in its modality."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _Named = dict[str, dict[str, list[Path]]]  # files by case id and modality
 def find(path: Path) -> Cohort:
     """Find the cases in a folder by the names of the files.
 
-    The folder may be one case, a flat folder with files of several cases (grouped by what stands before the
+    The folder may be one case, a flat folder with files of several cases (grouped by the part of the name before the
     modality), or a cohort with such folders in it, one level down, or two within ``HGG`` and ``LGG``. A case may also
     have a folder for each sequence. Where images lie both directly in ``path`` and in two or more case folders, the
-    larger number of cases is the cohort, and the others are listed in ``left_alone``. The case id is what stands before
+    larger number of cases is the cohort, and the others are listed in ``left_alone``. The case id is the part before
     the modality in the file names, or the folder's name for bare names such as ``t1c.nii.gz``.
 
     Every other file and folder is accounted for: see ``CaseFiles.others`` and ``Cohort.left_alone``. A folder that
@@ -73,7 +73,7 @@ def _nothing_found(path: Path) -> str:
     other = next(nifti_files(path), None)
     if other is not None and channel_number(other) is not None:
         return (
-            f"{path} must have a dataset.json whose channel_names say what the channels are, got only files such "
+            f"{path} must have a dataset.json whose channel_names give the modalities, got only files such "
             f"as {other.name}; add it there or one folder up: the order is never guessed"
         )
     got = "none" if other is None else f"others such as {other.name}"
@@ -101,7 +101,7 @@ def _case_folders(path: Path) -> Iterator[Path]:
 
 
 def _cases_of_cohort_folder(folder: Path) -> list[CaseFiles]:
-    """Cases in a sub-folder of a cohort: as ``_cases_in``, but a folder that should hold a case is not lost."""
+    """Cases in a sub-folder of a cohort: as ``_cases_in``, but an unusable folder is a case with a problem."""
     if is_own_output(folder) or leads_up(folder):
         return []
     try:
@@ -148,7 +148,7 @@ def _cases_in(folder: Path) -> list[CaseFiles]:
 
 
 def _images(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Name and NIfTI file of each image in a folder; a folder that is named like a file stands for the one in it."""
+    """Name and NIfTI file of each image in a folder. In place of a folder that is named like a file, the file in it."""
     for entry in visible(folder):
         if nifti_stem(entry.name) is None:
             continue
@@ -210,7 +210,7 @@ def _refuse_parts(folder: Path, cases: list[CaseFiles]) -> list[CaseFiles]:
 
 
 def _on_one_grid(files: Sequence[Path]) -> bool:
-    """Tell whether headers that can be read all tell the same grid."""
+    """Return whether all readable headers have the same grid."""
     grids = []
     for file in files:
         try:
@@ -249,7 +249,7 @@ def _case_files(case_id: str, files: dict[str, list[Path]], others: list[Path]) 
     last = case_id.replace("-", "_").rpartition("_")[2]
     if list(case.paths) == ["t1n"] and last != case_id and is_contrast_word(last):
         problem = (
-            f"case {case_id}: {case.paths['t1n'].name} must say whether it is T1 or T1 with contrast agent, got "
+            f"case {case_id}: {case.paths['t1n'].name} must be named as T1 without or with contrast agent, got "
             f"'{last}' before its modality; rename it to end in t1c or t1n"
         )
         return replace(case, problem=problem)

@@ -73,7 +73,7 @@ def channel_case(
         label: Where the segmentation of a training case lies or should lie.
 
     Returns:
-        The case; its ``problem`` tells that it lacks a channel that is no modality, and so cannot be synthesised.
+        The case. Its ``problem`` is set if it lacks a channel that is not a modality, which cannot be synthesised.
 
     Raises:
         CaseError: If there is no file, or it is not certain which channel each one is.
@@ -86,7 +86,7 @@ def channel_case(
 
 
 def _numbered(case_id: str, images: Sequence[Path | str], count: int) -> dict[int, Path]:
-    """A case's files by channel number. Raises CaseError if there is none or a number is doubtful."""
+    """A case's files by channel number. Raises CaseError if there is none or a number is ambiguous."""
     numbers = [channel_number(image) for image in images]
     if len(images) == count and all(number in (None, index) for index, number in enumerate(numbers)):
         return {index: Path(image) for index, image in enumerate(images)}
@@ -106,7 +106,7 @@ def _numbered(case_id: str, images: Sequence[Path | str], count: int) -> dict[in
 
 
 def missing_other(case_id: str, numbers: Collection[int], channels: Sequence[str]) -> str | None:
-    """Say that a case lacks a channel that is no modality, and so cannot be synthesised, or return None.
+    """Return the problem of a case that lacks a channel that is not a modality and cannot be synthesised, or None.
 
     Args:
         case_id: Name of the case.
@@ -194,7 +194,7 @@ def _foreign_files(folder: Path) -> dict[str, str]:
 
 
 def _case(case_id: str, images: list[Path], channels: tuple[str, ...], label: Path | None) -> CaseFiles:
-    """As ``channel_case``, but what it refuses is the case's problem."""
+    """As ``channel_case``, but a refusal becomes the case's problem."""
     try:
         return channel_case(case_id, images, channels, label)
     except CaseError as error:

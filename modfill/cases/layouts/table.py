@@ -20,7 +20,7 @@ _ID_COLUMNS = ("case_id", "case", "id", "subject_id", "subject", "participant_id
 
 
 def is_table(path: Path) -> bool:
-    """Tell whether a path is a file that ends in .csv or .tsv."""
+    """Return whether a path is a file that ends in .csv or .tsv."""
     return path.suffix.lower() in _EXTENSIONS and os.path.isfile(path)
 
 
@@ -28,15 +28,15 @@ def find(path: Path) -> Cohort:
     """Read the cases of a table.
 
     Columns: the case id (``case_id``, ``subject``, ...) and one per modality under any of its aliases, e.g.
-    ``T1 Gd``. Relative paths start from the table's folder; an empty cell is a missing modality, and so is one that
-    says ``n/a``, ``NA``, ``NaN``, ``None`` or ``null``. Other columns are left alone, unless they hold NIfTI files and
-    no segmentation: then a modality may hide behind an unknown name.
+    ``T1 Gd``. Relative paths start from the table's folder; an empty cell is a missing modality, and so is a cell
+    with ``n/a``, ``NA``, ``NaN``, ``None`` or ``null``. Other columns are left alone, unless they hold NIfTI files that
+    are not segmentations: such a column may be a modality with an unknown name.
 
     Args:
         path: ``.tsv`` with tabs, or ``.csv`` with commas or semicolons, in UTF-8.
 
     Raises:
-        ModfillError: If it cannot be read, a column is lacking, named twice or doubtful, or it has no row.
+        ModfillError: If it cannot be read, a column is missing, duplicated or ambiguous, or it has no row.
     """
     header, *rows = _read(path)
     id_column = next((header.index(name) for name in _ID_COLUMNS if name in header), None)
