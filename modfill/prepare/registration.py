@@ -25,7 +25,7 @@ LEVELS = (4.0, 2.0, 1.5)  # mm, of the refinement
 ANGLES = (-24.0, 0.0, 24.0)  # degrees about each axis, of the starting positions
 STARTS = 4  # of the best starting positions are optimised
 BINS = 32
-SAMPLED = 0.1  # of the voxels at the finest level
+SAMPLES = 25_000  # voxels of the head in which the metric is taken
 SEED = 1
 ITERATIONS, RELAXATION = 150, 0.8  # a step that is halved at each turn (0.5) ends short of the optimum
 PERTURBATION = (np.array([4.0, -4.0, 4.0]), np.array([6.0, 6.0, -6.0]))  # degrees, mm
@@ -85,12 +85,20 @@ class _Pair:
     def __init__(self, fixed: dict[float, sitk.Image], moving: dict[float, sitk.Image]):
         self.fixed, self.moving = fixed, moving
         self.heads = [head_mask(images[MIDDLE]) for images in (fixed, moving)]
+        self.volume = float(np.count_nonzero(sitk_array(self.heads[0]))) * MIDDLE**3
 
     def information(self, transform: sitk.Euler3DTransform) -> float:
         """Mutual information at 4 mm, in nats."""
         method = _metric(1.0)
         method.SetInitialTransform(transform, inPlace=False)
         return -_value(method, self.fixed[MIDDLE], self.moving[MIDDLE])
+
+
+def sitk_array(image: sitk.Image) -> NDArray[np.generic]:
+    """The voxels of an image, (Z, Y, X)."""
+    import SimpleITK as sitk
+
+    return np.asarray(sitk.GetArrayViewFromImage(image))
 
 
 def _pyramid(image: sitk.Image) -> dict[float, sitk.Image]:
@@ -146,6 +154,8 @@ def _metric(sampled: float, head: sitk.Image | None = None) -> sitk.ImageRegistr
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetInterpolator(sitk.sitkLinear)
+    method.SetMetricUseFixedImageGradientFilter(False)  # gradients where they are needed, not of the whole image
+    method.SetMetricUseMovingImageGradientFilter(False)
     if sampled < 1:
         method.SetMetricSamplingStrategy(method.RANDOM)
         method.SetMetricSamplingPercentage(sampled, SEED)
@@ -182,8 +192,8 @@ def _optimised(pair: _Pair, spacing: float, start: sitk.Euler3DTransform) -> sit
     """Maximise the mutual information at one resolution."""
     import SimpleITK as sitk
 
-    method = _metric(1.0 if spacing >= MIDDLE else SAMPLED, pair.heads[0])
-    method.SetOptimizerAsRegularStepGradientDescent(spacing / 2, spacing / 1000, ITERATIONS, RELAXATION)
+    method = _metric(min(1.0, SAMPLES * spacing**3 / max(pair.volume, 1.0)), pair.heads[0])
+    method.SetOptimizerAsRegularStepGradientDescent(spacing / 2, spacing / 200, ITERATIONS, RELAXATION)
     method.SetOptimizerScalesFromPhysicalShift()
     transform = sitk.Euler3DTransform(start)
     method.SetInitialTransform(transform, inPlace=True)

@@ -196,7 +196,7 @@ def _register(work: _Work) -> None:
         if modality != work.reference:
             found = work.registrations[modality] = register(fixed, scan)
             _LOG.info(
-                "%s: %s registered to %s: mutual information %.3f (%.3f before), perturbed start %.1f mm off, Dice %.2f",
+                "%s: %s registered to %s: information %.3f (%.3f before), perturbed start %.1f mm off, Dice %.2f",
                 work.case_id, SHORT_NAMES[modality], SHORT_NAMES[work.reference], *found.information, found.apart,
                 found.overlap,
             )  # fmt: skip

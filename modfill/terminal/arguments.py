@@ -181,7 +181,7 @@ def _add_prepare(commands: Any) -> None:
                          help="one patient's folder, or a folder of patients")  # fmt: skip
     for modality, names in _FILES.items():
         prepare.add_argument(*names, dest=modality, type=_existing, metavar="FILE", action=_Once,
-                             help=f"the {SHORT_NAMES[modality]}: a NIfTI file, or one DICOM series' folder")  # fmt: skip
+                             help=f"the {SHORT_NAMES[modality]}: a NIfTI file or a DICOM series' folder")  # fmt: skip
     prepare.add_argument("-o", "--out", "--output", type=Path, required=True, metavar="CASES")
     prepare.add_argument(
         "--reference", metavar="MODALITY", help="register the others to this one (default: the finest)"
