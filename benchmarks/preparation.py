@@ -36,7 +36,7 @@ from modfill.prepare import prepare_study, restore
 from modfill.prepare.grid import Grid, resample
 from modfill.prepare.record import grid_from, matrix_from, read_record
 from modfill.prepare.registration import register
-from modfill.prepare.scan import Scan, read_scan
+from modfill.prepare.scan import Scan, inverse, read_scan
 
 HEADS = 5  # different brains among the phantoms
 CSF, SKULL, SCALP, MUSCLE = range(4)
@@ -190,7 +190,7 @@ def _native_score(
     (restored,) = restore(synthetic, like=entry["Source"], out=out / "restored" / target, record=record)
     acquired, given = read_scan(Path(entry["Source"])), read_scan(restored)
     mask = read_scan(next(paths[target].parent.glob("*-brainmask.nii.gz")))
-    way = np.linalg.inv(matrix_from(entry))
+    way = inverse(matrix_from(entry))
     brain = resample(mask.voxels, grid_from(note["Grid"]), Grid.of(acquired), way, order=1) > 0.5
     return _matched(acquired.voxels, given.voxels, brain & (given.voxels > 0))
 

@@ -178,7 +178,7 @@ def _best_start(pair: _Pair) -> sitk.Euler3DTransform:
 
     centres = [centre_of(head) for head in pair.heads]
     apart = np.subtract(centres[1], centres[0])
-    tried = []
+    tried: list[tuple[float, int, sitk.Euler3DTransform]] = []
     for shift, angles in itertools.product((np.zeros(3), apart), itertools.product(ANGLES, repeat=3)):
         start = sitk.Euler3DTransform(centres[0], *np.deg2rad(angles).tolist(), shift.tolist())
         method = _metric(1.0, pair.heads[0])

@@ -23,7 +23,7 @@ from modfill.outputs.sidecar import source_paths
 from modfill.prepare.finding import find_series
 from modfill.prepare.grid import Grid, resample
 from modfill.prepare.record import find_record, grid_from, matrix_from, read_record
-from modfill.prepare.scan import Scan, read_scan
+from modfill.prepare.scan import Scan, inverse, read_scan
 
 __all__ = ["restore"]
 
@@ -115,7 +115,7 @@ def _restored(
             f"{path} must lie on the prepared grid of {grid.shape}, got {own.voxels.shape}; check the image"
         )
     to = Grid.of(original)
-    way = np.linalg.inv(matrix_from(entry))  # the scan's world -> the prepared world
+    way = inverse(matrix_from(entry))  # the scan's world -> the prepared world
     as_labels = is_segmentation(path.name) if labels is None else labels
     voxels = resample(own.voxels, grid, to, way, order=0 if as_labels else 3)
     if not as_labels:

@@ -15,7 +15,7 @@ from modfill.errors import CaseError
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-__all__ = ["Matrix", "Scan", "as_sitk", "read_scan", "world"]
+__all__ = ["Matrix", "Scan", "as_sitk", "inverse", "read_scan", "world"]
 
 Matrix = NDArray[np.float64]
 """(4, 4), between voxel indices or worlds; worlds are RAS, in mm."""
@@ -81,6 +81,11 @@ def as_sitk(scan: Scan) -> sitk.Image:
     image.SetDirection((affine[:3, :3] / scan.spacing).ravel().tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     return image
+
+
+def inverse(matrix: Matrix) -> Matrix:
+    """The way back."""
+    return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
 
 
 def world(matrix: Matrix) -> Matrix:

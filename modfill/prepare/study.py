@@ -28,7 +28,7 @@ from modfill.prepare.recognition import Choice, choose
 from modfill.prepare.record import SUFFIX, grid_to
 from modfill.prepare.registration import Registration, register
 from modfill.prepare.scan import Matrix, Scan, as_sitk, read_scan
-from modfill.prepare.stripping import Brain, brain_of, check_brain
+from modfill.prepare.stripping import Brain, brain_of, doubts_of
 
 __all__ = ["PreparedStudy", "prepare_studies", "prepare_study"]
 
@@ -110,8 +110,9 @@ def prepare_study(
         work = _read(study, Path(scratch), reference, ignore_unexplained, case_id)
         _register(work)
         grid, brain = _strip(work, None if mask is None else Path(mask))
-        images = {m: _image(work, m, grid, brain, bias_correction) for m in work.scans}
-        return _write(work, images, grid, brain, Path(out), bias_correction)
+        heads = {m: _resampled(work, m, grid) for m in work.scans}
+        images = {m: _image(work, m, head, grid, brain, bias_correction) for m, head in heads.items()}
+        return _write(work, heads, images, grid, brain, Path(out), bias_correction)
 
 
 def prepare_studies(
@@ -130,7 +131,7 @@ def prepare_studies(
         try:
             yield prepare_study(study, out=out, ignore_unexplained=ignore_unexplained, bias_correction=bias_correction)
         except CaseError as error:
-            yield error
+            yield CaseError(f"study {study.name}: {error}")
 
 
 def _require_packages() -> None:
@@ -215,11 +216,12 @@ def _strip(work: _Work, mask: Path | None) -> tuple[Grid, Brain]:
         if seen not in ("t1n", "t1c"):
             work.warnings.append(f"the brain was found in {SHORT_NAMES[seen]}; deepbet is made for T1")
         found, tool = brain_of(head, whole)
-    brain = check_brain(found, head, whole, tool)
+    volume = float(found.sum() * np.prod(whole.spacing) / 1000)
+    doubts = doubts_of(found, head, whole)
     if not found.any():
-        return whole, brain
+        return whole, Brain(found, tool, volume, doubts)
     grid, box = grid_around(whole, found)
-    return grid, Brain(found[box], tool, brain.volume, brain.doubts)
+    return grid, Brain(found[box], tool, volume, doubts)
 
 
 def _given_mask(work: _Work, path: Path, grid: Grid) -> NDArray[np.bool_]:
@@ -239,16 +241,16 @@ def _resampled(work: _Work, modality: str, grid: Grid) -> NDArray[np.float32]:
     return resample(scan.voxels, Grid.of(scan), grid, work.matrix(modality))
 
 
-def _image(work: _Work, modality: str, grid: Grid, brain: Brain, bias_correction: bool) -> NDArray[np.float32]:
+def _image(
+    work: _Work, modality: str, head: NDArray[np.float32], grid: Grid, brain: Brain, bias_correction: bool
+) -> NDArray[np.float32]:
     """One modality on the prepared grid, 0 outside the brain."""
     scan = work.scans[modality]
     covered = resample(np.ones(scan.voxels.shape, np.float32), Grid.of(scan), grid, work.matrix(modality), order=0) > 0
     share = float(covered[brain.mask].mean()) if brain.mask.any() else 1.0
     if share < 0.98:
         work.warnings.append(f"{SHORT_NAMES[modality]} covers only {share:.0%} of the brain")
-    voxels = _resampled(work, modality, grid)
-    if bias_correction:
-        voxels = _without_bias(voxels, grid, brain.mask)
+    voxels = _without_bias(head, grid, brain.mask) if bias_correction else head
     least = 1.0 if scan.integer and scan.voxels.min() >= 0 else -np.inf
     return np.where(brain.mask & covered, np.maximum(voxels, least), 0).astype(np.float32)
 
@@ -266,14 +268,19 @@ def _without_bias(voxels: NDArray[np.float32], grid: Grid, brain: NDArray[np.boo
 
 
 def _write(
-    work: _Work, images: Mapping[str, NDArray[np.float32]], grid: Grid, brain: Brain, out: Path, bias_correction: bool
+    work: _Work,
+    heads: Mapping[str, NDArray[np.float32]],
+    images: Mapping[str, NDArray[np.float32]],
+    grid: Grid,
+    brain: Brain,
+    out: Path,
+    bias_correction: bool,
 ) -> PreparedStudy:
     """Write the picture; then, unless something is doubtful, the images and the record."""
     case = work.case_id
     folder = out / case
     picture, record = folder / f"{case}-prepared.png", folder / f"{case}{SUFFIX}"
     with writable(picture, CaseError, case), replacing(picture) as temporary:
-        heads = {m: _resampled(work, m, grid) for m in work.scans}
         draw(heads, brain.mask, {m: NAMES[m] for m in MODALITIES}, temporary)
     doubts = [f"{SHORT_NAMES[m]}: {doubt}" for m, found in work.registrations.items() for doubt in found.doubts]
     doubts += [f"brain: {doubt}" for doubt in brain.doubts]
