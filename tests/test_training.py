@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +22,10 @@ from modfill.training.data import load_cohort
 from modfill.training.latents import digest
 from modfill.weights import checkpoint
 from tests.case_files import write_case
-from tests.short_training import STEPS, saving_often, shortened
+from tests.cohort_process import start_process
+from tests.short_training import STEPS, saving_often, shortened, train_and_die
 
 STAGES = PRESETS["tiny"].stages
-ROOT = Path(__file__).parents[1]
 # More than 32 voxels along x: oneDNN's bfloat16 weight gradient of a convolution over a volume 2 voxels deep reads
 # memory that nobody wrote (torch 2.13), and the denoiser's coarsest level is the x edge / 16.
 SHAPE = (44, 36, 28)
@@ -180,10 +177,9 @@ def test_a_run_interrupted_everywhere_gives_the_same_numbers(
 
 @pytest.mark.parametrize("stage", ["autoencoder", pytest.param("denoiser", marks=pytest.mark.slow)])
 def test_a_killed_process_gives_the_same_numbers(trained: Path, cohort: Path, tmp_path: Path, stage: str) -> None:
-    command = [sys.executable, "-m", "tests.short_training", str(cohort), str(tmp_path), stage]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # in float32 the last bit depends on them
-    killed = subprocess.run(command, cwd=ROOT, env=os.environ | threads, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = start_process(train_and_die, cohort, tmp_path, stage, torch.get_num_threads())
+    killed.join(300)
+    assert killed.exitcode == -signal.SIGKILL
     assert not (tmp_path / "weights.safetensors").exists()
     run.train_preset("tiny", data=cohort, out=tmp_path)
     assert_same_run(trained, tmp_path)
