@@ -6,7 +6,9 @@ import itertools
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -26,6 +28,53 @@ def start_process(function: Callable[..., None], *arguments: object) -> ForkServ
     process = _CONTEXT.Process(target=function, args=arguments)
     process.start()
     return process
+
+
+class Command:
+    """`modfill` with these words, as a process; only the import of torch is not its own.
+
+    Args:
+        words: of the command line.
+        folder: receives what it prints, in `stdout` and `stderr`.
+        variables: of the environment.
+    """
+
+    def __init__(self, words: Sequence[object], folder: Path, variables: Mapping[str, str] | None = None):
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self.process = start_process(_command, [str(word) for word in words], folder, dict(variables or {}))
+
+    def told(self, stream: str) -> str:
+        """What it has printed so far; `stream` is stdout or stderr."""
+        path = self._folder / stream
+        return path.read_text() if path.exists() else ""
+
+    def wait_for(self, words: str, stream: str = "stdout", seconds: float = 60) -> None:
+        """Wait until it has printed something that has these words."""
+        end = time.monotonic() + seconds
+        while words not in self.told(stream):
+            assert self.process.is_alive() and time.monotonic() < end, self.told("stderr")
+            time.sleep(0.002)
+
+    def status(self, seconds: float = 60) -> int | None:
+        """Wait for its end; returns the exit status, None if it has not ended in time."""
+        self.process.join(seconds)
+        return self.process.exitcode
+
+
+def _command(words: Sequence[str], folder: Path, variables: Mapping[str, str]) -> None:
+    import torch
+
+    from modfill.cli import main
+
+    os.environ |= variables
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        file = os.open(folder / stream.name.strip("<>"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, stream.fileno())
+    sys.argv = ["modfill", *words]
+    sys.exit(main())
 
 
 def start(

@@ -77,11 +77,23 @@ class _Threads:
     Process = Thread
 
 
+def stay_in_this_process(patch: pytest.MonkeyPatch) -> None:
+    """Let nnU-Net plan and preprocess in this process, on few samples, and draw its progress small."""
+    from matplotlib import rcParams
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+    from nnunetv2.utilities import utils
+
+    analyse = DatasetFingerprintExtractor.analyze_case
+    few = staticmethod(lambda images, label, reader, samples: analyse(images, label, reader, 1000))
+    patch.setattr(DatasetFingerprintExtractor, "analyze_case", few)
+    patch.setattr(multiprocessing, "get_context", lambda kind=None: _Threads)
+    patch.setattr(utils, "Pool", ThreadPool)
+    patch.setitem(rcParams, "savefig.dpi", 5)
+
+
 def make_quick(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Point nnU-Net to `folder`; it works in this process, on few samples, with narrow networks and TwoStepTrainer."""
-    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-    from nnunetv2.utilities import utils
 
     for name in ("raw", "preprocessed", "results"):
         (folder / name).mkdir()
@@ -90,9 +102,6 @@ def make_quick(patch: pytest.MonkeyPatch, folder: Path) -> None:
     (folder / "trainers" / "two_step_trainer.py").write_text(TRAINER)
     patch.setenv("nnUNet_extTrainer", str(folder / "trainers"))
     patch.setenv("nnUNet_n_proc_DA", "1")
-    analyse = DatasetFingerprintExtractor.analyze_case
-    few = staticmethod(lambda images, label, reader, samples: analyse(images, label, reader, 1000))
-    patch.setattr(DatasetFingerprintExtractor, "analyze_case", few)
     plan = ExperimentPlanner.__init__
 
     def plan_narrow(planner: Any, *arguments: Any, **options: Any) -> None:
@@ -100,8 +109,7 @@ def make_quick(patch: pytest.MonkeyPatch, folder: Path) -> None:
         planner.UNet_base_num_features = 4
 
     patch.setattr(ExperimentPlanner, "__init__", plan_narrow)
-    patch.setattr(multiprocessing, "get_context", lambda kind=None: _Threads)
-    patch.setattr(utils, "Pool", ThreadPool)
+    stay_in_this_process(patch)
 
 
 def shrink_plans(path: Path, features: Sequence[int] | None = None, patch: Sequence[int] | None = None) -> None:

@@ -1,16 +1,14 @@
-"""The tiny preset cut down to a few steps, for tests; as a program, a training run that kills itself.
-
-`python -m tests.short_training DATA OUT NAME` trains and sends itself SIGKILL in the middle of stage NAME.
-"""
+"""The tiny preset cut down to a few steps, for tests, and a training run that kills itself."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from modfill.model.config import PRESETS, Preset
 from modfill.training import loop, run
@@ -41,7 +39,15 @@ def saving_often(after_save: Callable[[Path], None], save_every: float = 0.0) ->
     return {"save": save_and_tell, "train": train_saving}
 
 
-def _main(data: str, out: str, name: str) -> None:
+def train_and_die(data: Path, out: Path, name: str, threads: int) -> None:
+    """Train, and send this process SIGKILL in the middle of stage `name`.
+
+    Args:
+        data, out: as for `train_preset`.
+        name: of the stage.
+        threads: of torch; in float32 the last bit depends on them.
+    """
+    torch.set_num_threads(threads)
     saves: list[str] = []
 
     def die(path: Path) -> None:
@@ -52,8 +58,4 @@ def _main(data: str, out: str, name: str) -> None:
     often = saving_often(die)
     loop._save, run.train = often["save"], often["train"]
     run.PRESETS.update(shortened())
-    run.train_preset("tiny", data=Path(data), out=Path(out))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    run.train_preset("tiny", data=data, out=out)

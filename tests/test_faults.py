@@ -12,15 +12,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from modfill.cases import finding
-from modfill.cases.files import Cohort
-from modfill.cases.finding import find_cohort
+from modfill.cases.finding import find_cases
 from modfill.cases.marks import matches_sidecar, read_sidecar
 from modfill.cases.reading import inspect
 from modfill.cli import main
@@ -28,7 +25,7 @@ from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, ModfillError, within_memory
 from modfill.settings import Settings
 from tests.case_files import write_case
-from tests.cohort_process import heed_interrupts
+from tests.cohort_process import Command
 from tests.test_cli import one_line
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux' mounts, signals and limits")
@@ -113,16 +110,6 @@ def test_a_stop_at_any_step_of_writing_leaves_whole_files(
     assert number > 12 and images == 2
 
 
-def start(folder: Path, out: Path, weights: Path) -> subprocess.Popen[str]:
-    """`modfill complete` as a process of its own, one thread."""
-    command = [sys.executable, "-m", "modfill.cli", "complete", folder, "--out", out, "--weights", weights]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*map(str, command), "--device", "cpu"], **pipes, env=environment, preexec_fn=heed_interrupts
-    )
-
-
 @LINUX
 def test_signals(tiny_weights: Path, tmp_path: Path) -> None:
     """Three jobs, each stopped in its midst: statuses as the shell knows them, one line, and the rest later."""
@@ -131,17 +118,18 @@ def test_signals(tiny_weights: Path, tmp_path: Path) -> None:
     expected = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated"), signal.SIGKILL: (-9, "")}
     jobs = {}
     for number in expected:  # one after the other: a job that waits for its signal would finish
-        job = jobs[number] = start(tmp_path / "in", tmp_path / str(number), tiny_weights)
-        assert job.stdout is not None and job.stdout.readline().startswith("[1/24] p0: synthesised")
-        job.send_signal(number)
+        words = ("complete", tmp_path / "in", "--out", tmp_path / str(number), "--weights", tiny_weights)
+        job = jobs[number] = Command([*words, "--device", "cpu"], tmp_path / f"log-{number}")
+        job.wait_for("[1/24] p0: synthesised")
+        assert job.process.pid is not None
+        os.kill(job.process.pid, number)
     for number, job in jobs.items():
         status, word = expected[number]
-        _, error = job.communicate(timeout=60)
-        assert job.returncode == status, error
+        assert job.status() == status, job.told("stderr")
         out = tmp_path / str(number)
         assert 2 <= whole_images(out) < 48
         if word:
-            one_line(error, word, "what is finished stays")
+            one_line(job.told("stderr"), word, "what is finished stays")
             assert leftovers(out) == []
     again = ["complete", str(tmp_path / "in"), "--out", str(out), "--weights", str(tiny_weights), "--device", "cpu"]
     assert main(again) == 0 and whole_images(out) == 48
@@ -228,19 +216,12 @@ def test_the_input_is_gone_once_it_was_read(completer: ModalityCompleter, case_f
 
 
 @pytest.mark.usefixtures("in_float32")
-def test_a_case_that_disappears_does_not_hold_back_the_others(
-    tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_case_that_disappears_does_not_hold_back_the_others(completer: ModalityCompleter, tmp_path: Path) -> None:
     for name in ("p1", "p2"):
         write_case(tmp_path / "in", name, ("t1n", "t2w"), shape=SHAPE)
-
-    def find_and_lose(folder: Path, *, ignore_unexplained: bool) -> Cohort:
-        found = find_cohort(folder, ignore_unexplained=ignore_unexplained)
-        shutil.rmtree(folder / "p1")
-        return found
-
-    monkeypatch.setattr(finding, "find_cohort", find_and_lose)
-    out = tmp_path / "out"
-    assert main(["complete", str(tmp_path / "in"), "--out", str(out), "--weights", str(tiny_weights)]) == 1
-    one_line(capsys.readouterr().err, "case p1", "No such file or directory")
+    found, out = find_cases(tmp_path / "in"), tmp_path / "out"
+    shutil.rmtree(tmp_path / "in" / "p1")
+    problems = [result.problem for result in completer.complete_cohort(found, out=out)]
+    assert problems[1:] == [None] and str(problems[0]).startswith("case p1: ")
+    assert "No such file or directory" in str(problems[0]) and "\n" not in str(problems[0])
     assert whole_images(out) == 2

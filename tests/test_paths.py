@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
@@ -113,14 +113,13 @@ def test_maps_stay_inside_too(completer: ModalityCompleter, tmp_path: Path) -> N
     assert files_under(tmp_path / "elsewhere") == set()
 
 
-def test_terminals_without_the_letters(tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminals_without_the_letters(tiny_weights: Path, tmp_path: Path) -> None:
     """The streams are as PYTHONIOENCODING=ascii makes them."""
     write_case(tmp_path / "in", "Größe-脳", ("t1n",), SHAPE)
     streams = {name: TextIOWrapper(BytesIO(), encoding="ascii") for name in ("stdout", "stderr")}
-    for name, stream in streams.items():
-        monkeypatch.setattr(sys, name, stream)
     command = ["complete", tmp_path / "in", "--out", tmp_path / "out", "--weights", tiny_weights, "--device", "cpu"]
-    status = main([str(word) for word in command])
+    with redirect_stdout(streams["stdout"]), redirect_stderr(streams["stderr"]):
+        status = main([str(word) for word in command])
     for stream in streams.values():
         stream.flush()
     out, error = (stream.buffer.getvalue() for stream in streams.values())

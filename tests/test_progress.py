@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,18 +57,14 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_gets_a_bar_and_parts_of_a_cohort_get_none(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    with shown():
+def test_a_terminal_gets_a_bar_and_parts_of_a_cohort_get_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with redirect_stderr(Terminal()) as terminal, shown():
         follow(iter(RESULTS), 4, jobs=1)
-    assert "4/4" in sys.stderr.getvalue() and "case" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert "4/4" in terminal.getvalue() and "case" in terminal.getvalue()
     assert capsys.readouterr().out.startswith("3 of 4 cases completed")
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    with shown():
+    with redirect_stderr(Terminal()) as terminal, shown():
         follow(iter(RESULTS), 4, jobs=1, label="rank 1/2")
-    assert sys.stderr.getvalue() == "modfill: case p2: bad\n"  # type: ignore[attr-defined]
+    assert terminal.getvalue() == "modfill: case p2: bad\n"
     out = capsys.readouterr().out
     assert out.startswith("[1/4] p1") and "\nrank 1/2: 3 of 4 cases completed" in out
 
@@ -85,19 +81,17 @@ def test_an_interruption_still_tells_what_failed(capsys: pytest.CaptureFixture[s
 
 
 def test_a_single_case_moves_on_a_terminal_while_a_step_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(progress, "_REFRESH", 0.01)
-    with shown(), case_bar("p1") as tell:
+    with redirect_stderr(Terminal()) as terminal, shown(), case_bar("p1") as tell:
         tell("encode", 0.4)
-        before = sys.stderr.getvalue()  # type: ignore[attr-defined]
+        before = terminal.getvalue()
         time.sleep(0.5)
-        assert len(sys.stderr.getvalue()) > len(before)  # type: ignore[attr-defined]
-        assert "p1, encode:  40%" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+        assert len(terminal.getvalue()) > len(before)
+        assert "p1, encode:  40%" in terminal.getvalue()
 
 
-def test_a_quiet_run_has_no_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    with shown(quiet=True), case_bar("p1") as tell:
+def test_a_quiet_run_has_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with redirect_stderr(Terminal()) as terminal, shown(quiet=True), case_bar("p1") as tell:
         tell("read", 0.0)
         follow(iter(RESULTS), 4, jobs=1)
-    assert (capsys.readouterr().out, sys.stderr.getvalue()) == ("", "modfill: case p2: bad\n")  # type: ignore[attr-defined]
+    assert (capsys.readouterr().out, terminal.getvalue()) == ("", "modfill: case p2: bad\n")

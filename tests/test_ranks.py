@@ -23,7 +23,7 @@ from modfill.errors import ModfillError
 from modfill.model.config import PRESETS
 from tests import two_ranks
 from tests.case_files import write_case
-from tests.cohort_process import heed_interrupts, start_process
+from tests.cohort_process import Command, heed_interrupts, start_process
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,8 +149,9 @@ def test_one_rank_needs_no_address_and_more_do(
 
 
 def test_ranks_meet_without_torchrun(options: list[object], address: dict[str, str], tmp_path: Path) -> None:
-    jobs = [_rank(options, {"RANK": str(rank), **address}) for rank in (0, 1)]
-    assert [(job.communicate(timeout=120), job.returncode)[1] for job in jobs] == [0, 0]
+    variables = {**address, "CUDA_VISIBLE_DEVICES": ""}
+    jobs = [Command(["complete", *options], tmp_path / rank, {**variables, "RANK": rank}) for rank in ("0", "1")]
+    assert [job.status(120) for job in jobs] == [0, 0], [job.told("stderr") for job in jobs]
     assert len(list((tmp_path / "out").rglob("*.nii.gz"))) == 2
 
 

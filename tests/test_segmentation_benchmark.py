@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.case_files import MODALITIES, brain_volumes, save, write_case
+from tests.nnunet_data import stay_in_this_process
 
 pytest.importorskip("nnunetv2")
 
@@ -54,6 +55,7 @@ def test_there_are_14_missing_sets() -> None:
 
 def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks and patches for volumes of 24 voxels; three levels are the fewest for which nnU-Net's loss is finite."""
+    stay_in_this_process(monkeypatch)
     monkeypatch.setattr(nnunet, "EPOCH", 2)
     monkeypatch.setattr(nnunet, "FEATURES", [4, 8, 8])
     monkeypatch.setattr(nnunet, "PATCH", [16, 16, 16])
@@ -103,7 +105,6 @@ def finished(run: Path, key: str) -> list:
 def test_the_segmenter_sees_1_5_mm_and_no_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fillings are in unit range, acquired images are not: the network must not be able to tell."""
     make_small(monkeypatch)
-    monkeypatch.setattr(nnunet.SmallTrainer, "train_step", lambda self, batch: {"loss": np.zeros(())})
     cases = segmentation.segmented(write_segmented(tmp_path / "train"))
     predictor = nnunet.trained("plain", *nnunet.preprocessed(cases, tmp_path / "run"), iterations=2)
     volumes = np.stack([cases[0].volume(m) for m in MODALITIES]).astype(np.float32)

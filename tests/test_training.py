@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 import signal
-import subprocess
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +25,11 @@ from modfill.training.data import load_cohort
 from modfill.training.latents import digest
 from modfill.weights import checkpoint
 from tests.case_files import write_case
-from tests.short_training import STEPS, saving_often, shortened
+from tests.cohort_process import start_process
+from tests.short_training import STEPS, saving_often, shortened, train_and_die
 
-STAGES = PRESETS["tiny"].stages
-ROOT = Path(__file__).parents[1]
+TINY = PRESETS["tiny"]
+STAGES = TINY.stages
 # More than 32 voxels along x: oneDNN's bfloat16 weight gradient of a convolution over a volume 2 voxels deep reads
 # memory that nobody wrote (torch 2.13), and the denoiser's coarsest level is the x edge / 16.
 SHAPE = (44, 36, 28)
@@ -46,7 +47,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "PRESETS", shortened())
+    monkeypatch.setitem(run.PRESETS, "tiny", shortened()["tiny"])
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +55,7 @@ def trained(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an uninterrupted run of all stages."""
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "PRESETS", shortened())
+        patch.setitem(run.PRESETS, "tiny", shortened()["tiny"])
         assert run.train_preset("tiny", data=cohort, out=out) == out / "weights.safetensors"
     return out
 
@@ -66,8 +67,20 @@ def rows(out: Path, stage: str) -> list[dict[str, str]]:
 
 def assert_same_run(first: Path, second: Path) -> None:
     """Equal bit for bit: the weights, and every stage's parameters, averages and optimiser."""
-    for stage in STAGES:
-        one, other = (torch.load(out / f"{stage}.ckpt", weights_only=True) for out in (first, second))
+    assert_same_stages(first, second, STAGES)
+    assert_same_weights(*(out / "weights.safetensors" for out in (first, second)))
+
+
+@cache
+def kept(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint that does not change any more: loading takes longer than comparing."""
+    return torch.load(checkpoint, weights_only=True)
+
+
+def assert_same_stages(first: Path, second: Path, stages: Sequence[str]) -> None:
+    """As `assert_same_run`, of these stages; the first folder is that of the uninterrupted run."""
+    for stage in stages:
+        one, other = kept(first / f"{stage}.ckpt"), torch.load(second / f"{stage}.ckpt", weights_only=True)
         assert one["step"] == other["step"] == STEPS
         for part in ("parameters", "ema", "buffers"):
             assert one[part].keys() == other[part].keys()
@@ -76,7 +89,6 @@ def assert_same_run(first: Path, second: Path) -> None:
         for index, moments in one["optimiser"]["state"].items():
             for name, value in moments.items():
                 torch.testing.assert_close(other["optimiser"]["state"][index][name], value, rtol=0, atol=0)
-    assert_same_weights(*(out / "weights.safetensors" for out in (first, second)))
 
 
 def assert_same_weights(first: Path, second: Path) -> None:
@@ -95,21 +107,13 @@ def test_weights_load_and_complete_a_case(trained: Path, case_folder: Path) -> N
     assert all(np.asanyarray(image.dataobj).std() > 0 for image in done.images.values())
 
 
-def test_one_stage_goes_on_from_given_weights(trained: Path, cohort: Path, tmp_path: Path) -> None:
-    before = trained / "weights.safetensors"
-    after = run.train_preset("tiny", data=cohort, out=tmp_path, stage="refiner", weights=before)
-    one, other = load_file(before), load_file(after)
-    changed = {name.split(".")[0] for name in one if not torch.equal(one[name], other[name])}
-    assert changed == {"refiner", "unet_share", "calibration"}
-    assert checkpoint.load(after)[1].stages == STAGES
-    steps = torch.load(tmp_path / "refiner.ckpt", weights_only=True)["step"]
-    assert steps == STEPS and not (tmp_path / "denoiser.ckpt").exists()
-
-
-def test_weights_of_another_preset_are_refused(tiny_weights: Path, cohort: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModfillError, match=r"tiny.safetensors must be of preset released, got one of tiny"):
-        run.PRESETS["released"] = PRESETS["released"]
-        run.train_preset("released", data=cohort, out=tmp_path, weights=tiny_weights)
+def test_weights_of_another_preset_are_refused(
+    tiny_weights: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(TINY, name="other", autoencoder=replace(TINY.autoencoder, latent_channels=6))
+    monkeypatch.setitem(run.PRESETS, "other", other)
+    with pytest.raises(ModfillError, match=r"tiny.safetensors must be of preset other, got one of tiny"):
+        run.train_preset("other", data=cohort, out=tmp_path, weights=tiny_weights)
 
 
 def test_weights_are_the_averages_and_know_the_cohort(trained: Path, cohort: Path) -> None:
@@ -138,7 +142,7 @@ def test_curves_have_losses_and_validation(trained: Path, stage: str) -> None:
 
 
 def test_the_autoencoder_learns(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "PRESETS", shortened(150))
+    monkeypatch.setitem(run.PRESETS, "tiny", shortened(150)["tiny"])
     losses: list[float] = []
     descend = loop._descend
 
@@ -180,13 +184,13 @@ def test_a_run_interrupted_everywhere_gives_the_same_numbers(
 
 @pytest.mark.parametrize("stage", ["autoencoder", pytest.param("denoiser", marks=pytest.mark.slow)])
 def test_a_killed_process_gives_the_same_numbers(trained: Path, cohort: Path, tmp_path: Path, stage: str) -> None:
-    command = [sys.executable, "-m", "tests.short_training", str(cohort), str(tmp_path), stage]
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # in float32 the last bit depends on them
-    killed = subprocess.run(command, cwd=ROOT, env=os.environ | threads, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = start_process(train_and_die, cohort, tmp_path, stage, torch.get_num_threads())
+    killed.join(300)
+    assert killed.exitcode == -signal.SIGKILL
     assert not (tmp_path / "weights.safetensors").exists()
-    run.train_preset("tiny", data=cohort, out=tmp_path)
-    assert_same_run(trained, tmp_path)
+    assert torch.load(tmp_path / f"{stage}.ckpt", weights_only=True)["step"] == 2
+    run.train_preset("tiny", data=cohort, out=tmp_path, stage=stage)
+    assert_same_stages(trained, tmp_path, STAGES[: STAGES.index(stage) + 1])
 
 
 def test_a_finished_run_is_left_as_it_is(trained: Path, cohort: Path, tmp_path: Path) -> None:
@@ -228,7 +232,7 @@ def test_a_stage_trained_again_leaves_a_model_fitted_to_the_held_out_cases(
 
 def test_latents_of_every_rank_have_one_name() -> None:
     """Ranks see other voxels, and count for themselves how long a code was not used."""
-    codes = Autoencoder(replace(PRESETS["tiny"].autoencoder, codes=8))
+    codes = Autoencoder(replace(TINY.autoencoder, codes=8))
     before = digest(codes)
     codes.regulariser.unused_for += 1
     assert digest(codes) == before
@@ -237,7 +241,7 @@ def test_latents_of_every_rank_have_one_name() -> None:
 
 
 def test_mistakes_are_told(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModfillError, match="preset must be one of tiny, got 'huge'"):
+    with pytest.raises(ModfillError, match="preset must be one of tiny, small, released, paper, got 'huge'"):
         run.train_preset("huge", data=cohort, out=tmp_path)
     for minutes in (0, -1, float("nan")):
         with pytest.raises(ModfillError, match="minutes must be more than 0, got"):
@@ -248,7 +252,7 @@ def test_mistakes_are_told(cohort: Path, tmp_path: Path, monkeypatch: pytest.Mon
         run.train_preset("tiny", data=cohort / "p3", out=tmp_path)
     with pytest.raises(ModfillError, match="validate=DIR"):
         run.train_preset("tiny", data=cohort / "p1", out=tmp_path / "one")
-    monkeypatch.setattr(run, "PRESETS", {"tiny": replace(shortened()["tiny"], refiner=None, unet=None)})
+    monkeypatch.setitem(run.PRESETS, "tiny", replace(shortened()["tiny"], refiner=None, unet=None))
     with pytest.raises(ModfillError, match="must be one of autoencoder, translator, denoiser, got"):
         run.train_preset("tiny", data=cohort, out=tmp_path, stage="refiner")
 
@@ -258,8 +262,8 @@ def test_a_run_of_another_preset_is_told(
     trained: Path, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict
 ) -> None:
     (tmp_path / "autoencoder.ckpt").write_bytes((trained / "autoencoder.ckpt").read_bytes())
-    other = replace(PRESETS["tiny"], autoencoder=replace(PRESETS["tiny"].autoencoder, **change))
-    monkeypatch.setattr(run, "PRESETS", shortened(preset=other))
+    other = replace(TINY, autoencoder=replace(TINY.autoencoder, **change))
+    monkeypatch.setitem(run.PRESETS, "tiny", shortened(preset=other)["tiny"])
     with pytest.raises(ModfillError, match="autoencoder.ckpt"):
         run.train_preset("tiny", data=cohort, out=tmp_path, stage="autoencoder")
 
@@ -275,15 +279,14 @@ def test_a_codebook_and_a_discriminator_train_and_resume(
     cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the paper's preset has them: codes, a patch-GAN from step 2, epsilon prediction, no refiner."""
-    tiny = PRESETS["tiny"]
     paper_like = replace(
-        tiny, refiner=None, unet=None, normalisation="range",
-        autoencoder=replace(tiny.autoencoder, codes=64, shortcut=False),
-        denoiser=replace(tiny.denoiser, prediction="epsilon"),
-        losses=replace(tiny.losses, adversarial=0.8, adversarial_from=1),
-        training={stage: tiny.training[stage] for stage in STAGES[:-1]},
+        TINY, refiner=None, unet=None, normalisation="range",
+        autoencoder=replace(TINY.autoencoder, codes=64, shortcut=False),
+        denoiser=replace(TINY.denoiser, prediction="epsilon"),
+        losses=replace(TINY.losses, adversarial=0.8, adversarial_from=1),
+        training={stage: TINY.training[stage] for stage in STAGES[:-1]},
     )  # fmt: skip
-    monkeypatch.setattr(run, "PRESETS", shortened(preset=paper_like, crop=0))
+    monkeypatch.setitem(run.PRESETS, "tiny", shortened(preset=paper_like, crop=0)["tiny"])
     run.train_preset("tiny", data=cohort, out=tmp_path / "whole")
     saves: list[Path] = []
 
@@ -296,8 +299,7 @@ def test_a_codebook_and_a_discriminator_train_and_resume(
     monkeypatch.setattr(loop, "_save", often["save"])
     monkeypatch.setattr(run, "train", often["train"])
     with pytest.raises(Interrupted):
-        run.train_preset("tiny", data=cohort, out=tmp_path / "parts")
-    run.train_preset("tiny", data=cohort, out=tmp_path / "parts")
-    whole, parts = (tmp_path / name / "weights.safetensors" for name in ("whole", "parts"))
-    assert_same_weights(whole, parts)
+        run.train_preset("tiny", data=cohort, out=tmp_path / "parts", stage="autoencoder")
+    run.train_preset("tiny", data=cohort, out=tmp_path / "parts", stage="autoencoder")
+    assert_same_stages(tmp_path / "whole", tmp_path / "parts", ["autoencoder"])
     assert "adversarial" in {row["name"] for row in rows(tmp_path / "parts", "autoencoder")}

@@ -62,18 +62,21 @@ def test_one_stage_from_weights_changes_its_own_numbers_only(
     cohort: Path, tmp_path: Path, fitted_weights: Path, monkeypatch: pytest.MonkeyPatch, stage: str, own: set[str]
 ) -> None:
     """Bit for bit, with a cohort that is not the one the weights were fitted to."""
-    monkeypatch.setattr(run, "PRESETS", shortened(steps=1))
+    monkeypatch.setitem(run.PRESETS, "tiny", shortened(steps=1)["tiny"])
     after = load_file(run.train_preset("tiny", data=cohort, out=tmp_path / "run", stage=stage, weights=fitted_weights))
     before = load_file(fitted_weights)
     assert before.keys() == after.keys()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {stage} | own
+    assert checkpoint.load(tmp_path / "run" / "weights.safetensors")[1].stages == TINY.stages
+    assert [path.stem for path in (tmp_path / "run").glob("*.ckpt")] == [stage]
+    assert torch.load(tmp_path / "run" / f"{stage}.ckpt", weights_only=True)["step"] == 1
 
 
 def test_the_translators_shortcut_is_its_own(
     cohort: Path, tmp_path: Path, fitted_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "PRESETS", shortened(steps=1))
+    monkeypatch.setitem(run.PRESETS, "tiny", shortened(steps=1)["tiny"])
     after = load_file(
         run.train_preset("tiny", data=cohort, out=tmp_path / "run", stage="translator", weights=fitted_weights)
     )
@@ -85,7 +88,7 @@ def test_the_translators_shortcut_is_its_own(
 def test_all_stages_from_weights_fit_everything_anew(
     cohort: Path, tmp_path: Path, fitted_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "PRESETS", shortened(steps=1))
+    monkeypatch.setitem(run.PRESETS, "tiny", shortened(steps=1)["tiny"])
     after = load_file(run.train_preset("tiny", data=cohort, out=tmp_path / "run", weights=fitted_weights))
     before = load_file(fitted_weights)
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
@@ -123,7 +126,7 @@ def test_validation_runs_no_network_of_a_later_stage(name: str, cohort: Path, ca
     model.unet_share.fill_(0.5)
     expected = stage_of(name, model, cohort, cache).validate()
     for later in TINY.stages[TINY.stages.index(name) + 1 :]:
-        setattr(model, later, Untrained())
+        model.add_module(later, Untrained())
     assert stage_of(name, model, cohort, cache).validate() == expected
 
 
@@ -142,7 +145,6 @@ def test_ranks_wait_for_as_long_as_a_cohort_takes(monkeypatch: pytest.MonkeyPatc
     """1251 cases at 30 s each are ten hours; the default timeout is half an hour, or ten minutes on GPUs."""
     joined: list[timedelta] = []
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(run.dist, "is_initialized", lambda: False)
     monkeypatch.setattr(run.dist, "init_process_group", lambda backend, timeout: joined.append(timeout))
     run._join_group()
     assert joined[0] >= 1251 * timedelta(seconds=30)

@@ -94,7 +94,7 @@ def test_weights_may_have_no_unet(tmp_path: Path) -> None:
 
 def test_a_unet_is_trained_onto_weights_that_lack_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preset = shortened()["tiny"]
-    monkeypatch.setattr(run, "PRESETS", {"tiny": preset})
+    monkeypatch.setitem(run.PRESETS, "tiny", preset)
     for seed in range(2):
         write_case(tmp_path / "cases", f"p{seed}", shape=(44, 36, 28), seed=seed)
     without = Synthesiser(replace(preset, unet=None))
