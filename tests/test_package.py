@@ -93,7 +93,7 @@ LAYERS = (  # from the ground up: a module may know its own layer and those befo
     ("completion",),
     ("cohort",),
     ("completer",),
-    ("reproduction", "reports", "demo", "training"),
+    ("reproduction", "reports", "demo", "training", "prepare"),
     ("terminal",),
     ("integrations",),
     ("cli",),

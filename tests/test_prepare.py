@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from benchmarks.preparation import displacement, rigid
 from modfill.cases.finding import find_cases
+from modfill.cases.marks import voxel_hash
 from modfill.cases.reading import read_case
 from modfill.cli import main
 from modfill.errors import CaseError, SettingsError
@@ -91,7 +92,11 @@ def test_the_record_names_every_transform_hash_and_version(prepared: Path, study
         found = matrix_from(scan)
         assert displacement(found, MOVED[scan["Modality"]], brain_points())[1] < 2
         assert len(scan["SHA256"]) == 64 and Path(scan["Source"]).parent == study.resolve()
+        image = nib.load(prepared / f"patient-{scan['Modality']}.nii.gz")
+        assert scan["PreparedVoxelSHA256"] == voxel_hash(np.asarray(image.dataobj))
     assert {"modfill", "SimpleITK"} <= {tool["Name"] for tool in note["GeneratedBy"]}
+    mask = np.asarray(nib.load(prepared / "patient-brainmask.nii.gz").dataobj)
+    assert note["Brain"]["VoxelSHA256"] == voxel_hash(mask)
     assert note["Brain"]["Tool"] == "mask brain.nii.gz" and note["Series"]["AX_T1.nii.gz"].startswith("T1:")
 
 
@@ -163,6 +168,13 @@ def test_a_mask_of_another_grid_and_an_absent_reference_are_refused(
         prepare_study({"t1": t1}, out=tmp_path, mask=prepared / "patient-brainmask.nii.gz")
     with pytest.raises(SettingsError, match="reference must be one of t1n"):
         prepare_study({"t1": t1}, out=tmp_path, reference="flair")
+
+
+def test_nothing_is_written_among_the_scans(study: Path) -> None:
+    before = sorted(study.iterdir())
+    with pytest.raises(SettingsError, match="another folder"):
+        prepare_study(study, out=study.parent)
+    assert sorted(study.iterdir()) == before
 
 
 def test_checks_of_a_mask() -> None:

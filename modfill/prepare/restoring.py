@@ -59,7 +59,7 @@ def restore(
         note = read_record(found)
         with tempfile.TemporaryDirectory() as scratch:
             original, scan = _original(Path(like), note, found, Path(scratch))
-            written.append(_restored(path, note, original, scan, Path(out), labels))
+            written.append(_restored(path, note, original, scan, out=Path(out), labels=labels))
     return written
 
 
@@ -107,7 +107,7 @@ def _same(scan: Scan, entry: dict[str, Any]) -> bool:
 
 
 def _restored(
-    path: Path, note: dict[str, Any], original: Scan, entry: dict[str, Any], out: Path, labels: bool | None
+    path: Path, note: dict[str, Any], original: Scan, entry: dict[str, Any], *, out: Path, labels: bool | None
 ) -> Path:
     own, grid = read_scan(path), grid_from(note["Grid"])
     if own.voxels.shape != grid.shape or not np.allclose(own.affine, grid.affine, atol=_SAME):

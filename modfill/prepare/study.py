@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from modfill import __version__
 from modfill.atomic import replacing, writable
 from modfill.cases.files import folder_name, id_problem
+from modfill.cases.marks import voxel_hash
 from modfill.errors import CaseError, ModfillError, SettingsError
 from modfill.modalities import MODALITIES, NAMES, SHORT_NAMES, by_modality, modality_of
 from modfill.prepare.finding import find_series, find_studies
@@ -71,6 +72,9 @@ class _Work:
     reasons: dict[str, str]
     reference: str
     registrations: dict[str, Registration] = field(default_factory=dict)
+    grid: Grid = field(init=False)
+    brain: Brain = field(init=False)
+    heads: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def matrix(self, modality: str) -> Matrix:
@@ -108,11 +112,12 @@ def prepare_study(
     _require_packages()
     with tempfile.TemporaryDirectory() as scratch:
         work = _read(study, Path(scratch), reference, ignore_unexplained, case_id)
+        _require_free(work, Path(out))
         _register(work)
-        grid, brain = _strip(work, None if mask is None else Path(mask))
-        heads = {m: _resampled(work, m, grid) for m in work.scans}
-        images = {m: _image(work, m, head, grid, brain, bias_correction) for m, head in heads.items()}
-        return _write(work, heads, images, grid, brain, Path(out), bias_correction)
+        _strip(work, None if mask is None else Path(mask))
+        _resample(work)
+        images = {m: _image(work, m, bias_correction) for m in work.scans}
+        return _write(work, images, Path(out), bias_correction)
 
 
 def prepare_studies(
@@ -174,6 +179,14 @@ def _read(
     return _Work(case_id, scans, choice.reasons, wanted)
 
 
+def _require_free(work: _Work, out: Path) -> None:
+    """Refuse to write among the scans: a prepared image could replace one, or be taken for one later."""
+    folder = (out / work.case_id).resolve()
+    for scan in work.scans.values():
+        if folder == scan.path.resolve().parent or folder in scan.path.resolve().parents:
+            raise SettingsError(f"out must be another folder than that of the scans, got {out}; choose a new one")
+
+
 def _named_files(named: Mapping[str, Path], scratch: Path) -> Choice:
     """Files or DICOM folders that the user named one by one."""
     series = []
@@ -203,25 +216,28 @@ def _register(work: _Work) -> None:
             )  # fmt: skip
 
 
-def _strip(work: _Work, mask: Path | None) -> tuple[Grid, Brain]:
+def _strip(work: _Work, mask: Path | None) -> None:
     """The brain, and the grid of the case around it."""
     whole = grid_of_reference(work.scans[work.reference])
-    seen = next((m for m in ("t1n", "t1c") if m in work.scans), work.reference)
+    t1 = next((m for m in ("t1n", "t1c") if m in work.scans), work.reference)
     if "t1n" in work.scans and "t1c" in work.scans:
-        seen = min(("t1n", "t1c"), key=lambda m: _coarseness(work.scans[m]))
-    head = _resampled(work, seen, whole)
+        t1 = min(("t1n", "t1c"), key=lambda m: _coarseness(work.scans[m]))
+    head = _resampled(work, t1, whole)
     if mask is not None:
         found, tool = _given_mask(work, mask, whole), f"mask {mask.name}"
     else:
-        if seen not in ("t1n", "t1c"):
-            work.warnings.append(f"the brain was found in {SHORT_NAMES[seen]}; deepbet is made for T1")
+        if t1 not in ("t1n", "t1c"):
+            work.warnings.append(f"the brain was found in {SHORT_NAMES[t1]}; deepbet is made for T1")
         found, tool = brain_of(head, whole)
     volume = float(found.sum() * np.prod(whole.spacing) / 1000)
     doubts = doubts_of(found, head, whole)
-    if not found.any():
-        return whole, Brain(found, tool, volume, doubts)
-    grid, box = grid_around(whole, found)
-    return grid, Brain(found[box], tool, volume, doubts)
+    work.grid, box = grid_around(whole, found) if found.any() else (whole, (slice(None),) * 3)
+    work.brain = Brain(found[box], tool, volume, doubts)
+
+
+def _resample(work: _Work) -> None:
+    """Every scan, skull on, on the case's grid."""
+    work.heads = {m: _resampled(work, m, work.grid) for m in work.scans}
 
 
 def _given_mask(work: _Work, path: Path, grid: Grid) -> NDArray[np.bool_]:
@@ -241,10 +257,9 @@ def _resampled(work: _Work, modality: str, grid: Grid) -> NDArray[np.float32]:
     return resample(scan.voxels, Grid.of(scan), grid, work.matrix(modality))
 
 
-def _image(
-    work: _Work, modality: str, head: NDArray[np.float32], grid: Grid, brain: Brain, bias_correction: bool
-) -> NDArray[np.float32]:
-    """One modality on the prepared grid, 0 outside the brain."""
+def _image(work: _Work, modality: str, bias_correction: bool) -> NDArray[np.float32]:
+    """One modality on the case's grid, 0 outside the brain."""
+    grid, brain, head = work.grid, work.brain, work.heads[modality]
     scan = work.scans[modality]
     covered = resample(np.ones(scan.voxels.shape, np.float32), Grid.of(scan), grid, work.matrix(modality), order=0) > 0
     share = float(covered[brain.mask].mean()) if brain.mask.any() else 1.0
@@ -267,21 +282,13 @@ def _without_bias(voxels: NDArray[np.float32], grid: Grid, brain: NDArray[np.boo
     return np.asarray(voxels / np.exp(field_), dtype=np.float32)
 
 
-def _write(
-    work: _Work,
-    heads: Mapping[str, NDArray[np.float32]],
-    images: Mapping[str, NDArray[np.float32]],
-    grid: Grid,
-    brain: Brain,
-    out: Path,
-    bias_correction: bool,
-) -> PreparedStudy:
+def _write(work: _Work, images: Mapping[str, NDArray[np.float32]], out: Path, bias_correction: bool) -> PreparedStudy:
     """Write the picture; then, unless something is doubtful, the images and the record."""
-    case = work.case_id
+    case, grid, brain = work.case_id, work.grid, work.brain
     folder = out / case
     picture, record = folder / f"{case}-prepared.png", folder / f"{case}{SUFFIX}"
     with writable(picture, CaseError, case), replacing(picture) as temporary:
-        draw(heads, brain.mask, {m: NAMES[m] for m in MODALITIES}, temporary)
+        draw(work.heads, brain.mask, {m: NAMES[m] for m in MODALITIES}, temporary)
     doubts = [f"{SHORT_NAMES[m]}: {doubt}" for m, found in work.registrations.items() for doubt in found.doubts]
     doubts += [f"brain: {doubt}" for doubt in brain.doubts]
     if doubts:
@@ -293,18 +300,22 @@ def _write(
         _LOG.warning("case %s: %s", case, warning)
     paths = {m: folder / f"{case}-{m}.nii.gz" for m in images}
     mask = folder / f"{case}-brainmask.nii.gz"
-    note = _note(work, grid, brain, bias_correction)
+    note = _note(work, images, bias_correction)
     with writable(folder, CaseError, case), ExitStack() as stack:  # left in reverse order: the record appears last
         stack.enter_context(replacing(record)).write_text(json.dumps(note, indent=1) + "\n", encoding="utf8")
         for modality, voxels in images.items():
             integer = work.scans[modality].integer
-            _save(voxels, grid, integer, stack.enter_context(replacing(paths[modality])))
-        _save(brain.mask.astype(np.float32), grid, True, stack.enter_context(replacing(mask)))
+            _save(_stored(voxels, integer), grid, stack.enter_context(replacing(paths[modality])))
+        _save(brain.mask.astype(np.int16), grid, stack.enter_context(replacing(mask)))
     return PreparedStudy(case, folder, paths, record, picture, work.reasons, tuple(work.warnings))
 
 
-def _save(voxels: NDArray[np.float32], grid: Grid, integer: bool, path: Path) -> None:
-    stored = np.round(voxels).astype(np.int32 if voxels.max() > 32767 else np.int16) if integer else voxels
+def _stored(voxels: NDArray[np.float32], integer: bool) -> NDArray[np.generic]:
+    """The voxels in the type of the file, integers where the scan has them."""
+    return np.round(voxels).astype(np.int32 if voxels.max() > 32767 else np.int16) if integer else voxels
+
+
+def _save(stored: NDArray[np.generic], grid: Grid, path: Path) -> None:
     image = nib.Nifti1Image(stored, grid.affine)
     image.set_sform(grid.affine, 1)
     image.set_qform(grid.affine, 1)
@@ -312,7 +323,7 @@ def _save(voxels: NDArray[np.float32], grid: Grid, integer: bool, path: Path) ->
     nib.save(image, path)
 
 
-def _note(work: _Work, grid: Grid, brain: Brain, bias_correction: bool) -> dict[str, Any]:
+def _note(work: _Work, images: Mapping[str, NDArray[np.float32]], bias_correction: bool) -> dict[str, Any]:
     """The record; `PreparedToScan` are matrices between worlds, RAS, in mm."""
     scans = []
     for modality, scan in work.scans.items():
@@ -325,16 +336,21 @@ def _note(work: _Work, grid: Grid, brain: Brain, bias_correction: bool) -> dict[
         }  # fmt: skip
         scans.append({
             "Modality": modality, "Source": str(scan.path.resolve()), "SHA256": scan.sha256,
-            "Grid": grid_to(Grid.of(scan)), "PreparedToScan": np.round(work.matrix(modality), 9).tolist(), **checks,
+            "Grid": grid_to(Grid.of(scan)), "PreparedToScan": np.round(work.matrix(modality), 9).tolist(),
+            "PreparedVoxelSHA256": voxel_hash(_stored(images[modality], scan.integer)), **checks,
         })  # fmt: skip
     return {
         "CaseID": work.case_id,
         "GeneratedBy": [{"Name": "modfill", "Version": __version__}, *_versions()],
         "Reference": work.reference,
-        "Grid": grid_to(grid),
+        "Grid": grid_to(work.grid),
         "Scans": scans,
         "Series": work.reasons,
-        "Brain": {"Tool": brain.tool, "Millilitres": round(brain.volume, 1)},
+        "Brain": {
+            "Tool": work.brain.tool,
+            "Millilitres": round(work.brain.volume, 1),
+            "VoxelSHA256": voxel_hash(work.brain.mask),
+        },
         "BiasCorrection": bias_correction,
         "Warnings": list(work.warnings),
     }
