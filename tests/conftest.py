@@ -32,8 +32,8 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 LONGEST = (
-    "test_training", "test_ranks", "test_phantom", "test_shipped", "test_cohort", "test_nnunet_plugin", "test_demo",
-    "test_segmentation_benchmark", "test_training_stages", "test_prompt_end", "test_faults",
+    "test_prepare", "test_training", "test_ranks", "test_phantom", "test_shipped", "test_cohort", "test_nnunet_plugin",
+    "test_demo", "test_segmentation_benchmark", "test_training_stages", "test_prompt_end", "test_faults",
 )  # fmt: skip
 MOST_WORKERS = 8  # each imports torch and holds models of its own: about 1 GB
 
