@@ -25,6 +25,7 @@ LEVELS = (4.0, 2.0, 1.5)  # mm, of the refinement
 ANGLES = (-24.0, 0.0, 24.0)  # degrees about each axis, of the starting positions
 STARTS = 4  # of the best starting positions are optimised
 BINS = 32
+RESTARTS, GAIN = 12, 0.002  # at `MIDDLE`: at most so many, while each gains so many nats
 SAMPLES = 25_000  # voxels of the head in which the metric is taken
 SEED = 1
 ITERATIONS, RELAXATION = 150, 0.8  # a step that is halved at each turn (0.5) ends short of the optimum
@@ -205,9 +206,17 @@ def _optimised(pair: _Pair, spacing: float, start: sitk.Euler3DTransform) -> sit
 
 
 def _refined(pair: _Pair, start: sitk.Euler3DTransform, levels: tuple[float, ...]) -> sitk.Euler3DTransform:
-    """Maximise the mutual information from coarse to fine."""
+    """Maximise the mutual information from coarse to fine; at `MIDDLE` from each result again, until nothing is gained.
+
+    Gradient descent takes small steps along a valley and ends there; a new start takes large ones again.
+    """
     for spacing in levels:
+        before = pair.information(start)
         start = _optimised(pair, spacing, start)
+        for _ in range(RESTARTS if spacing == MIDDLE else 0):
+            if (now := pair.information(start)) < before + GAIN:
+                break
+            before, start = now, _optimised(pair, spacing, start)
     return start
 
 
