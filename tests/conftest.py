@@ -32,8 +32,9 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 LONGEST = (
-    "test_prepare", "test_training", "test_ranks", "test_phantom", "test_shipped", "test_cohort", "test_nnunet_plugin",
-    "test_demo", "test_segmentation_benchmark", "test_training_stages", "test_prompt_end", "test_faults",
+    "test_prepare", "test_training", "test_ranks", "test_baselines", "test_speed_benchmark", "test_cohort",
+    "test_training_stages", "test_demo", "test_torchio_transform", "test_nnunet_plugin", "test_cli", "test_shipped",
+    "test_faults", "test_invariants", "test_phantom", "test_prompt_end", "test_image_benchmarks",
 )  # fmt: skip
 MOST_WORKERS = 8  # each imports torch and holds models of its own: about 1 GB
 
