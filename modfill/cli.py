@@ -87,11 +87,12 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
     named = {modality: path for modality in MODALITIES if (path := getattr(options, modality)) is not None}
     if sum([options.cohort is not None, bool(named), options.prepare is not None]) != 1:
         parser.error("complete needs CASE_OR_COHORT, files such as --t1 FILE --flair FILE, or --prepare STUDY")
-    unprepared = 0
+    share, unprepared = Share.of_shard(options.shard), 0
     if options.prepare is not None:
+        if options.dry_run or share.label:
+            parser.error("--prepare writes cases in one process: run modfill prepare first, then complete CASES")
         options.cohort = options.out / "prepared"
         unprepared = _prepared(options.prepare, options.cohort, ignore_unexplained=options.ignore_unexplained)
-    share = Share.of_shard(options.shard)
     settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
     if named:
         cohort = Cohort("folders", [case_of_files(named)])

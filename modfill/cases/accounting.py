@@ -76,14 +76,15 @@ def is_image(path: Path) -> bool:
         return False
     if nifti_stem(path.name) is not None or _extension(path.name):
         return True
-    return "." not in path.name and _is_dicom(path)
+    return "." not in path.name and is_dicom(path)
 
 
 def _extension(name: str) -> str:
     return next((ending for ending in _FOREIGN_IMAGES if name.lower().endswith(ending)), "")
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Tell whether a file is DICOM, by its preamble."""
     try:
         if not path.is_file():  # reading a pipe would block
             return False

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modfill.cases.accounting import is_dicom, leads_up
 from modfill.cases.filenames import nifti_stem
 from modfill.cases.files import visible
 from modfill.cases.marks import sidecar_path
 from modfill.errors import CaseError
 
-__all__ = ["Series", "find_series", "find_studies", "is_dicom"]
+__all__ = ["Series", "find_series", "find_studies"]
 
 _TAGS = {"0020|000e": "SeriesInstanceUID", "0020|000d": "StudyInstanceUID", "0018|0010": "ContrastBolusAgent",
          "0018|9087": "DiffusionBValue"}  # fmt: skip
-_DICOM_ENDINGS = (".dcm", ".ima", "")
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,6 @@ class Series:
     source: Path
     name: str
     header: dict[str, Any] = field(default_factory=dict)
-
-
-def is_dicom(path: Path) -> bool:
-    """Tell whether a file is DICOM, by its preamble."""
-    if path.suffix.lower() not in _DICOM_ENDINGS and not path.suffix[1:].isdigit():
-        return False
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def find_studies(folder: Path) -> list[Path]:
@@ -82,7 +71,7 @@ def find_series(study: Path, scratch: Path) -> list[Series]:
         scratch: an empty folder for converted images.
 
     Raises:
-        CaseError: there are none, or DICOM and NIfTI files lie side by side, or dcm2niix fails.
+        CaseError: there are none, DICOM and NIfTI files or several DICOM studies lie side by side, or dcm2niix fails.
     """
     files = list(_images(study))
     dicom = [file for file in files if is_dicom(file)]
@@ -96,7 +85,8 @@ def find_series(study: Path, scratch: Path) -> list[Series]:
 def _images(folder: Path) -> Iterator[Path]:
     for entry in visible(folder):
         if entry.is_dir():
-            yield from _images(entry)
+            if not leads_up(entry):
+                yield from _images(entry)
         elif nifti_stem(entry.name) is not None or is_dicom(entry):
             yield entry
 
@@ -117,6 +107,8 @@ def _converted(study: Path, files: list[Path], scratch: Path) -> list[Series]:
     for file in files:
         known = _tags(file)
         tags.setdefault(known.get("SeriesInstanceUID", ""), (file.parent, known))
+    if len({known.get("StudyInstanceUID") for _, known in tags.values()}) > 1:
+        raise CaseError(f"{study} must contain one DICOM study, got several; give each its own folder")
     found = []
     for path in converted:
         header = _json(path.with_suffix(".json"))

@@ -31,7 +31,7 @@ _SHORT_TE = 0.035  # s: T1 weighting
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a series is.
+    """The modality of a series, with the reason.
 
     Attributes:
         modality: None if it is none of the case's.

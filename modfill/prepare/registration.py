@@ -116,9 +116,8 @@ def isotropic(image: sitk.Image, spacing: float) -> sitk.Image:
         if s > 0.2 * own[axis]:
             image = sitk.RecursiveGaussian(image, s, False, sitk.RecursiveGaussianImageFilter.ZeroOrder, axis)
     size = [max(int(round(n * s / spacing)), 4) for n, s in zip(image.GetSize(), own, strict=True)]
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    shift = direction @ (np.array([n * s / m for n, s, m in zip(image.GetSize(), own, size, strict=True)]) - own) / 2
     new = [n * s / m for n, s, m in zip(image.GetSize(), own, size, strict=True)]
+    shift = np.array(image.GetDirection()).reshape(3, 3) @ np.subtract(new, own) / 2
     origin = (np.array(image.GetOrigin()) + shift).tolist()
     return sitk.Resample(image, size, sitk.Transform(), sitk.sitkLinear, origin, new, image.GetDirection(), 0.0)
 

@@ -162,6 +162,8 @@ def _read(
         folder = next(iter(named.values())).parent
     else:
         folder = Path(study)
+        if (found := find_studies(folder)) != [folder]:
+            raise CaseError(f"{folder} must be one study, got {len(found)}: {found[0].name}, …; give one of them")
         choice = choose(find_series(folder, scratch), {}, ignore_unexplained=ignore_unexplained)
     case_id = case_id or folder_name(folder)
     if problem := id_problem(case_id):
