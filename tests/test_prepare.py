@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -380,6 +381,47 @@ def test_raw_scans_to_four_modalities_in_native_space_in_two_commands(
     assert "patient-prepared.png" in capsys.readouterr().out
 
 
+def test_a_named_dicom_series_returns_to_its_own_grid(dicom_study: Path, tmp_path: Path) -> None:
+    scan = scanned("t1c", np.eye(4))
+    (tmp_path / "converted").mkdir()
+    own = read_scan(find_series(dicom_study / "2", tmp_path / "converted")[0].path)
+    mask = tmp_path / "brain.nii.gz"
+    nib.save(nib.Nifti1Image(brain_on(own, np.eye(4)).astype(np.uint8), own.affine), mask)
+    case = prepare_study({"t1": dicom_study / "2"}, out=tmp_path / "cases", mask=mask, case_id="P1")
+    (back,) = restore(case.paths["t1n"], like=dicom_study / "2", out=tmp_path / "native")
+    image = nib.load(back)
+    assert image.shape == own.voxels.shape and np.allclose(image.affine, own.affine, atol=1e-3)
+    assert sorted(image.shape) == sorted(scan.voxels.shape)
+
+
+def test_patients_are_never_mixed(dicom_study: Path, tmp_path: Path) -> None:
+    for patient in ("a", "b"):
+        written(scanned("t1n", np.eye(4)), tmp_path / "two" / patient / "T1.nii.gz")
+    with pytest.raises(CaseError, match="must be one study, got 2"):
+        prepare_study(tmp_path / "two", out=tmp_path / "out", reference="t1")
+    flat = tmp_path / "flat"
+    dicom_series(flat / "1", scanned("t1c", np.eye(4)), 1)
+    dicom_series(flat / "2", scanned("t1c", np.eye(4)), 2, StudyInstanceUID="1.2.4")
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(CaseError, match="one DICOM study"):
+        find_series(flat, tmp_path / "scratch")
+
+
+def test_bias_correction_takes_a_coil_away() -> None:
+    from modfill.prepare.study import _without_bias
+
+    scan = scanned("t1n", np.eye(4))
+    brain = brain_on(scan, np.eye(4))
+    slope = np.linspace(0.6, 1.4, scan.voxels.shape[0], dtype=np.float32)[:, None, None]
+    flat = _without_bias(scan.voxels * slope, Grid.of(scan), brain)
+
+    def slant(voxels: np.ndarray) -> float:
+        left, right = (voxels[half][brain[half]].mean() for half in (slice(None, 62), slice(62, None)))
+        return abs(float(np.log(left / right)))
+
+    assert slant(flat) < 0.5 * slant(scan.voxels * slope)
+
+
 def test_a_study_that_fails_stops_no_other(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "raw" / "odd").mkdir(parents=True)
     (tmp_path / "raw" / "odd" / "AX_T1.nii.gz").write_bytes(b"no image")
@@ -401,7 +443,10 @@ def test_without_its_packages_one_line_names_the_command(tmp_path: Path) -> None
 
 
 def test_wrong_usage_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["prepare", "-o", "x"], ["complete", "-o", "x", "--prepare", str(tmp_path), str(tmp_path)]):
+    for words in (["prepare", "-o", "x"], ["complete", "-o", "x", "--prepare", str(tmp_path), str(tmp_path)],
+                  ["complete", "-o", "x", "--prepare", str(tmp_path), "-n"],
+                  ["complete", "-o", "x", "--prepare", str(tmp_path), "--shard", "1/2"]):  # fmt: skip
         with pytest.raises(SystemExit):
             main(words)
-        assert "needs" in capsys.readouterr().err
+        assert re.search("needs|run modfill prepare first", capsys.readouterr().err)
+    assert not Path("x").exists()
