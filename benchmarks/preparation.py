@@ -140,7 +140,8 @@ def phantoms(count: int, out: Path) -> pd.DataFrame:
             "crop": grid[3],
             "degrees": turned, "millimetres": float(np.linalg.norm(true[:3, 3])), "mean": mean, "worst": worst,
             "back_mean": back[0], "back_worst": back[1], "seconds": time.time() - began,
-            "doubts": "; ".join(found.doubts),
+            "information": found.information[0], "perturbed": found.perturbed, "apart": found.apart,
+            "overlap": found.overlap, "doubts": "; ".join(found.doubts),
         })  # fmt: skip
         print({k: round(v, 2) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
         pd.DataFrame(rows).to_csv(out / "phantoms.csv", index=False)

@@ -20,7 +20,7 @@ from modfill.cases.marks import voxel_hash
 from modfill.cases.reading import read_case
 from modfill.cli import main
 from modfill.errors import CaseError, SettingsError
-from modfill.prepare import prepare_study, restore
+from modfill.prepare import prepare_study, registration, restore
 from modfill.prepare.finding import Series, find_series, find_studies
 from modfill.prepare.grid import Grid, grid_of_reference, resample
 from modfill.prepare.recognition import choose, recognise
@@ -72,6 +72,30 @@ def test_another_head_is_doubtful() -> None:
     noise = np.random.default_rng(0).normal(500, 100, (60, 60, 40)).astype(np.float32)
     scan = Scan(Path("noise"), noise, np.diag([4.0, 4.0, 5.0, 1.0]))
     assert register(scanned("t1n", np.eye(4)), scan).doubts
+
+
+def test_a_worse_optimum_elsewhere_is_no_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    import SimpleITK as sitk
+
+    def upside_down(found: sitk.Euler3DTransform) -> sitk.Euler3DTransform:
+        angles = found.GetAngleX() + np.pi, found.GetAngleY(), found.GetAngleZ()
+        return sitk.Euler3DTransform(found.GetCenter(), *angles, found.GetTranslation())
+
+    monkeypatch.setattr(registration, "_perturbed", upside_down)
+    found = register(scanned("t1n", np.eye(4)), scanned("t2w", MOVED["t2w"]))
+    assert displacement(found.matrix, MOVED["t2w"], brain_points())[1] < 2
+    assert found.apart > 20 and found.perturbed < registration.AS_GOOD * found.information[0]
+    assert not found.doubts
+
+
+def test_a_head_that_fits_in_every_rotation_is_doubtful() -> None:
+    radius = np.linalg.norm(np.indices((60, 60, 60)) - 29.5, axis=0) * 4
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = -118
+    scans = [Scan(Path("ball"), np.interp(radius, (60, 70, 80, 90), level).astype(np.float32), affine)
+             for level in ((900, 200, 1000, 0), (500, 1300, 400, 0))]  # fmt: skip
+    (doubt,) = register(*scans).doubts
+    assert "as good" in doubt
 
 
 def test_the_case_is_one_that_complete_takes(prepared: Path) -> None:
