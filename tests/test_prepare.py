@@ -20,6 +20,7 @@ from modfill.cases.marks import voxel_hash
 from modfill.cases.reading import read_case
 from modfill.cli import main
 from modfill.errors import CaseError, SettingsError
+from modfill.modalities import modality_of
 from modfill.prepare import prepare_study, registration, restore
 from modfill.prepare.finding import Series, find_series, find_studies
 from modfill.prepare.grid import Grid, grid_of_reference, resample
@@ -429,6 +430,94 @@ def test_patients_are_never_mixed(dicom_study: Path, tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     with pytest.raises(CaseError, match="one DICOM study"):
         find_series(flat, tmp_path / "scratch")
+
+
+def flat(folder: Path, *names: str) -> Path:
+    for name in names:
+        written(Scan(Path(), np.zeros((20, 20, 20), np.float32), np.eye(4)), folder / f"{name}.nii.gz")
+    return folder
+
+
+APART = [("p1_t1", "p2_flair"), ("001_T1", "001_T2", "002_FLAIR"), ("2019_T1", "2020_FLAIR"),
+         ("sub-01_ses-1_T1w", "sub-01_ses-2_FLAIR"), ("UCSF-0004_T1_orig", "UCSF-0005_FLAIR_orig")]  # fmt: skip
+ONE = [("AX_T1", "SAG_FLAIR"), ("3_AX_T1", "5_FLAIR"), ("p1_3_T1", "p1_5_FLAIR"), ("t1_post", "pre_t1"),
+       ("sub-01_ses-1_acq-ax_T1w", "sub-01_ses-1_FLAIR"), ("p1_AX_T1_20200101_5", "p1_T2_20200101_6")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "apart"), [*((n, True) for n in APART), *((n, False) for n in ONE)])
+def test_names_tell_patients_apart(tmp_path: Path, names: tuple[str, ...], apart: bool) -> None:
+    found = find_series(flat(tmp_path, *names), tmp_path)
+    if apart:
+        with pytest.raises(CaseError, match="must hold one study"):
+            choose(found, {})
+    else:
+        assert len(choose(found, {}).series) == 2
+
+
+def test_the_user_and_sidecars_say_whose_images_they_are(tmp_path: Path) -> None:
+    folder = flat(tmp_path / "named", "aa_t1", "bb_flair")
+    named = {"t1n": folder / "aa_t1.nii.gz", "t2f": folder / "bb_flair.nii.gz"}
+    assert len(choose(find_series(folder, tmp_path), named).series) == 2
+    folder = flat(tmp_path / "sidecars", "t1", "flair")
+    for name, patient in (("t1", "A"), ("flair", "B")):
+        (folder / f"{name}.json").write_text(json.dumps({"PatientID": patient}))
+    with pytest.raises(CaseError, match="flair.nii.gz and t1.nii.gz"):
+        choose(find_series(folder, tmp_path), {})
+
+
+@pytest.mark.parametrize(
+    ("files", "studies"),
+    [
+        (("T1/img", "T2/img", "FLAIR/img", "ADC/img"), None),
+        (("5_AX_T1_POST/5", "7_AX_FLAIR/7"), None),
+        (("anat/sub-01_T1w", "dwi/sub-01_dwi"), None),
+        (("p1/T1", "p2/T1"), ["p1", "p2"]),
+        (("T1D_01/scan_t1", "T2D_01/scan_t1"), ["T1D_01", "T2D_01"]),
+        (("PD_1/t1", "PD_2/t1"), ["PD_1", "PD_2"]),
+        (("T1/t1", "T1/flair", "T2/t1", "T2/flair"), ["T1", "T2"]),  # points in time
+        (("p1_T1/img", "p2_FLAIR/img"), ["p1_T1", "p2_FLAIR"]),
+    ],
+)
+def test_a_folder_for_each_sequence_is_one_study(
+    tmp_path: Path, files: tuple[str, ...], studies: list[str] | None
+) -> None:
+    study = flat(tmp_path / "study", *files)
+    found = find_studies(study)
+    if studies:
+        assert [folder.name for folder in found] == studies
+        return
+    assert found == [study]
+    choice = choose(find_series(study, tmp_path), {})
+    stated = {m: s.source.parent.name for m, s in choice.series.items()}
+    assert all(modality_of(name.split("_")[-1]) in (m, None, "t1c") for m, name in stated.items())
+    assert len(stated) == sum("dwi" not in name and "ADC" not in name for name in files)
+
+
+def test_a_folder_by_sequence_with_files_by_patient_is_refused(tmp_path: Path) -> None:
+    flat(tmp_path, "T1/aa", "T1/bb", "FLAIR/aa", "FLAIR/bb")
+    with pytest.raises(CaseError, match="must hold one study"):
+        choose(find_series(find_studies(tmp_path)[0], tmp_path), {})
+
+
+def test_images_of_other_patients_are_left_alone_and_named(
+    prepared: Path, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = tmp_path / "cases"
+    for name in ("patient", "other"):
+        (cases / name).mkdir(parents=True)
+        image = nib.load(prepared / "patient-t1n.nii.gz")
+        nib.save(image, cases / name / f"{name}-t1n.nii.gz")
+        note = json.loads((prepared / "patient-prepared.json").read_text()) | {"CaseID": name}
+        if name == "other":  # files of the same names on the same grids, with other content
+            for scan in note["Scans"]:
+                scan["SHA256"], scan["Source"] = "0" * 64, f"/other/{Path(scan['Source']).name}"
+        (cases / name / f"{name}-prepared.json").write_text(json.dumps(note))
+    (cases / "foreign").mkdir()
+    nib.save(image, cases / "foreign" / "t1.nii.gz")
+    assert main(["restore", str(cases), "--like", str(study / "AX_T2.nii.gz"), "-o", str(tmp_path / "native")]) == 0
+    assert sorted(path.name for path in (tmp_path / "native").rglob("*.nii.gz")) == ["patient-t1n.nii.gz"]
+    said = capsys.readouterr().err
+    assert re.search("left alone: .*other-t1n", said) and re.search("left alone: .*foreign.*no record", said)
 
 
 def test_bias_correction_takes_a_coil_away() -> None:
