@@ -73,8 +73,8 @@ def restore(
         others += [CaseError(f"{found.path} is of a case with a scan like {like}, not of that one's")
                    for found in ours if not found.certain]  # fmt: skip
         ours = [found for found in ours if found.certain]
-    for error in others:
-        _LOG.warning("left alone: %s", error)
+    for other in others:
+        _LOG.warning("left alone: %s", other)
     return [_restored(found, out=Path(out), labels=labels) for found in ours]
 
 
