@@ -16,6 +16,7 @@ VOLUME = (700.0, 2100.0)  # ml: brains of children and of large adults, with ven
 LARGEST = 0.98  # of a mask in its largest component
 RIM = 2.0  # mm from air: no brain lies so near the skin
 AT_RIM = 0.02  # of a mask's surface that may lie there: holes in a dark skull
+SPECK = 0.02  # of the largest component: smaller ones are noise in the air
 STEP = 2  # of the voxels: every second one is enough for the checks
 CUT = 0.03  # of a mask's surface on the border of the field of view
 
@@ -91,12 +92,12 @@ def doubts_of(mask: NDArray[np.bool_], head: NDArray[np.float32], grid: Grid) ->
 
 
 def _head(voxels: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The head with all that it encloses."""
+    """The head with all that it encloses; a dark skull may separate the brain from the scalp, so both are kept."""
     smooth = ndimage.gaussian_filter(voxels, 0.6)
-    found = smooth > 0.25 * np.percentile(smooth, 95)
-    labels, count = ndimage.label(found)
-    if count:
-        found = labels == np.bincount(labels.ravel())[1:].argmax() + 1
+    labels, _ = ndimage.label(smooth > 0.25 * np.percentile(smooth, 95))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    found = (sizes > SPECK * sizes.max())[labels]
     closed = ndimage.binary_closing(np.pad(found, 3), iterations=2)[3:-3, 3:-3, 3:-3]
     for axis in range(3):  # slice by slice: the neck and a cut head are open below
         for n in range(closed.shape[axis]):
