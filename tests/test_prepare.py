@@ -212,7 +212,8 @@ def test_checks_of_a_mask() -> None:
         grown |= np.roll(grown, 1, 0) | np.roll(grown, -1, 0) | np.roll(grown, 1, 1) | np.roll(grown, -1, 1)
     assert any("border of the head" in doubt for doubt in doubts_of(grown, scan.voxels, grid))
     dark = scan.voxels.copy()
-    dark[ndimage.binary_dilation(brain, iterations=4) & ~ndimage.binary_dilation(brain)] = 0
+    skull, outside = (ndimage.binary_dilation(brain, iterations=n) for n in (5, 8))
+    dark[(skull & ~ndimage.binary_dilation(brain)) | ~outside] = 0
     assert not doubts_of(brain, dark, grid)  # a skull that separates the brain from the scalp
     halves = brain.copy()
     halves[brain.shape[0] // 2 - 3 : brain.shape[0] // 2 + 3] = False
