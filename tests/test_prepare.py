@@ -211,16 +211,23 @@ def test_checks_of_a_mask() -> None:
     for _ in range(11):
         grown |= np.roll(grown, 1, 0) | np.roll(grown, -1, 0) | np.roll(grown, 1, 1) | np.roll(grown, -1, 1)
     assert any("border of the head" in doubt for doubt in doubts_of(grown, scan.voxels, grid))
-    dark = scan.voxels.copy()
-    skull, outside = (ndimage.binary_dilation(brain, iterations=n) for n in (5, 8))
-    dark[(skull & ~ndimage.binary_dilation(brain)) | ~outside] = 0
-    assert not doubts_of(brain, dark, grid)  # a skull that separates the brain from the scalp
     halves = brain.copy()
     halves[brain.shape[0] // 2 - 3 : brain.shape[0] // 2 + 3] = False
     assert any("parts" in doubt for doubt in doubts_of(halves, scan.voxels, grid))
     assert doubts_of(brain & False, scan.voxels, grid) == ("the mask is empty",)
     small = brain & (np.indices(brain.shape)[2] > brain.shape[2] // 2)
     assert any("ml" in doubt for doubt in doubts_of(small, scan.voxels, grid))
+
+
+def test_a_dark_skull_around_the_brain_is_no_border_of_the_head() -> None:
+    scan = scanned("t1n", np.eye(4))
+    brain, own, grid = brain_on(scan, np.eye(4)), Grid.of(scan), grid_of_reference(scan)
+    ring, outside = (ndimage.binary_dilation(brain, iterations=n) for n in (5, 8))
+    separate = np.where(ndimage.binary_dilation(brain) | (outside & ~ring), scan.voxels, 0)
+    mask = resample(brain.astype(np.float32), own, grid, order=1) > 0.5
+    assert not doubts_of(mask, resample(separate, own, grid), grid)
+    stripped = resample(np.where(brain, scan.voxels, 0), own, grid, order=1)
+    assert any("border of the head" in doubt for doubt in doubts_of(mask, stripped, grid))
 
 
 def test_deepbet_finds_the_brain() -> None:
