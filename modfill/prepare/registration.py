@@ -64,14 +64,15 @@ def register(reference: Scan, scan: Scan) -> Registration:
     pair = _Pair(_pyramid(as_sitk(reference)), _pyramid(as_sitk(scan)))
     found = _refined(pair, _best_start(pair), LEVELS)
     again = _refined(pair, _perturbed(found), LEVELS[:-1])
+    points = head_points(pair.heads[0])
+    if _apart(found, again, points) > MOST_APART:  # the descent may have ended short of the optimum
+        again = _refined(pair, again, LEVELS)
     if pair.information(again) > pair.information(found):
         found, again = _refined(pair, again, LEVELS[-1:]), found
     unmoved = sitk.Euler3DTransform()
     unmoved.SetCenter(found.GetCenter())
     information, perturbed = (pair.information(found), pair.information(unmoved)), pair.information(again)
-    points = head_points(pair.heads[0])
-    moved = [np.array([t.TransformPoint(p) for p in points.tolist()]) for t in (found, again)]
-    apart = float(np.linalg.norm(moved[0] - moved[1], axis=1).mean())
+    apart = _apart(found, again, points)
     overlap = _overlap(pair.heads, found)
     doubts = []
     if information[0] < information[1]:
@@ -229,6 +230,12 @@ def _perturbed(transform: sitk.Euler3DTransform) -> sitk.Euler3DTransform:
     shift = np.array(transform.GetTranslation()) + PERTURBATION[1]
     turned = angles + np.deg2rad(PERTURBATION[0])
     return sitk.Euler3DTransform(transform.GetCenter(), *turned.tolist(), shift.tolist())
+
+
+def _apart(one: sitk.Euler3DTransform, other: sitk.Euler3DTransform, points: NDArray[np.float64]) -> float:
+    """Mean distance in mm between two transforms of points, LPS, (N, 3)."""
+    moved = [np.array([transform.TransformPoint(point) for point in points.tolist()]) for transform in (one, other)]
+    return float(np.linalg.norm(moved[0] - moved[1], axis=1).mean())
 
 
 def _overlap(heads: list[sitk.Image], transform: sitk.Euler3DTransform) -> float:
