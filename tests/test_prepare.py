@@ -24,6 +24,7 @@ from modfill.modalities import modality_of
 from modfill.prepare import prepare_study, registration, restore
 from modfill.prepare.finding import Series, find_series, find_studies
 from modfill.prepare.grid import Grid, grid_of_reference, resample
+from modfill.prepare.picture import draw
 from modfill.prepare.recognition import choose, recognise
 from modfill.prepare.record import grid_from, matrix_from, read_record
 from modfill.prepare.registration import register
@@ -131,6 +132,21 @@ def test_the_picture_shows_every_scan(prepared: Path) -> None:
     rows = np.array_split(picture, 3)
     assert all((row[..., 0] - row[..., 2] > 100).sum() > 100 for row in rows)  # the mask's outline
     assert all((row.max(2) > 60).mean() > 0.1 for row in rows)
+
+
+def test_the_picture_is_upright_whatever_the_axes_are(tmp_path: Path) -> None:
+    voxels, brain = np.zeros((2, 40, 40, 40), np.float32)
+    voxels[5:35, 5:35, 5:35] = 1
+    voxels[5:15, 5:35, 25:35] = 3  # left, above
+    brain[8:32, 8:32, 8:32] = 1
+    turned, masks = (np.flip(np.moveaxis(image, 0, 2), 1) for image in (voxels, brain))
+    affine = np.array([[0, 0, 1.0, 0], [1, 0, 0, 0], [0, -1, 0, 39], [0, 0, 0, 1]])
+    draw({"t1n": voxels}, brain > 0, np.eye(4), {"t1n": "T1"}, tmp_path / "ras.png")
+    draw({"t1n": turned}, masks > 0, affine, {"t1n": "T1"}, tmp_path / "turned.png")
+    pictures = [np.asarray(Image.open(tmp_path / name)) for name in ("ras.png", "turned.png")]
+    assert (pictures[0] == pictures[1]).all()
+    coronal = pictures[0][16:, 220:440].sum(2)
+    assert coronal[40:100, 40:80].mean() > 1.5 * coronal[120:180, 140:180].mean()
 
 
 @pytest.mark.parametrize(("modality", "name"), [("t2w", "AX_T2"), ("t2f", "SAG_FLAIR")])

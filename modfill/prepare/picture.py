@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
+
+from modfill.prepare.scan import Matrix
 
 __all__ = ["draw"]
 
@@ -20,16 +23,24 @@ _EDGES = (90, 220, 120)
 
 
 def draw(
-    heads: Mapping[str, NDArray[np.float32]], brain: NDArray[np.bool_], names: Mapping[str, str], path: Path
+    heads: Mapping[str, NDArray[np.float32]],
+    brain: NDArray[np.bool_],
+    affine: Matrix,
+    names: Mapping[str, str],
+    path: Path,
 ) -> None:
     """One row for each scan: three planes with the mask's outline, and two with the edges of the first scan.
 
     Args:
         heads: scans on the prepared grid (X, Y, Z), skull on.
         brain: the mask, likewise.
+        affine: of the grid; the planes are shown axial, coronal and sagittal whatever its axes are.
         names: a title for each scan.
         path: a PNG file.
     """
+    axes = nib.io_orientation(affine)
+    heads = {modality: nib.apply_orientation(voxels, axes) for modality, voxels in heads.items()}
+    brain = nib.apply_orientation(brain, axes)
     centre = [int(round(c)) for c in (ndimage.center_of_mass(brain) if brain.any() else np.array(brain.shape) / 2)]
     first = next(iter(heads.values()))
     sheet = Image.new("RGB", (5 * _TILE, len(heads) * (_TILE + 16)), "black")
@@ -37,6 +48,7 @@ def draw(
     for row, (modality, voxels) in enumerate(heads.items()):
         top = row * (_TILE + 16)
         title = f"{names[modality]}: brain mask in red; on the right, edges of {names[next(iter(heads))]} in green"
+        title += "" if row else "; the patient's left is on the left"
         pen.text((4, top + 2), title, fill="white")
         inside = voxels[brain] if brain.any() else voxels
         white = _BRIGHTEST * float(np.percentile(inside, 99)) or 1.0

@@ -290,7 +290,7 @@ def _write(work: _Work, images: Mapping[str, NDArray[np.float32]], out: Path, bi
     folder = out / case
     picture, record = folder / f"{case}-prepared.png", folder / f"{case}{SUFFIX}"
     with writable(picture, CaseError, case), replacing(picture) as temporary:
-        draw(work.heads, brain.mask, {m: NAMES[m] for m in MODALITIES}, temporary)
+        draw(work.heads, brain.mask, grid.affine, {m: NAMES[m] for m in MODALITIES}, temporary)
     doubts = [f"{SHORT_NAMES[m]}: {doubt}" for m, found in work.registrations.items() for doubt in found.doubts]
     doubts += [f"brain: {doubt}" for doubt in brain.doubts]
     if doubts:
