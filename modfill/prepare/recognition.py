@@ -54,9 +54,11 @@ class Choice:
 
 def recognise(series: Series) -> Verdict:
     """Tell a series' modality from its name and header."""
-    other = _not_anatomical(series)
-    if other:
-        return Verdict(None, other)
+    try:
+        if other := _not_anatomical(series):
+            return Verdict(None, other)
+    except Unusable as problem:  # it may be an acquired image of a modality, which must not pass for missing
+        return Verdict(None, str(problem), True)
     name, from_name = _by_name(series.name)
     parameters, from_header = _by_parameters(series.header)
     agent = series.header.get("ContrastBolusAgent") or series.header.get("ContrastBolusIngredient")
@@ -152,13 +154,11 @@ def _not_anatomical(series: Series) -> str | None:
         return "another sequence or a map"
     if "DERIVED" in kind and not {"MPR", "NORM", "DIS2D", "DIS3D"} & set(kind):
         return "derived from other images"
-    try:
-        header = read_header(series.path)
-    except Unusable as problem:
-        return f"unusable: {problem}"
-    shape = header.get_data_shape()
+    shape = read_header(series.path).get_data_shape()
     if len(shape) > 3 and max(shape[3:]) > 1:
         return f"{'x'.join(map(str, shape))} voxels: a series of volumes"
+    if len(shape) < 3:
+        return f"{'x'.join(map(str, shape))} voxels: a single slice"
     if min(shape[:3]) < _LEAST_SLICES:
         return f"{min(shape[:3])} slices only"
     return None

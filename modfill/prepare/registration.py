@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from modfill.errors import CaseError
 from modfill.prepare.scan import Matrix, Scan, as_sitk, world
 
 if TYPE_CHECKING:
@@ -58,24 +59,33 @@ class Registration:
 
 
 def register(reference: Scan, scan: Scan) -> Registration:
-    """Find the rigid transform from the reference's world to the scan's."""
+    """Find the rigid transform from the reference's world to the scan's.
+
+    Raises:
+        CaseError: an image shows no head.
+    """
     import SimpleITK as sitk
 
     pair = _Pair(_pyramid(as_sitk(reference)), _pyramid(as_sitk(scan)))
+    for one, head in zip((reference, scan), pair.heads, strict=True):
+        if not sitk_array(head).any():
+            raise CaseError(f"{one.path} must show a head, got nothing brighter than the rest; check the image")
     found = _refined(pair, _best_start(pair), LEVELS)
+    unmoved = sitk.Euler3DTransform()
+    unmoved.SetCenter(found.GetCenter())
+    if pair.information(unmoved) > pair.information(found):  # the scanner's positions are right, or nearly
+        found = max(found, _refined(pair, unmoved, LEVELS), key=pair.information)
     again = _refined(pair, _perturbed(found), LEVELS[:-1])
     points = head_points(pair.heads[0])
     if _apart(found, again, points) > MOST_APART:  # the descent may have ended short of the optimum
         again = _refined(pair, again, LEVELS)
     if pair.information(again) > pair.information(found):
         found, again = _refined(pair, again, LEVELS[-1:]), found
-    unmoved = sitk.Euler3DTransform()
-    unmoved.SetCenter(found.GetCenter())
     information, perturbed = (pair.information(found), pair.information(unmoved)), pair.information(again)
     apart = _apart(found, again, points)
     overlap = _overlap(pair.heads, found)
     doubts = []
-    if information[0] < information[1]:
+    if information[0] < information[1] and _apart(found, unmoved, points) > MOST_APART:
         doubts.append(f"mutual information {information[0]:.3f} is below that of the scanner's positions")
     if apart > MOST_APART and perturbed > AS_GOOD * information[0]:  # a worse one is a local optimum
         doubts.append(f"a perturbed start ends {apart:.1f} mm away and is as good ({perturbed:.3f})")

@@ -85,7 +85,7 @@ def doubts_of(mask: NDArray[np.bool_], head: NDArray[np.float32], grid: Grid) ->
     border = np.zeros_like(mask)
     for axis in range(3):
         border[(slice(None),) * axis + ([0, -1],)] = True
-    cut = float((mask & border).sum() / max(surface.sum(), 1))
+    cut = float((mask & border).sum() / (surface | (mask & border)).sum())
     if cut > CUT:
         doubts.append(f"the field of view cuts the brain ({cut:.0%} of its surface)")
     return tuple(doubts)
