@@ -21,7 +21,7 @@ from modfill.cases.reading import read_case
 from modfill.cli import main
 from modfill.errors import CaseError, SettingsError
 from modfill.modalities import modality_of
-from modfill.prepare import prepare_study, registration, restore
+from modfill.prepare import prepare_studies, prepare_study, registration, restore
 from modfill.prepare.finding import Series, find_series, find_studies
 from modfill.prepare.grid import Grid, grid_of_reference, resample
 from modfill.prepare.picture import draw
@@ -68,6 +68,18 @@ def test_a_known_movement_is_recovered(fixed: str, moving: str, seed: int) -> No
     mean, worst = displacement(found.matrix, true, brain_points())
     assert mean < 1 and worst < 2
     assert not found.doubts and found.information[0] > found.information[1]
+
+
+def test_right_positions_of_the_scanner_are_no_doubt() -> None:
+    found = register(scanned("t1n", np.eye(4)), scanned("t2w", np.eye(4)))
+    assert displacement(found.matrix, np.eye(4), brain_points())[1] < 2
+    assert not found.doubts
+
+
+def test_an_image_without_a_head_is_refused() -> None:
+    nothing = Scan(Path("T2.nii.gz"), np.zeros((60, 60, 40), np.float32), np.diag([4.0, 4.0, 5.0, 1.0]))
+    with pytest.raises(CaseError, match="T2.nii.gz must show a head"):
+        register(scanned("t1n", np.eye(4)), nothing)
 
 
 def test_another_head_is_doubtful() -> None:
@@ -214,8 +226,11 @@ def test_a_mask_of_another_grid_and_an_absent_reference_are_refused(
 
 def test_nothing_is_written_among_the_scans(study: Path) -> None:
     before = sorted(study.iterdir())
+    for out in (study.parent, study, study / "inside"):
+        with pytest.raises(SettingsError, match="another folder"):
+            prepare_study(study, out=out)
     with pytest.raises(SettingsError, match="another folder"):
-        prepare_study(study, out=study.parent)
+        next(prepare_studies(study.parent, out=study.parent / "cases"))
     assert sorted(study.iterdir()) == before
 
 
@@ -233,6 +248,16 @@ def test_checks_of_a_mask() -> None:
     assert doubts_of(brain & False, scan.voxels, grid) == ("the mask is empty",)
     small = brain & (np.indices(brain.shape)[2] > brain.shape[2] // 2)
     assert any("ml" in doubt for doubt in doubts_of(small, scan.voxels, grid))
+
+
+def test_what_a_scan_does_not_cover_is_no_air() -> None:
+    scan = scanned("t1n", np.eye(4))
+    own, grid = Grid.of(scan), grid_of_reference(scan)
+    mask = resample(brain_on(scan, np.eye(4)).astype(np.float32), own, grid, order=1) > 0.5
+    covered = np.indices(grid.shape)[0] + 0.5 * np.indices(grid.shape)[2] > 0.5 * grid.shape[0]  # an oblique border
+    head = np.where(covered, resample(scan.voxels, own, grid), 0)
+    assert any("border of the head" in doubt for doubt in doubts_of(mask, head, grid))
+    assert not doubts_of(mask, head, grid, covered)
 
 
 def test_a_dark_skull_around_the_brain_is_no_border_of_the_head() -> None:
@@ -319,7 +344,26 @@ def test_a_contradiction_is_doubtful(tmp_path: Path, name: str, header: dict) ->
 
 def test_a_slab_and_a_series_of_volumes_are_left_out(tmp_path: Path) -> None:
     assert "slices" in recognise(series(tmp_path, "T1", (40, 40, 3))).reason
+    assert "single slice" in recognise(series(tmp_path, "T1", (40, 40))).reason
     assert "volumes" in recognise(series(tmp_path, "T1", (40, 40, 20, 6))).reason
+
+
+def test_an_unusable_file_is_not_taken_for_missing(tmp_path: Path) -> None:
+    known, broken = series(tmp_path, "AX T2", **T2), tmp_path / "AX_T1.nii.gz"
+    broken.write_bytes(b"no image")
+    found = [known, Series(broken, broken, broken.name)]
+    with pytest.raises(CaseError, match="AX_T1.nii.gz may be one of T1.*must be a NIfTI image"):
+        choose(found, {})
+    assert set(choose(found, {}, ignore_unexplained=True).series) == {"t2w"}
+
+
+def test_a_place_that_cannot_be_written_stops_before_the_work(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modfill.prepare.study.register", None)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CaseError, match="file must be a folder that can be written to"):
+        prepare_study(study, out=tmp_path / "file")
 
 
 def test_doubt_is_refused_unless_the_user_decides(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ __all__ = ["Brain", "brain_of", "doubts_of"]
 
 VOLUME = (700.0, 2100.0)  # ml: brains of children and of large adults, with ventricles
 LARGEST = 0.98  # of a mask in its largest component
+OPEN = 6.0  # mm, a thick slice: so near the end of the field of view a head may be open, and its inside like air
 RIM = 2.0  # mm from air: no brain lies so near the skin
 AT_RIM = 0.02  # of a mask's surface that may lie there: holes in a dark skull
 SPECK = 0.02  # of the largest component: smaller ones are noise in the air
@@ -58,13 +59,16 @@ def brain_of(voxels: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.bool_]
     return np.asarray(mask.dataobj) > 0, f"deepbet {version('deepbet')}"
 
 
-def doubts_of(mask: NDArray[np.bool_], head: NDArray[np.float32], grid: Grid) -> tuple[str, ...]:
+def doubts_of(
+    mask: NDArray[np.bool_], head: NDArray[np.float32], grid: Grid, covered: NDArray[np.bool_] | None = None
+) -> tuple[str, ...]:
     """Reasons why a mask may be no brain mask; none if it is like one.
 
     Args:
         mask: (X, Y, Z).
         head: the scan in which it was found, on the same grid.
         grid: the grid.
+        covered: the scan's own field of view on the grid, outside which nothing is air; None is the whole grid.
     """
     volume = float(mask.sum() * np.prod(grid.spacing) / 1000)
     mask, head, spacing = mask[::STEP, ::STEP, ::STEP], head[::STEP, ::STEP, ::STEP], grid.spacing * STEP
@@ -79,6 +83,8 @@ def doubts_of(mask: NDArray[np.bool_], head: NDArray[np.float32], grid: Grid) ->
         doubts.append(f"the mask has {count} parts, the largest with {largest:.0%} of it")
     surface = mask & ~ndimage.binary_erosion(mask, border_value=1)
     air = ~_head(head)
+    inside = np.ones_like(mask) if covered is None else covered[::STEP, ::STEP, ::STEP]
+    air &= ndimage.distance_transform_edt(np.pad(inside, 1), spacing)[1:-1, 1:-1, 1:-1] > OPEN
     at_rim = float((surface & _near(air, spacing)).sum() / max(surface.sum(), 1))
     if at_rim > AT_RIM:
         doubts.append(f"{at_rim:.0%} of the mask's surface reaches the border of the head")

@@ -250,7 +250,7 @@ def _strip(work: _Work, mask: Path | None) -> None:
             work.warnings.append(f"the brain was found in {SHORT_NAMES[t1]}; deepbet is made for T1")
         found, tool = brain_of(head, whole)
     volume = float(found.sum() * np.prod(whole.spacing) / 1000)
-    doubts = doubts_of(found, head, whole)
+    doubts = doubts_of(found, head, whole, _covered(work, t1, whole))
     work.grid, box = grid_around(whole, found) if found.any() else (whole, (slice(None),) * 3)
     work.brain = Brain(found[box], tool, volume, doubts)
 
@@ -277,11 +277,18 @@ def _resampled(work: _Work, modality: str, grid: Grid) -> NDArray[np.float32]:
     return resample(scan.voxels, Grid.of(scan), grid, work.matrix(modality))
 
 
+def _covered(work: _Work, modality: str, grid: Grid) -> NDArray[np.bool_]:
+    """Where a scan's own field of view reaches."""
+    scan = work.scans[modality]
+    ones = np.ones(scan.voxels.shape, np.float32)
+    return np.asarray(resample(ones, Grid.of(scan), grid, work.matrix(modality), order=0) > 0)
+
+
 def _image(work: _Work, modality: str, bias_correction: bool) -> NDArray[np.float32]:
     """One modality on the case's grid, 0 outside the brain."""
     grid, brain, head = work.grid, work.brain, work.heads[modality]
     scan = work.scans[modality]
-    covered = resample(np.ones(scan.voxels.shape, np.float32), Grid.of(scan), grid, work.matrix(modality), order=0) > 0
+    covered = _covered(work, modality, grid)
     share = float(covered[brain.mask].mean()) if brain.mask.any() else 1.0
     if share < 0.98:
         work.warnings.append(f"{SHORT_NAMES[modality]} covers only {share:.0%} of the brain")
