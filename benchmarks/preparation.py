@@ -125,7 +125,7 @@ def phantoms(count: int, out: Path) -> pd.DataFrame:
     for number in range(count):
         rng = np.random.default_rng(number)
         voxels, brain, affine = head(number * HEADS // count)
-        fixed, moving = rng.permutation(MODALITIES)[:2]
+        fixed, moving = map(str, rng.permutation(MODALITIES)[:2])
         true, grid = rigid(rng, 30, 40), GRIDS[number % len(GRIDS)]
         reference = acquire(rng, voxels[fixed], affine, np.eye(4), ((1.0, 1.0, 2, 0.0), (0.9, 3.0, 2, 0.0))[number % 2])
         scan = acquire(rng, voxels[moving], affine, true, grid)
@@ -134,13 +134,14 @@ def phantoms(count: int, out: Path) -> pd.DataFrame:
         points = np.argwhere(brain)[::997] @ affine[:3, :3].T + affine[:3, 3]
         mean, worst = displacement(found.matrix, true, points)
         back = displacement(np.linalg.inv(found.matrix) @ true, np.eye(4), points)
-        turned = np.rad2deg(np.arccos(np.clip((np.trace(true[:3, :3]) - 1) / 2, -1, 1)))
+        turned = float(np.rad2deg(np.arccos(np.clip((np.trace(true[:3, :3]) - 1) / 2, -1, 1))))
         rows.append({
             "phantom": number, "reference": fixed, "scan": moving, "grid": "x".join(map(str, grid[:2])),
             "crop": grid[3],
             "degrees": turned, "millimetres": float(np.linalg.norm(true[:3, 3])), "mean": mean, "worst": worst,
             "back_mean": back[0], "back_worst": back[1], "seconds": time.time() - began,
-            "doubts": "; ".join(found.doubts),
+            "information": found.information[0], "perturbed": found.perturbed, "apart": found.apart,
+            "overlap": found.overlap, "doubts": "; ".join(found.doubts),
         })  # fmt: skip
         print({k: round(v, 2) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
         pd.DataFrame(rows).to_csv(out / "phantoms.csv", index=False)
@@ -218,6 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.what == "phantoms":
         frame = phantoms(options.count, options.out)
         print(frame[["mean", "worst", "back_mean", "back_worst", "seconds"]].describe().round(2).to_string())
+        print(f"over 2 mm: {(frame.worst > 2).sum()}; doubtful: {(frame.doubts != '').sum()}")
         return
     if options.study is None or options.prepared is None:
         parser.error("study needs --study DIR and --prepared CASE")

@@ -20,9 +20,11 @@ from modfill.cases.marks import voxel_hash
 from modfill.cases.reading import read_case
 from modfill.cli import main
 from modfill.errors import CaseError, SettingsError
-from modfill.prepare import prepare_study, restore
+from modfill.modalities import modality_of
+from modfill.prepare import prepare_studies, prepare_study, registration, restore
 from modfill.prepare.finding import Series, find_series, find_studies
 from modfill.prepare.grid import Grid, grid_of_reference, resample
+from modfill.prepare.picture import draw
 from modfill.prepare.recognition import choose, recognise
 from modfill.prepare.record import grid_from, matrix_from, read_record
 from modfill.prepare.registration import register
@@ -68,10 +70,46 @@ def test_a_known_movement_is_recovered(fixed: str, moving: str, seed: int) -> No
     assert not found.doubts and found.information[0] > found.information[1]
 
 
+def test_right_positions_of_the_scanner_are_no_doubt() -> None:
+    found = register(scanned("t1n", np.eye(4)), scanned("t2w", np.eye(4)))
+    assert displacement(found.matrix, np.eye(4), brain_points())[1] < 2
+    assert not found.doubts
+
+
+def test_an_image_without_a_head_is_refused() -> None:
+    nothing = Scan(Path("T2.nii.gz"), np.zeros((60, 60, 40), np.float32), np.diag([4.0, 4.0, 5.0, 1.0]))
+    with pytest.raises(CaseError, match="T2.nii.gz must show a head"):
+        register(scanned("t1n", np.eye(4)), nothing)
+
+
 def test_another_head_is_doubtful() -> None:
     noise = np.random.default_rng(0).normal(500, 100, (60, 60, 40)).astype(np.float32)
     scan = Scan(Path("noise"), noise, np.diag([4.0, 4.0, 5.0, 1.0]))
     assert register(scanned("t1n", np.eye(4)), scan).doubts
+
+
+def test_a_worse_optimum_elsewhere_is_no_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    import SimpleITK as sitk
+
+    def upside_down(found: sitk.Euler3DTransform) -> sitk.Euler3DTransform:
+        angles = found.GetAngleX() + np.pi, found.GetAngleY(), found.GetAngleZ()
+        return sitk.Euler3DTransform(found.GetCenter(), *angles, found.GetTranslation())
+
+    monkeypatch.setattr(registration, "_perturbed", upside_down)
+    found = register(scanned("t1n", np.eye(4)), scanned("t2w", MOVED["t2w"]))
+    assert displacement(found.matrix, MOVED["t2w"], brain_points())[1] < 2
+    assert found.apart > 20 and found.perturbed < registration.AS_GOOD * found.information[0]
+    assert not found.doubts
+
+
+def test_a_head_that_fits_in_every_rotation_is_doubtful() -> None:
+    radius = np.linalg.norm(np.indices((60, 60, 60)) - 29.5, axis=0) * 4
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = -118
+    scans = [Scan(Path("ball"), np.interp(radius, (60, 70, 80, 90), level).astype(np.float32), affine)
+             for level in ((900, 200, 1000, 0), (500, 1300, 400, 0))]  # fmt: skip
+    (doubt,) = register(*scans).doubts
+    assert "as good" in doubt
 
 
 def test_the_case_is_one_that_complete_takes(prepared: Path) -> None:
@@ -106,6 +144,21 @@ def test_the_picture_shows_every_scan(prepared: Path) -> None:
     rows = np.array_split(picture, 3)
     assert all((row[..., 0] - row[..., 2] > 100).sum() > 100 for row in rows)  # the mask's outline
     assert all((row.max(2) > 60).mean() > 0.1 for row in rows)
+
+
+def test_the_picture_is_upright_whatever_the_axes_are(tmp_path: Path) -> None:
+    voxels, brain = np.zeros((2, 40, 40, 40), np.float32)
+    voxels[5:35, 5:35, 5:35] = 1
+    voxels[5:15, 5:35, 25:35] = 3  # left, above
+    brain[8:32, 8:32, 8:32] = 1
+    turned, masks = (np.flip(np.moveaxis(image, 0, 2), 1) for image in (voxels, brain))
+    affine = np.array([[0, 0, 1.0, 0], [1, 0, 0, 0], [0, -1, 0, 39], [0, 0, 0, 1]])
+    draw({"t1n": voxels}, brain > 0, np.eye(4), {"t1n": "T1"}, tmp_path / "ras.png")
+    draw({"t1n": turned}, masks > 0, affine, {"t1n": "T1"}, tmp_path / "turned.png")
+    pictures = [np.asarray(Image.open(tmp_path / name)) for name in ("ras.png", "turned.png")]
+    assert (pictures[0] == pictures[1]).all()
+    coronal = pictures[0][16:, 220:440].sum(2)
+    assert coronal[40:100, 40:80].mean() > 1.5 * coronal[120:180, 140:180].mean()
 
 
 @pytest.mark.parametrize(("modality", "name"), [("t2w", "AX_T2"), ("t2f", "SAG_FLAIR")])
@@ -173,8 +226,11 @@ def test_a_mask_of_another_grid_and_an_absent_reference_are_refused(
 
 def test_nothing_is_written_among_the_scans(study: Path) -> None:
     before = sorted(study.iterdir())
+    for out in (study.parent, study, study / "inside"):
+        with pytest.raises(SettingsError, match="another folder"):
+            prepare_study(study, out=out)
     with pytest.raises(SettingsError, match="another folder"):
-        prepare_study(study, out=study.parent)
+        next(prepare_studies(study.parent, out=study.parent / "cases"))
     assert sorted(study.iterdir()) == before
 
 
@@ -192,6 +248,27 @@ def test_checks_of_a_mask() -> None:
     assert doubts_of(brain & False, scan.voxels, grid) == ("the mask is empty",)
     small = brain & (np.indices(brain.shape)[2] > brain.shape[2] // 2)
     assert any("ml" in doubt for doubt in doubts_of(small, scan.voxels, grid))
+
+
+def test_what_a_scan_does_not_cover_is_no_air() -> None:
+    scan = scanned("t1n", np.eye(4))
+    own, grid = Grid.of(scan), grid_of_reference(scan)
+    mask = resample(brain_on(scan, np.eye(4)).astype(np.float32), own, grid, order=1) > 0.5
+    covered = np.indices(grid.shape)[0] + 0.5 * np.indices(grid.shape)[2] > 0.5 * grid.shape[0]  # an oblique border
+    head = np.where(covered, resample(scan.voxels, own, grid), 0)
+    assert any("border of the head" in doubt for doubt in doubts_of(mask, head, grid))
+    assert not doubts_of(mask, head, grid, covered)
+
+
+def test_a_dark_skull_around_the_brain_is_no_border_of_the_head() -> None:
+    scan = scanned("t1n", np.eye(4))
+    brain, own, grid = brain_on(scan, np.eye(4)), Grid.of(scan), grid_of_reference(scan)
+    ring, outside = (ndimage.binary_dilation(brain, iterations=n) for n in (5, 8))
+    separate = np.where(ndimage.binary_dilation(brain) | (outside & ~ring), scan.voxels, 0)
+    mask = resample(brain.astype(np.float32), own, grid, order=1) > 0.5
+    assert not doubts_of(mask, resample(separate, own, grid), grid)
+    stripped = resample(np.where(brain, scan.voxels, 0), own, grid, order=1)
+    assert any("border of the head" in doubt for doubt in doubts_of(mask, stripped, grid))
 
 
 def test_deepbet_finds_the_brain() -> None:
@@ -267,7 +344,26 @@ def test_a_contradiction_is_doubtful(tmp_path: Path, name: str, header: dict) ->
 
 def test_a_slab_and_a_series_of_volumes_are_left_out(tmp_path: Path) -> None:
     assert "slices" in recognise(series(tmp_path, "T1", (40, 40, 3))).reason
+    assert "single slice" in recognise(series(tmp_path, "T1", (40, 40))).reason
     assert "volumes" in recognise(series(tmp_path, "T1", (40, 40, 20, 6))).reason
+
+
+def test_an_unusable_file_is_not_taken_for_missing(tmp_path: Path) -> None:
+    known, broken = series(tmp_path, "AX T2", **T2), tmp_path / "AX_T1.nii.gz"
+    broken.write_bytes(b"no image")
+    found = [known, Series(broken, broken, broken.name)]
+    with pytest.raises(CaseError, match="AX_T1.nii.gz may be one of T1.*must be a NIfTI image"):
+        choose(found, {})
+    assert set(choose(found, {}, ignore_unexplained=True).series) == {"t2w"}
+
+
+def test_a_place_that_cannot_be_written_stops_before_the_work(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modfill.prepare.study.register", None)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CaseError, match="file must be a folder that can be written to"):
+        prepare_study(study, out=tmp_path / "file")
 
 
 def test_doubt_is_refused_unless_the_user_decides(tmp_path: Path) -> None:
@@ -405,6 +501,94 @@ def test_patients_are_never_mixed(dicom_study: Path, tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     with pytest.raises(CaseError, match="one DICOM study"):
         find_series(flat, tmp_path / "scratch")
+
+
+def flat(folder: Path, *names: str) -> Path:
+    for name in names:
+        written(Scan(Path(), np.zeros((20, 20, 20), np.float32), np.eye(4)), folder / f"{name}.nii.gz")
+    return folder
+
+
+APART = [("p1_t1", "p2_flair"), ("001_T1", "001_T2", "002_FLAIR"), ("2019_T1", "2020_FLAIR"),
+         ("sub-01_ses-1_T1w", "sub-01_ses-2_FLAIR"), ("UCSF-0004_T1_orig", "UCSF-0005_FLAIR_orig")]  # fmt: skip
+ONE = [("AX_T1", "SAG_FLAIR"), ("3_AX_T1", "5_FLAIR"), ("p1_3_T1", "p1_5_FLAIR"), ("t1_post", "pre_t1"),
+       ("sub-01_ses-1_acq-ax_T1w", "sub-01_ses-1_FLAIR"), ("p1_AX_T1_20200101_5", "p1_T2_20200101_6")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "apart"), [*((n, True) for n in APART), *((n, False) for n in ONE)])
+def test_names_tell_patients_apart(tmp_path: Path, names: tuple[str, ...], apart: bool) -> None:
+    found = find_series(flat(tmp_path, *names), tmp_path)
+    if apart:
+        with pytest.raises(CaseError, match="must hold one study"):
+            choose(found, {})
+    else:
+        assert len(choose(found, {}).series) == 2
+
+
+def test_the_user_and_sidecars_say_whose_images_they_are(tmp_path: Path) -> None:
+    folder = flat(tmp_path / "named", "aa_t1", "bb_flair")
+    named = {"t1n": folder / "aa_t1.nii.gz", "t2f": folder / "bb_flair.nii.gz"}
+    assert len(choose(find_series(folder, tmp_path), named).series) == 2
+    folder = flat(tmp_path / "sidecars", "t1", "flair")
+    for name, patient in (("t1", "A"), ("flair", "B")):
+        (folder / f"{name}.json").write_text(json.dumps({"PatientID": patient}))
+    with pytest.raises(CaseError, match="flair.nii.gz and t1.nii.gz"):
+        choose(find_series(folder, tmp_path), {})
+
+
+@pytest.mark.parametrize(
+    ("files", "studies"),
+    [
+        (("T1/img", "T2/img", "FLAIR/img", "ADC/img"), None),
+        (("5_AX_T1_POST/5", "7_AX_FLAIR/7"), None),
+        (("anat/sub-01_T1w", "dwi/sub-01_dwi"), None),
+        (("p1/T1", "p2/T1"), ["p1", "p2"]),
+        (("T1D_01/scan_t1", "T2D_01/scan_t1"), ["T1D_01", "T2D_01"]),
+        (("PD_1/t1", "PD_2/t1"), ["PD_1", "PD_2"]),
+        (("T1/t1", "T1/flair", "T2/t1", "T2/flair"), ["T1", "T2"]),  # points in time
+        (("p1_T1/img", "p2_FLAIR/img"), ["p1_T1", "p2_FLAIR"]),
+    ],
+)
+def test_a_folder_for_each_sequence_is_one_study(
+    tmp_path: Path, files: tuple[str, ...], studies: list[str] | None
+) -> None:
+    study = flat(tmp_path / "study", *files)
+    found = find_studies(study)
+    if studies:
+        assert [folder.name for folder in found] == studies
+        return
+    assert found == [study]
+    choice = choose(find_series(study, tmp_path), {})
+    stated = {m: s.source.parent.name for m, s in choice.series.items()}
+    assert all(modality_of(name.split("_")[-1]) in (m, None, "t1c") for m, name in stated.items())
+    assert len(stated) == sum("dwi" not in name and "ADC" not in name for name in files)
+
+
+def test_a_folder_by_sequence_with_files_by_patient_is_refused(tmp_path: Path) -> None:
+    flat(tmp_path, "T1/aa", "T1/bb", "FLAIR/aa", "FLAIR/bb")
+    with pytest.raises(CaseError, match="must hold one study"):
+        choose(find_series(find_studies(tmp_path)[0], tmp_path), {})
+
+
+def test_images_of_other_patients_are_left_alone_and_named(
+    prepared: Path, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = tmp_path / "cases"
+    for name in ("patient", "other"):
+        (cases / name).mkdir(parents=True)
+        image = nib.load(prepared / "patient-t1n.nii.gz")
+        nib.save(image, cases / name / f"{name}-t1n.nii.gz")
+        note = json.loads((prepared / "patient-prepared.json").read_text()) | {"CaseID": name}
+        if name == "other":  # files of the same names on the same grids, with other content
+            for scan in note["Scans"]:
+                scan["SHA256"], scan["Source"] = "0" * 64, f"/other/{Path(scan['Source']).name}"
+        (cases / name / f"{name}-prepared.json").write_text(json.dumps(note))
+    (cases / "foreign").mkdir()
+    nib.save(image, cases / "foreign" / "t1.nii.gz")
+    assert main(["restore", str(cases), "--like", str(study / "AX_T2.nii.gz"), "-o", str(tmp_path / "native")]) == 0
+    assert sorted(path.name for path in (tmp_path / "native").rglob("*.nii.gz")) == ["patient-t1n.nii.gz"]
+    said = capsys.readouterr().err
+    assert re.search("left alone: .*other-t1n", said) and re.search("left alone: .*foreign.*no record", said)
 
 
 def test_bias_correction_takes_a_coil_away() -> None:

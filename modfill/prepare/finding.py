@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from modfill.cases.filenames import nifti_stem
 from modfill.cases.files import visible
 from modfill.cases.marks import sidecar_path
 from modfill.errors import CaseError
+from modfill.prepare.names import are_sequences, modality_in
 
 __all__ = ["Series", "find_series", "find_studies"]
 
@@ -41,8 +42,8 @@ class Series:
 def find_studies(folder: Path) -> list[Path]:
     """The studies in a folder, or the folder itself if it is one.
 
-    A folder that directly contains images is a study, and so is one whose subfolders are series of one DICOM study.
-    Otherwise each subfolder that contains images is a study.
+    A folder that directly contains images is a study, and so is one whose subfolders are series of one DICOM study or
+    are named after sequences. Otherwise each subfolder that contains images is a study.
 
     Raises:
         CaseError: there are no images.
@@ -58,9 +59,19 @@ def find_studies(folder: Path) -> list[Path]:
         raise CaseError(f"{folder} must contain NIfTI or DICOM images, got none; check the path")
     first = [next(_images(part)) for part in parts]
     studies = {_tags(file).get("StudyInstanceUID") if is_dicom(file) else None for file in first}
-    if len(parts) == 1 or (len(studies) == 1 and None not in studies):
+    one_dicom = len(studies) == 1 and None not in studies
+    if len(parts) == 1 or one_dicom or (studies == {None} and _in_sequence_folders(parts)):
         return [folder]
     return parts
+
+
+def _in_sequence_folders(parts: Sequence[Path]) -> bool:
+    """Whether NIfTI files are in folders by sequence. "T1" may be a point in time too, which has a FLAIR."""
+    for part in parts:
+        inside = {modality_in(file.name) for file in _images(part)} - {None}
+        if (stated := modality_in(part.name)) and inside - {stated}:
+            return False
+    return are_sequences([part.name for part in parts])
 
 
 def find_series(study: Path, scratch: Path) -> list[Series]:
@@ -79,7 +90,13 @@ def find_series(study: Path, scratch: Path) -> list[Series]:
         raise CaseError(f"{study} must contain either DICOM or NIfTI images, got both; move one kind away")
     if dicom:
         return _converted(study, dicom, scratch)
-    return [Series(file, file, file.name, _json(sidecar_path(file))) for file in files]
+    return [Series(file, file, _name(file, study), _json(sidecar_path(file))) for file in files]
+
+
+def _name(file: Path, study: Path) -> str:
+    """The name of a file, after that of its folder where the file's own name states no modality."""
+    own = file.parent.resolve() != study.resolve() and modality_in(file.name) is None
+    return f"{file.parent.name} {file.name}" if own else file.name
 
 
 def _images(folder: Path) -> Iterator[Path]:

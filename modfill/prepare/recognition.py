@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from modfill.cases.filenames import is_contrast_word, is_native_word, is_other_sequence, is_segmentation, split_name
+from modfill.cases.filenames import is_native_word, is_segmentation, nifti_stem
 from modfill.cases.nifti import Unusable, read_header
 from modfill.errors import CaseError
 from modfill.modalities import MODALITIES, SHORT_NAMES
 from modfill.prepare.finding import Series
+from modfill.prepare.names import is_other, is_scout, modality_in, patients_apart, words_of
 
 __all__ = ["Choice", "Verdict", "choose", "recognise"]
 
-_FLAIR = ("flair", "fla", "tirm", "darkfluid", "dark")
-_T1 = ("t1", "mprage", "mpr", "bravo", "spgr", "fspgr", "vibe", "tfe", "memprage")
-_OTHER = ("dwi", "diff", "diffusion", "adc", "apparent", "trace", "tensor", "dti", "swi", "susceptibility", "perf",
-          "perfusion", "asl", "dsc", "dce", "tof", "angio", "mra", "mip", "bold", "fmri", "phase", "pd", "spectro",
-          "svs", "csi", "gre", "hemo", "star", "map", "b0", "b1000", "fieldmap", "ct", "pet")  # fmt: skip
-_SCOUT = ("localizer", "localiser", "loc", "scout", "survey", "aahead", "plane", "calibration", "asset")
 _LEAST_SLICES = 8  # fewer are a localiser, or a slab
 _LONG_TE, _LONG_TR, _LONG_TI = 0.06, 1.8, 1.4  # s: T2 weighting, and suppressed fluid
 _SHORT_TE = 0.035  # s: T1 weighting
@@ -60,9 +54,11 @@ class Choice:
 
 def recognise(series: Series) -> Verdict:
     """Tell a series' modality from its name and header."""
-    other = _not_anatomical(series)
-    if other:
-        return Verdict(None, other)
+    try:
+        if other := _not_anatomical(series):
+            return Verdict(None, other)
+    except Unusable as problem:  # it may be an acquired image of a modality, which must not pass for missing
+        return Verdict(None, str(problem), True)
     name, from_name = _by_name(series.name)
     parameters, from_header = _by_parameters(series.header)
     agent = series.header.get("ContrastBolusAgent") or series.header.get("ContrastBolusIngredient")
@@ -79,7 +75,7 @@ def recognise(series: Series) -> Verdict:
     found = name or parameters
     reason = ", ".join(part for part in (from_name, from_header) if part)
     if found == "t1n" and agent and str(agent).lower() not in ("none", "no", "0"):
-        if name and any(is_native_word(word) for word in _words(series.name)):
+        if name and any(is_native_word(word) for word in words_of(series.name)):
             return Verdict(None, f"its name says no contrast agent, its header {agent}", True)
         return Verdict("t1c", f"{reason}, contrast agent {agent}")
     return Verdict(found, reason)
@@ -96,7 +92,8 @@ def choose(all_series: Sequence[Series], named: Mapping[str, Path], *, ignore_un
         ignore_unexplained: leave out doubtful series although a modality is missing.
 
     Raises:
-        CaseError: a series is doubtful and could be a modality that is missing, or two are equally good.
+        CaseError: a series is doubtful and could be a modality that is missing, two are equally good, or the series
+            are of several patients.
     """
     found: dict[str, list[Series]] = {m: [] for m in MODALITIES}
     reasons, doubtful = {}, []
@@ -110,6 +107,7 @@ def choose(all_series: Sequence[Series], named: Mapping[str, Path], *, ignore_un
             found[verdict.modality].append(series)
         elif verdict.doubtful:
             doubtful.append((key, verdict.reason))
+    _require_one_patient([series for several in found.values() for series in several])
     chosen: dict[str, Series] = {}
     for modality in MODALITIES:
         if modality in named:
@@ -130,54 +128,46 @@ def choose(all_series: Sequence[Series], named: Mapping[str, Path], *, ignore_un
     return Choice(chosen, reasons)
 
 
+def _require_one_patient(all_series: Sequence[Series]) -> None:
+    """Raise CaseError if names or sidecars of NIfTI files say that they are of several patients or studies."""
+    files = [series for series in all_series if nifti_stem(series.source.name) is not None]
+    stating = [series.source.name for series in files if modality_in(series.name)]
+    apart = patients_apart(stating)
+    for key in ("PatientID", "StudyInstanceUID"):
+        known = {str(series.header[key]): series.source.name for series in files if series.header.get(key)}
+        apart = apart or (sorted(known.values()) if len(known) > 1 else [])
+    if apart:
+        raise CaseError(
+            f"{files[0].source.parent} must hold one study, got {apart[0]} and {apart[1]}, of {len(apart)} patients or "
+            "studies; give each its own folder, or name the files of one (t1=FILE, …)"
+        )
+
+
 def _not_anatomical(series: Series) -> str | None:
     """Why a series is none of the case's modalities, or None."""
-    words = _words(series.name)
     kind = [str(word).upper() for word in series.header.get("ImageType", ())]
-    if "LOCALIZER" in kind or any(word in _SCOUT for word in words):
+    if "LOCALIZER" in kind or is_scout(series.name):
         return "a localiser"
     if is_segmentation(series.name):
         return "a segmentation or mask, by its name"
-    if series.header.get("DiffusionBValue") or any(word in _OTHER for word in words) or is_other_sequence(series.name):
+    if series.header.get("DiffusionBValue") or is_other(series.name):
         return "another sequence or a map"
     if "DERIVED" in kind and not {"MPR", "NORM", "DIS2D", "DIS3D"} & set(kind):
         return "derived from other images"
-    try:
-        header = read_header(series.path)
-    except Unusable as problem:
-        return f"unusable: {problem}"
-    shape = header.get_data_shape()
+    shape = read_header(series.path).get_data_shape()
     if len(shape) > 3 and max(shape[3:]) > 1:
         return f"{'x'.join(map(str, shape))} voxels: a series of volumes"
+    if len(shape) < 3:
+        return f"{'x'.join(map(str, shape))} voxels: a single slice"
     if min(shape[:3]) < _LEAST_SLICES:
         return f"{min(shape[:3])} slices only"
     return None
 
 
-def _words(name: str) -> list[str]:
-    text = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
-    text = re.sub(r"(?i)dark[ _-]?fluid", "darkfluid", text).replace("+c", " gd").replace("+C", " gd")
-    return [word.lower() for word in re.split(r"[^A-Za-z0-9*]+", text) if word]
-
-
 def _by_name(name: str) -> tuple[str | None, str]:
-    """The modality that a name states, and the words that state it."""
-    words = _words(name)
-    split = split_name(name if name.lower().endswith((".nii", ".nii.gz")) else f"{name}.nii")
-    if split and split[1] in ("t1c", "t2f"):
-        return split[1], f"named '{name}'"
-    if any(word.startswith("flair") or word in _FLAIR or word.endswith("flair") for word in words):
-        return "t2f", f"named '{name}'"
-    if any("*" in word for word in words):
-        return None, ""
-    agent = any(is_contrast_word(word) for word in words if word not in ("c", "pre")) and not any(
-        word in ("pre", "without", "wo", "non", "no", "w/o") for word in words
-    )
-    if any(word in _T1 or word.startswith("t1") for word in words):
-        return ("t1c" if agent else "t1n"), f"named '{name}'"
-    if any(word.startswith("t2") for word in words):
-        return "t2w", f"named '{name}'"
-    return (split[1], f"named '{name}'") if split else (None, "")
+    """The modality that a name states, and the name."""
+    found = modality_in(name)
+    return found, f"named '{name}'" if found else ""
 
 
 def _by_parameters(header: Mapping[str, Any]) -> tuple[str | None, str]:

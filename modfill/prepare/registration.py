@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from modfill.errors import CaseError
 from modfill.prepare.scan import Matrix, Scan, as_sitk, world
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ PERTURBATION = (np.array([4.0, -4.0, 4.0]), np.array([6.0, 6.0, -6.0]))  # degre
 MIDDLE = LEVELS[0]  # mm, at which the result is judged
 LEAST_OVERLAP = 0.5  # Dice of two heads; a neck in one field of view alone leaves some 0.6
 MOST_APART = 2.0  # mm between the results of two starts, on average over the head
+AS_GOOD = 0.9  # of the mutual information, which falls to some 0.87 in 2 mm: another result is as likely from here on
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,7 @@ class Registration:
         matrix: reference world -> the scan's world, RAS, mm, (4, 4).
         information: mutual information in the result, and at the scanner's own positions, in nats.
         apart: mean distance in mm over the reference's head between this result and one from a perturbed start.
+        perturbed: mutual information in the result of the perturbed start, in nats.
         overlap: Dice of the two heads.
         doubts: reasons to distrust the result; empty if there are none.
     """
@@ -50,34 +53,45 @@ class Registration:
     matrix: Matrix
     information: tuple[float, float]
     apart: float
+    perturbed: float
     overlap: float
     doubts: tuple[str, ...]
 
 
 def register(reference: Scan, scan: Scan) -> Registration:
-    """Find the rigid transform from the reference's world to the scan's."""
+    """Find the rigid transform from the reference's world to the scan's.
+
+    Raises:
+        CaseError: an image shows no head.
+    """
     import SimpleITK as sitk
 
     pair = _Pair(_pyramid(as_sitk(reference)), _pyramid(as_sitk(scan)))
+    for one, head in zip((reference, scan), pair.heads, strict=True):
+        if not sitk_array(head).any():
+            raise CaseError(f"{one.path} must show a head, got nothing brighter than the rest; check the image")
     found = _refined(pair, _best_start(pair), LEVELS)
-    again = _refined(pair, _perturbed(found), LEVELS[:-1])
-    if pair.information(again) > pair.information(found):
-        found, again = _refined(pair, again, LEVELS[-1:]), found
     unmoved = sitk.Euler3DTransform()
     unmoved.SetCenter(found.GetCenter())
-    information = pair.information(found), pair.information(unmoved)
+    if pair.information(unmoved) > pair.information(found):  # the scanner's positions are right, or nearly
+        found = max(found, _refined(pair, unmoved, LEVELS), key=pair.information)
+    again = _refined(pair, _perturbed(found), LEVELS[:-1])
     points = head_points(pair.heads[0])
-    moved = [np.array([t.TransformPoint(p) for p in points.tolist()]) for t in (found, again)]
-    apart = float(np.linalg.norm(moved[0] - moved[1], axis=1).mean())
+    if _apart(found, again, points) > MOST_APART:  # the descent may have ended short of the optimum
+        again = _refined(pair, again, LEVELS)
+    if pair.information(again) > pair.information(found):
+        found, again = _refined(pair, again, LEVELS[-1:]), found
+    information, perturbed = (pair.information(found), pair.information(unmoved)), pair.information(again)
+    apart = _apart(found, again, points)
     overlap = _overlap(pair.heads, found)
     doubts = []
-    if information[0] < information[1]:
+    if information[0] < information[1] and _apart(found, unmoved, points) > MOST_APART:
         doubts.append(f"mutual information {information[0]:.3f} is below that of the scanner's positions")
-    if apart > MOST_APART:
-        doubts.append(f"a perturbed start ends {apart:.1f} mm away")
+    if apart > MOST_APART and perturbed > AS_GOOD * information[0]:  # a worse one is a local optimum
+        doubts.append(f"a perturbed start ends {apart:.1f} mm away and is as good ({perturbed:.3f})")
     if overlap < LEAST_OVERLAP:
         doubts.append(f"the heads overlap by {overlap:.2f} only (Dice)")
-    return Registration(_matrix(found), information, apart, overlap, tuple(doubts))
+    return Registration(_matrix(found), information, apart, perturbed, overlap, tuple(doubts))
 
 
 class _Pair:
@@ -226,6 +240,12 @@ def _perturbed(transform: sitk.Euler3DTransform) -> sitk.Euler3DTransform:
     shift = np.array(transform.GetTranslation()) + PERTURBATION[1]
     turned = angles + np.deg2rad(PERTURBATION[0])
     return sitk.Euler3DTransform(transform.GetCenter(), *turned.tolist(), shift.tolist())
+
+
+def _apart(one: sitk.Euler3DTransform, other: sitk.Euler3DTransform, points: NDArray[np.float64]) -> float:
+    """Mean distance in mm between two transforms of points, LPS, (N, 3)."""
+    moved = [np.array([transform.TransformPoint(point) for point in points.tolist()]) for transform in (one, other)]
+    return float(np.linalg.norm(moved[0] - moved[1], axis=1).mean())
 
 
 def _overlap(heads: list[sitk.Image], transform: sitk.Euler3DTransform) -> float:

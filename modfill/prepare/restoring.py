@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from modfill.prepare.scan import Scan, inverse, read_scan
 
 __all__ = ["restore"]
 
+_LOG = logging.getLogger("modfill")
+
 _SAME = 1e-3  # mm, in which grids count as equal
 
 
@@ -41,7 +45,8 @@ def restore(
     """Put images of a prepared case on the exact grid of one of the original scans.
 
     Args:
-        image: an image on the prepared grid, or a folder of such images (a completed case, or a folder of one).
+        image: an image on the prepared grid, or a folder of such images (a completed case, or a folder of cases). In a
+            folder, images of other cases than that of `like` are left alone; the log names them.
         like: the original scan: the NIfTI file or the folder of the DICOM series from which the case was prepared.
         out: folder for the results, which keep their names.
         record: the record of `modfill prepare`; None finds it beside the image or beside its sources.
@@ -53,14 +58,35 @@ def restore(
     Raises:
         CaseError: there is no image or record, the image lies on another grid, or `like` is none of the case's scans.
     """
-    written = []
+    ours: list[_Found] = []
+    others: list[CaseError] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        scans = _scans(Path(like), Path(scratch))
     for path in _images(Path(image)):
-        found = Path(record) if record is not None else _record_of(path)
-        note = read_record(found)
-        with tempfile.TemporaryDirectory() as scratch:
-            original, scan = _original(Path(like), note, found, Path(scratch))
-            written.append(_restored(path, note, original, scan, out=Path(out), labels=labels))
-    return written
+        try:
+            ours.append(_original(path, Path(like), scans, Path(record) if record is not None else _record_of(path)))
+        except CaseError as error:
+            others.append(error)
+    if not ours:
+        raise others[0]
+    if any(found.certain for found in ours):  # two patients may have files of one name on one grid
+        others += [CaseError(f"{found.path} is of a case with a scan like {like}, not of that one's")
+                   for found in ours if not found.certain]  # fmt: skip
+        ours = [found for found in ours if found.certain]
+    for other in others:
+        _LOG.warning("left alone: %s", other)
+    return [_restored(found, out=Path(out), labels=labels) for found in ours]
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """An image, its case's record, and the scan to restore to with its entry there; certain if it is that very scan."""
+
+    path: Path
+    note: dict[str, Any]
+    original: Scan
+    entry: dict[str, Any]
+    certain: bool
 
 
 def _images(place: Path) -> list[Path]:
@@ -83,22 +109,24 @@ def _record_of(path: Path) -> Path:
     raise CaseError(f"{path} must come from a case that modfill prepare wrote, got no record; give it (record=FILE)")
 
 
-def _original(like: Path, note: dict[str, Any], record: Path, scratch: Path) -> tuple[Scan, dict[str, Any]]:
-    """The scan to restore to, and its entry in the record."""
-    files = [like]
-    if like.is_dir():
-        files = [series.path for series in find_series(like, scratch)]
-    scans = [read_scan(file, like) for file in files]
-    for scan in scans:
-        for entry in note["Scans"]:
-            if scan.sha256 == entry["SHA256"] or (like.resolve() == Path(entry["Source"]) and _same(scan, entry)):
-                return scan, entry
-    for scan in scans:  # another file on the same grid, e.g. a copy with another header
-        for entry in note["Scans"]:
-            if like.name == Path(entry["Source"]).name and _same(scan, entry):
-                return scan, entry
+def _scans(like: Path, scratch: Path) -> list[Scan]:
+    """The scan to restore to; several if it is a folder."""
+    files = [series.path for series in find_series(like, scratch)] if like.is_dir() else [like]
+    return [read_scan(file, like) for file in files]
+
+
+def _original(path: Path, like: Path, scans: list[Scan], record: Path) -> _Found:
+    """The scan of an image's record to restore to. Raises CaseError if it is another case's."""
+    note = read_record(record)
+    pairs = [(scan, entry) for scan in scans for entry in note["Scans"]]
+    for scan, entry in pairs:
+        if scan.sha256 == entry["SHA256"] or (like.resolve() == Path(entry["Source"]) and _same(scan, entry)):
+            return _Found(path, note, scan, entry, True)
+    for scan, entry in pairs:  # another file on the same grid, e.g. a copy with another header
+        if like.name == Path(entry["Source"]).name and _same(scan, entry):
+            return _Found(path, note, scan, entry, False)
     known = ", ".join(entry["Source"] for entry in note["Scans"])
-    raise CaseError(f"{like} must be one of the scans in {record.name}, got another; give one of {known}")
+    raise CaseError(f"{path.name}: {like} must be one of the scans in {record.name}, got another; give one of {known}")
 
 
 def _same(scan: Scan, entry: dict[str, Any]) -> bool:
@@ -106,9 +134,8 @@ def _same(scan: Scan, entry: dict[str, Any]) -> bool:
     return scan.voxels.shape == grid.shape and bool(np.allclose(scan.affine, grid.affine, atol=_SAME))
 
 
-def _restored(
-    path: Path, note: dict[str, Any], original: Scan, entry: dict[str, Any], *, out: Path, labels: bool | None
-) -> Path:
+def _restored(found: _Found, *, out: Path, labels: bool | None) -> Path:
+    path, note, original, entry = found.path, found.note, found.original, found.entry
     own, grid = read_scan(path), grid_from(note["Grid"])
     if own.voxels.shape != grid.shape or not np.allclose(own.affine, grid.affine, atol=_SAME):
         raise CaseError(

@@ -14,8 +14,10 @@ __all__ = ["Brain", "brain_of", "doubts_of"]
 
 VOLUME = (700.0, 2100.0)  # ml: brains of children and of large adults, with ventricles
 LARGEST = 0.98  # of a mask in its largest component
+OPEN = 6.0  # mm, a thick slice: so near the end of the field of view a head may be open, and its inside like air
 RIM = 2.0  # mm from air: no brain lies so near the skin
 AT_RIM = 0.02  # of a mask's surface that may lie there: holes in a dark skull
+SPECK = 0.02  # of the largest component: smaller ones are noise in the air
 STEP = 2  # of the voxels: every second one is enough for the checks
 CUT = 0.03  # of a mask's surface on the border of the field of view
 
@@ -57,13 +59,16 @@ def brain_of(voxels: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.bool_]
     return np.asarray(mask.dataobj) > 0, f"deepbet {version('deepbet')}"
 
 
-def doubts_of(mask: NDArray[np.bool_], head: NDArray[np.float32], grid: Grid) -> tuple[str, ...]:
+def doubts_of(
+    mask: NDArray[np.bool_], head: NDArray[np.float32], grid: Grid, covered: NDArray[np.bool_] | None = None
+) -> tuple[str, ...]:
     """Reasons why a mask may be no brain mask; none if it is like one.
 
     Args:
         mask: (X, Y, Z).
         head: the scan in which it was found, on the same grid.
         grid: the grid.
+        covered: the scan's own field of view on the grid, outside which nothing is air; None is the whole grid.
     """
     volume = float(mask.sum() * np.prod(grid.spacing) / 1000)
     mask, head, spacing = mask[::STEP, ::STEP, ::STEP], head[::STEP, ::STEP, ::STEP], grid.spacing * STEP
@@ -78,25 +83,27 @@ def doubts_of(mask: NDArray[np.bool_], head: NDArray[np.float32], grid: Grid) ->
         doubts.append(f"the mask has {count} parts, the largest with {largest:.0%} of it")
     surface = mask & ~ndimage.binary_erosion(mask, border_value=1)
     air = ~_head(head)
+    inside = np.ones_like(mask) if covered is None else covered[::STEP, ::STEP, ::STEP]
+    air &= ndimage.distance_transform_edt(np.pad(inside, 1), spacing)[1:-1, 1:-1, 1:-1] > OPEN
     at_rim = float((surface & _near(air, spacing)).sum() / max(surface.sum(), 1))
     if at_rim > AT_RIM:
         doubts.append(f"{at_rim:.0%} of the mask's surface reaches the border of the head")
     border = np.zeros_like(mask)
     for axis in range(3):
         border[(slice(None),) * axis + ([0, -1],)] = True
-    cut = float((mask & border).sum() / max(surface.sum(), 1))
+    cut = float((mask & border).sum() / (surface | (mask & border)).sum())
     if cut > CUT:
         doubts.append(f"the field of view cuts the brain ({cut:.0%} of its surface)")
     return tuple(doubts)
 
 
 def _head(voxels: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The head with all that it encloses."""
+    """The head with all that it encloses; a dark skull may separate the brain from the scalp, so both are kept."""
     smooth = ndimage.gaussian_filter(voxels, 0.6)
-    found = smooth > 0.25 * np.percentile(smooth, 95)
-    labels, count = ndimage.label(found)
-    if count:
-        found = labels == np.bincount(labels.ravel())[1:].argmax() + 1
+    labels, _ = ndimage.label(smooth > 0.25 * np.percentile(smooth, 95))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    found = (sizes > SPECK * sizes.max())[labels]
     closed = ndimage.binary_closing(np.pad(found, 3), iterations=2)[3:-3, 3:-3, 3:-3]
     for axis in range(3):  # slice by slice: the neck and a cut head are open below
         for n in range(closed.shape[axis]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -110,6 +111,8 @@ def prepare_study(
         ModfillError: a package of the extra ``prepare`` is missing, or a file cannot be written.
     """
     _require_packages()
+    if not isinstance(study, Mapping):
+        _require_outside(Path(out), Path(study))
     with tempfile.TemporaryDirectory() as scratch:
         work = _read(study, Path(scratch), reference, ignore_unexplained, case_id)
         _require_free(work, Path(out))
@@ -132,6 +135,7 @@ def prepare_studies(
         bias_correction: likewise.
     """
     _require_packages()
+    _require_outside(Path(out), Path(folder))
     for study in find_studies(Path(folder)):
         try:
             yield prepare_study(study, out=out, ignore_unexplained=ignore_unexplained, bias_correction=bias_correction)
@@ -181,9 +185,20 @@ def _read(
     return _Work(case_id, scans, choice.reasons, wanted)
 
 
+def _require_outside(out: Path, study: Path) -> None:
+    """Refuse to write into the folder of the scans: a prepared image would be taken for a scan the next time."""
+    if out.resolve().is_relative_to(study.resolve()):
+        raise SettingsError(
+            f"out must be another folder than that of the scans, got {out} in {study}; choose a new one"
+        )
+
+
 def _require_free(work: _Work, out: Path) -> None:
-    """Refuse to write among the scans: a prepared image could replace one, or be taken for one later."""
+    """Refuse to write among the scans, where a prepared image could replace one, or where nothing can be written."""
     folder = (out / work.case_id).resolve()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise CaseError(f"{there} must be a folder that can be written to, got none; choose another one")
     for scan in work.scans.values():
         if folder == scan.path.resolve().parent or folder in scan.path.resolve().parents:
             raise SettingsError(f"out must be another folder than that of the scans, got {out}; choose a new one")
@@ -210,7 +225,10 @@ def _register(work: _Work) -> None:
     fixed = work.scans[work.reference]
     for modality, scan in work.scans.items():
         if modality != work.reference:
-            found = work.registrations[modality] = register(fixed, scan)
+            try:
+                found = work.registrations[modality] = register(fixed, scan)
+            except RuntimeError as error:  # of SimpleITK
+                raise CaseError(f"{scan.path} cannot be registered: {str(error).splitlines()[-1]}") from error
             _LOG.info(
                 "%s: %s registered to %s: information %.3f (%.3f before), perturbed start %.1f mm off, Dice %.2f",
                 work.case_id, SHORT_NAMES[modality], SHORT_NAMES[work.reference], *found.information, found.apart,
@@ -232,7 +250,7 @@ def _strip(work: _Work, mask: Path | None) -> None:
             work.warnings.append(f"the brain was found in {SHORT_NAMES[t1]}; deepbet is made for T1")
         found, tool = brain_of(head, whole)
     volume = float(found.sum() * np.prod(whole.spacing) / 1000)
-    doubts = doubts_of(found, head, whole)
+    doubts = doubts_of(found, head, whole, _covered(work, t1, whole))
     work.grid, box = grid_around(whole, found) if found.any() else (whole, (slice(None),) * 3)
     work.brain = Brain(found[box], tool, volume, doubts)
 
@@ -259,11 +277,18 @@ def _resampled(work: _Work, modality: str, grid: Grid) -> NDArray[np.float32]:
     return resample(scan.voxels, Grid.of(scan), grid, work.matrix(modality))
 
 
+def _covered(work: _Work, modality: str, grid: Grid) -> NDArray[np.bool_]:
+    """Where a scan's own field of view reaches."""
+    scan = work.scans[modality]
+    ones = np.ones(scan.voxels.shape, np.float32)
+    return np.asarray(resample(ones, Grid.of(scan), grid, work.matrix(modality), order=0) > 0)
+
+
 def _image(work: _Work, modality: str, bias_correction: bool) -> NDArray[np.float32]:
     """One modality on the case's grid, 0 outside the brain."""
     grid, brain, head = work.grid, work.brain, work.heads[modality]
     scan = work.scans[modality]
-    covered = resample(np.ones(scan.voxels.shape, np.float32), Grid.of(scan), grid, work.matrix(modality), order=0) > 0
+    covered = _covered(work, modality, grid)
     share = float(covered[brain.mask].mean()) if brain.mask.any() else 1.0
     if share < 0.98:
         work.warnings.append(f"{SHORT_NAMES[modality]} covers only {share:.0%} of the brain")
@@ -290,7 +315,7 @@ def _write(work: _Work, images: Mapping[str, NDArray[np.float32]], out: Path, bi
     folder = out / case
     picture, record = folder / f"{case}-prepared.png", folder / f"{case}{SUFFIX}"
     with writable(picture, CaseError, case), replacing(picture) as temporary:
-        draw(work.heads, brain.mask, {m: NAMES[m] for m in MODALITIES}, temporary)
+        draw(work.heads, brain.mask, grid.affine, {m: NAMES[m] for m in MODALITIES}, temporary)
     doubts = [f"{SHORT_NAMES[m]}: {doubt}" for m, found in work.registrations.items() for doubt in found.doubts]
     doubts += [f"brain: {doubt}" for doubt in brain.doubts]
     if doubts:
