@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,17 +88,19 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
     named = {modality: path for modality in MODALITIES if (path := getattr(options, modality)) is not None}
     if sum([options.cohort is not None, bool(named), options.prepare is not None]) != 1:
         parser.error("complete needs CASE_OR_COHORT, files such as --t1 FILE --flair FILE, or --prepare STUDY")
-    share, unprepared = Share.of_shard(options.shard), 0
+    share, prepared, unprepared = Share.of_shard(options.shard), None, 0
     if options.prepare is not None:
         if options.dry_run or share.label:
             parser.error("--prepare writes cases in one process: run modfill prepare first, then complete CASES")
         options.cohort = options.out / "prepared"
-        unprepared = _prepared(options.prepare, options.cohort, ignore_unexplained=options.ignore_unexplained)
+        prepared, unprepared = _prepared(options.prepare, options.cohort, ignore_unexplained=options.ignore_unexplained)
     settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
     if named:
         cohort = Cohort("folders", [case_of_files(named)])
     else:
         cohort = find_cohort(options.cohort, ignore_unexplained=options.ignore_unexplained)
+    if prepared is not None:  # an earlier run may have left the images of a study that failed now
+        cohort = replace(cohort, cases=[case for case in cohort.cases if case.case_id in prepared])
     found = share.of(cohort.cases)
     completer = ModalityCompleter(options.weights, device=options.device, settings=settings)
     if options.dry_run:
@@ -166,25 +169,26 @@ def _prepare(options: argparse.Namespace, parser: Parser) -> int:
         )
         _LOG.info("%s: look at %s", case.case_id, case.picture)
         return 0
-    return 1 if _prepared(options.study, options.out, **choices) else 0
+    return 1 if _prepared(options.study, options.out, **choices)[1] else 0
 
 
-def _prepared(folder: Path, out: Path, **choices: bool) -> int:
-    """Prepare all studies of a folder; returns how many failed. Raises CaseError if none is left."""
+def _prepared(folder: Path, out: Path, **choices: bool) -> tuple[set[str], int]:
+    """Prepare all studies of a folder: the cases' ids, and how many failed. Raises CaseError if no case is left."""
     from modfill.errors import CaseError
     from modfill.prepare import prepare_studies
 
-    done = failed = 0
+    done: set[str] = set()
+    failed = 0
     for case in prepare_studies(folder, out=out, **choices):
         if isinstance(case, CaseError):
             failed += 1
             _LOG.error("%s", case)
         else:
-            done += 1
+            done.add(case.case_id)
             _LOG.info("%s: look at %s", case.case_id, case.picture)
     if not done:
         raise CaseError(f"{folder} must contain a study that can be prepared, got none; see above")
-    return failed
+    return done, failed
 
 
 def _restore(options: argparse.Namespace, parser: Parser) -> int:

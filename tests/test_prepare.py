@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -475,6 +476,31 @@ def test_raw_scans_to_four_modalities_in_native_space_in_two_commands(
     sidecar = json.loads((back / "patient" / "patient-t1c.json").read_text())
     assert sidecar["Synthetic"] is True and sidecar["RestoredTo"]["Modality"] == "t2w"
     assert "patient-prepared.png" in capsys.readouterr().out
+
+
+def test_an_image_whose_scan_is_gone_is_not_left(study: Path, prepared: Path, tmp_path: Path) -> None:
+    """It would pass for acquired."""
+    shutil.copytree(prepared, tmp_path / "patient")
+    mine = tmp_path / "patient" / "patient-t1c.nii.gz"  # of no preparation
+    shutil.copy(prepared / "patient-t1n.nii.gz", mine)
+    scans, mask = {"t1": study / "AX_T1.nii.gz"}, study.parent / "brain.nii.gz"
+    again = prepare_study(scans, out=tmp_path, mask=mask, case_id="patient")
+    assert set(again.paths) == {"t1n"} and again.paths["t1n"].exists() and mine.exists()
+    assert not list(again.folder.glob("patient-t2?.nii.gz"))
+
+
+def test_a_study_that_fails_now_is_not_completed_from_earlier_images(
+    study: Path, prepared: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    out, studies = tmp_path / "completed", tmp_path / "studies"
+    shutil.copytree(prepared, out / "prepared" / "patient")
+    (studies / "patient").mkdir(parents=True)
+    (studies / "patient" / "AX_T1.nii.gz").write_bytes((study / "AX_T1.nii.gz").read_bytes()[:1000])
+    (studies / "other").mkdir()
+    shutil.copy(study / "AX_T1.nii.gz", studies / "other")
+    words = ["complete", "--prepare", str(studies), "-o", str(out), "--weights", str(tiny_weights)]
+    assert main(words) == 1
+    assert (out / "other" / "other-t1c.nii.gz").exists() and not (out / "patient").exists()
 
 
 def test_a_named_dicom_series_returns_to_its_own_grid(dicom_study: Path, tmp_path: Path) -> None:

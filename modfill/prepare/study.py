@@ -27,7 +27,7 @@ from modfill.prepare.finding import find_series, find_studies
 from modfill.prepare.grid import Grid, grid_around, grid_of_reference, resample
 from modfill.prepare.picture import draw
 from modfill.prepare.recognition import Choice, choose
-from modfill.prepare.record import SUFFIX, grid_to
+from modfill.prepare.record import SUFFIX, grid_to, read_record
 from modfill.prepare.registration import Registration, register
 from modfill.prepare.scan import Matrix, Scan, as_sitk, read_scan
 from modfill.prepare.stripping import Brain, brain_of, doubts_of
@@ -326,6 +326,7 @@ def _write(work: _Work, images: Mapping[str, NDArray[np.float32]], out: Path, bi
     for warning in work.warnings:
         _LOG.warning("case %s: %s", case, warning)
     paths = {m: folder / f"{case}-{m}.nii.gz" for m in images}
+    gone = [folder / f"{case}-{m}.nii.gz" for m in _recorded(record) if m not in images]
     mask = folder / f"{case}-brainmask.nii.gz"
     note = _note(work, images, bias_correction)
     with writable(folder, CaseError, case), ExitStack() as stack:  # left in reverse order: the record appears last
@@ -334,7 +335,17 @@ def _write(work: _Work, images: Mapping[str, NDArray[np.float32]], out: Path, bi
             integer = work.scans[modality].integer
             _save(_stored(voxels, integer), grid, stack.enter_context(replacing(paths[modality])))
         _save(brain.mask.astype(np.int16), grid, stack.enter_context(replacing(mask)))
+        for path in gone:
+            path.unlink(missing_ok=True)
     return PreparedStudy(case, folder, paths, record, picture, work.reasons, tuple(work.warnings))
+
+
+def _recorded(record: Path) -> list[str]:
+    """Modalities of an earlier preparation of the case; the image of a scan that is gone would pass for acquired."""
+    try:
+        return [scan["Modality"] for scan in read_record(record)["Scans"]]
+    except (CaseError, KeyError):  # none, or damaged
+        return []
 
 
 def _stored(voxels: NDArray[np.float32], integer: bool) -> NDArray[np.generic]:
