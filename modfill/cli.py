@@ -259,11 +259,12 @@ def _nnunet(options: argparse.Namespace, parser: Parser) -> int:
 
 def _info(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.modalities import NAMES
+    from modfill.model.config import STAGES
     from modfill.weights.checkpoint import load
     from modfill.weights.file import SHIPPED
 
     model, file = load(options.weights or SHIPPED)
-    parts = {name: sum(p.numel() for p in getattr(model, name).parameters()) for name in file.preset.stages}
+    parts = {name: sum(p.numel() for p in getattr(model, name).parameters()) for name in STAGES}
     facts = {
         "modfill": __version__,
         "weights": file.path.name,

@@ -41,7 +41,7 @@ class ModalityCompleter:
 
     Raises:
         WeightsError: the weights cannot be read.
-        SettingsError: the device does not exist here, or the weights cannot do what the settings ask.
+        SettingsError: the device does not exist here.
     """
 
     def __init__(
@@ -53,7 +53,6 @@ class ModalityCompleter:
     ):
         self.networks = Networks(weights, device)
         self.settings = settings or Settings()
-        self.networks.require_possible(self.settings)
 
     def __repr__(self) -> str:
         file = self.networks.file
@@ -89,7 +88,7 @@ class ModalityCompleter:
 
         Raises:
             CaseError: the case or a target cannot be used, or the output cannot be written.
-            SettingsError: the weights cannot do what the settings ask.
+            SettingsError: a target is none of the weights' modalities.
             WeightsError: the weights are damaged.
             ModfillError: memory does not suffice.
         """

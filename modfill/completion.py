@@ -24,7 +24,7 @@ __all__ = ["Completion", "Progress"]
 Progress = Callable[[str, float], None]
 """Called with the step ("read", "encode", a target, "write") and the share of the case that is done, from 0 to 1."""
 
-_ENCODED = 0.9  # share of a case's time after which its sources are encoded
+_READ = 0.1  # share of a case's time for reading it; encoding its sources takes about as long as each target
 
 
 class Completion:
@@ -45,7 +45,7 @@ class Completion:
         progress: called with each step.
 
     Raises:
-        SettingsError: the weights cannot do what the settings ask, or a target is none of their modalities.
+        SettingsError: a target is none of the weights' modalities.
     """
 
     def __init__(
@@ -62,7 +62,6 @@ class Completion:
         links: Links | None = None,
         progress: Progress | None = None,
     ):
-        networks.require_possible(settings)
         self._networks, self._settings, self._out = networks, settings, out
         self._targets = None if targets is None else networks.modalities(targets)
         self._overwrite, self._in_cohort = overwrite, in_cohort
@@ -104,7 +103,7 @@ class Completion:
             with within_memory(f"case {case.case_id}"):
                 preset = self._networks.preset
                 partial = partial_sources(case)
-                job.prepared = prepare(case, preset.multiple, preset.normalisation, leave_out=partial)
+                job.prepared = prepare(case, preset.multiple, leave_out=partial)
         if self._links is not None and isinstance(files, CaseFiles):
             self._links.add(files, case.paths, case.images)
         return job
@@ -119,11 +118,11 @@ class Completion:
             return job
         with within_memory(f"case {job.done.case_id}"):
             networks, prepared = self._networks.load(), job.prepared
-            encoded = networks.encode(
-                prepared.volumes, prepared.brain, progress=lambda share: self._progress("encode", _ENCODED * share)
-            )
-            for number, target in enumerate(job.targets):
-                self._progress(target, _ENCODED + (1 - _ENCODED) * number / len(job.targets))
+            each = (1 - _READ) / (1 + len(job.targets))
+            self._progress("encode", _READ)
+            encoded = networks.encode(prepared.volumes, prepared.brain)
+            for number, target in enumerate(job.targets, 1):
+                self._progress(target, _READ + number * each)
                 estimate = networks.predict(encoded, target, case_id=job.done.case_id, settings=self._settings)
                 unit = networks.brightness(prepared.brightness(), target)
                 job.syntheses.append(job.restore(target, estimate, unit, networks.environment))

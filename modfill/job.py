@@ -77,8 +77,7 @@ class Job:
         found = {**environment, "UnitRange": [scale.low, scale.high]}
         if left_out := [m for m in case.available if m not in prepared.sources]:
             found["SourcesLeftOut"] = left_out
-        if estimate.expected_psnr is not None:
-            found["ExpectedPSNR"] = round(estimate.expected_psnr, 2)
+        found["ExpectedPSNR"] = round(estimate.expected_psnr, 2)
         found["VoxelSHA256"] = voxel_hash(np.asanyarray(image.dataobj))
         note = sidecar(case, target, self.decisive, found, place=self.earlier.places.get(target))
         return Synthesis(target, image, uncertainty, note)

@@ -21,14 +21,14 @@ class Settings:
 
     Attributes:
         mode: "mean" (least error) or "sample" (one plausible image).
-        steps: diffusion steps; None takes the preset's number, and for the mean one where the network allows it.
-        samples: samples that the mean averages where diffusion makes it: with `steps`, or by a network that allows no
-            other way. Without a refiner, their spread is the uncertainty too.
+        steps: diffusion steps of each sample; None takes the preset's number. If they are given in mode "mean", the
+            image is the mean of samples instead of the mean that the network estimates at once.
+        samples: samples that such a mean averages.
         seed: of the noise, from 0 to 2**63 - 1.
         uncertainty: give the map of the standard deviation to be expected, too.
 
     Raises:
-        SettingsError: one is of another type or out of its range.
+        SettingsError: one is of another type or out of its range, or more samples are asked for than are used.
     """
 
     mode: Mode = "mean"
@@ -49,6 +49,17 @@ class Settings:
         }
         for name, value in checked.items():  # Python's own types: sidecars and caches tell them
             object.__setattr__(self, name, value)
+        if self.samples > max(self.drawn, 1):
+            raise SettingsError(
+                f"samples must be 1 except in mode 'mean' with steps, got {self.samples}; set samples=1"
+            )
+
+    @property
+    def drawn(self) -> int:
+        """Samples that are drawn: one in mode "sample", and those that the mean averages."""
+        if self.mode == "sample":
+            return 1
+        return self.samples if self.steps is not None else 0
 
 
 def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:

@@ -1,1 +1,1 @@
-"""The networks of ALDM: autoencoder, translator, denoiser, refiner. None of them reads a file."""
+"""The networks of ALDM: autoencoder, translator, denoiser. None of them reads a file."""

@@ -35,7 +35,7 @@ class Brightness(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor([[0.5, 0.2, 0.0]] * modalities))
         self.register_buffer("std", torch.zeros(modalities, FIGURES))
-        self.register_buffer("correlation", torch.eye(modalities * FIGURES))
+        self.register_buffer("correlation", torch.zeros(modalities * FIGURES, modalities * FIGURES))
 
     def fit(self, figures: Tensor) -> None:
         """Estimate the distribution from complete cases, (N, M, FIGURES) as `IntensityScale.brightness` gives them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,14 +27,14 @@ class Estimate:
 
     Attributes:
         volume: (X, Y, Z), normalised.
-        deviation: standard deviation to be expected, (X, Y, Z), in the same units; None where the weights tell none.
-        expected_psnr: in dB, over the brain and after a linear fit; None where the weights tell none.
+        deviation: standard deviation to be expected, (X, Y, Z), in the same units; None unless it was asked for.
+        expected_psnr: in dB, over the brain and after a linear fit.
         finite: whether no value is NaN or infinite.
     """
 
     volume: Volume
     deviation: Volume | None
-    expected_psnr: float | None
+    expected_psnr: float
     finite: bool
 
 
@@ -64,23 +64,16 @@ class Inference:
         return precision | ({"Threads": torch.get_num_threads()} if self.device.type == "cpu" else {})
 
     @torch.inference_mode()
-    def encode(
-        self,
-        volumes: Mapping[str, Volume],
-        brain: npt.NDArray[np.bool_],
-        *,
-        progress: Callable[[float], None] | None = None,
-    ) -> Encoded:
+    def encode(self, volumes: Mapping[str, Volume], brain: npt.NDArray[np.bool_]) -> Encoded:
         """Compute of a case all that does not depend on the target.
 
         Args:
             volumes: normalised volume (X, Y, Z) by modality; edges are multiples of `preset.multiple`.
             brain: (X, Y, Z).
-            progress: called with the share that is done, from 0 to 1.
         """
         on_device = {modality: torch.from_numpy(volume).to(self.device) for modality, volume in volumes.items()}
         with fast_precision(self.device):
-            return self.model.encode(on_device, torch.from_numpy(brain).to(self.device), progress=progress)
+            return self.model.encode(on_device, torch.from_numpy(brain).to(self.device))
 
     @torch.inference_mode()
     def predict(self, encoded: Encoded, target: str, *, case_id: str, settings: Settings) -> Estimate:
@@ -92,8 +85,9 @@ class Inference:
             case_id: part of the seed.
             settings: mode, steps, samples, seed, and whether the deviation is wanted.
         """
-        count = self.preset.samples_needed(settings)
-        noise = draw_noise(encoded.latents.shape[1:], case_id, target, settings.seed, count).to(self.device)
+        channels, factor = self.preset.autoencoder.latent_channels, self.preset.autoencoder.factor
+        shape = (channels, *(edge // factor for edge in encoded.brain.shape))
+        noise = draw_noise(shape, case_id, target, settings.seed, settings.drawn).to(self.device)
         index = self.preset.modalities.index(target)
         with fast_precision(self.device):
             prediction = self.model.predict(encoded, index, noise, settings.steps, settings.mode)
@@ -118,11 +112,11 @@ class Inference:
 
 def draw_noise(shape: Sequence[int], case_id: str, target: str, seed: int, samples: int) -> torch.Tensor:
     """Standard normal noise (samples, *shape) that depends on seed, case, target and sample only."""
-    return torch.stack([torch.randn(*shape, generator=generator(seed, case_id, target, n)) for n in range(samples)])
+    drawn = [torch.randn(*shape, generator=generator(seed, case_id, target, n)) for n in range(samples)]
+    return torch.stack(drawn) if drawn else torch.empty(0, *shape)
 
 
 def _is_finite(prediction: Prediction) -> bool:
     """Tell whether all that is given out of a prediction, or goes into it, is a number."""
-    volumes = (prediction.volume, prediction.sample_std, prediction.expected_squared_error)
-    finite = all(bool(volume.isfinite().all()) for volume in volumes if volume is not None)
-    return finite and math.isfinite(prediction.expected_psnr or 0)
+    volumes = (prediction.volume, prediction.squared_error)
+    return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.expected_psnr)

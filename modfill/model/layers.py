@@ -10,14 +10,15 @@ from torch import Tensor, nn
 class VoxelNorm(nn.Module):
     """Divides each voxel's channels by their root mean square: no statistic of the volume, so a crop gives the same."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, affine: bool = True):
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels))
+        self.channels = channels
+        self.scale = nn.Parameter(torch.ones(channels)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, X, Y, Z)."""
-        rms = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-6)
-        return x * rms.to(x.dtype) * self.scale.to(x.dtype).view(-1, 1, 1, 1)
+        scale = None if self.scale is None else self.scale.to(x.dtype)
+        return nn.functional.rms_norm(x.movedim(1, -1), (self.channels,), scale, 1e-6).movedim(-1, 1)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -41,6 +42,49 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, X, Y, Z) -> (B, out_channels, X, Y, Z)."""
         return self.skip(x) + self.body(x)
+
+
+class ModulatedBlock(nn.Module):
+    """VoxelNorm, SiLU, conv 3 twice, around an identity; an embedding may scale and shift between the two.
+
+    Args:
+        channels: of input and output.
+        embedding: dimensions of the embedding; 0 for none.
+        dropout: share of channels that are set to 0 in training.
+    """
+
+    def __init__(self, channels: int, embedding: int = 0, dropout: float = 0.0):
+        super().__init__()
+        self.norms = nn.ModuleList([VoxelNorm(channels), VoxelNorm(channels)])
+        self.convolutions = nn.ModuleList([nn.Conv3d(channels, channels, 3, padding=1) for _ in range(2)])
+        for parameter in self.convolutions[1].parameters():
+            nn.init.zeros_(parameter)
+        self.modulation = nn.Linear(embedding, 2 * channels) if embedding else None
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+            nn.init.zeros_(self.modulation.bias)
+        self.dropout = nn.Dropout3d(dropout)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """(B, C, x, y, z) -> the same shape; embedding (B, E) where the block has one."""
+        h = self.norms[1](self.convolutions[0](nn.functional.silu(self.norms[0](x))))
+        if self.modulation is not None:
+            scale, shift = self.modulation(embedding)[:, :, None, None, None].chunk(2, dim=1)
+            h = h * (1 + scale) + shift
+        return x + self.convolutions[1](self.dropout(nn.functional.silu(h)))
+
+
+def scatter(parameter: Tensor, deviation: float) -> Tensor:
+    """Fill with uniform random numbers of this standard deviation around 0.
+
+    Normal ones on the meta device, on which weights files are checked, would import PyTorch's compiler for seconds.
+    """
+    return nn.init.uniform_(parameter, -(3**0.5) * deviation, 3**0.5 * deviation)
+
+
+def tokens(count: int, width: int) -> nn.Embedding:
+    """Learned vectors (count, width), random at first."""
+    return nn.Embedding.from_pretrained(scatter(torch.empty(count, width), 1.0), freeze=False)
 
 
 def fold(x: Tensor, factor: int) -> Tensor:

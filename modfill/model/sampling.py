@@ -1,4 +1,4 @@
-"""DDIM (Song et al. 2021) as a pure function over a denoiser."""
+"""From noise to a clean latent: DPM-Solver++ on the noise levels of EDM, and the noise of a sample."""
 
 from __future__ import annotations
 
@@ -8,35 +8,40 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+LOWEST, HIGHEST = 0.02, 80.0  # noise levels, in deviations of the residual
+CURVATURE = 7.0  # rho of Karras et al. (2022)
 
-def ddim(
-    predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, alphas_bar: Tensor, steps: int, prediction: str
-) -> Tensor:
-    """Walk from pure noise to a clean latent, deterministically.
+
+def noise_levels(steps: int) -> list[float]:
+    """Descending noise levels (Karras et al. 2022, equation 5), one per step, and 0 at the end."""
+    roots = torch.linspace(HIGHEST ** (1 / CURVATURE), LOWEST ** (1 / CURVATURE), steps, dtype=torch.float64)
+    return [*(roots**CURVATURE).tolist(), 0.0]
+
+
+def sample(denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
+    """Walk from pure noise to a clean residual: DPM-Solver++ (2M) of Lu et al. (2022, arXiv 2211.01095).
 
     Args:
-        predict: (noisy latent (B, C, x, y, z), diffusion step (B,)) -> noise or clean latent.
-        noise: standard normal start.
-        alphas_bar: cumulative products (T,) of the schedule.
-        steps: network evaluations; 1 gives the mean of a network that predicts the clean latent.
-        prediction: "epsilon" or "sample", what `predict` estimates.
+        denoise: (noisy (B, C, x, y, z), noise level (B,)) -> clean.
+        noise: standard normal, the start.
+        steps: evaluations of the network.
 
     Returns:
-        The clean latent, same shape as `noise`.
+        The clean residual, same shape as `noise`.
     """
-    x = noise
-    times = torch.linspace(len(alphas_bar) - 1, 0, steps + 1)[:-1].round().long().tolist()
-    for index, time in enumerate(times):
-        alpha = alphas_bar[time]
-        out = predict(x, torch.full((len(x),), time, device=x.device)).float()
-        if prediction == "sample":
-            clean, epsilon = out, (x - alpha.sqrt() * out) / (1 - alpha).sqrt()
-        else:
-            clean, epsilon = (x - (1 - alpha).sqrt() * out) / alpha.sqrt(), out
-        if index + 1 < len(times):
-            following = alphas_bar[times[index + 1]]
-            x = following.sqrt() * clean + (1 - following).sqrt() * epsilon
-    return clean
+    levels = torch.tensor(noise_levels(steps), dtype=torch.float32)
+    x, before, earlier = levels[0] * noise, None, levels[0]
+    for level, following in zip(levels, levels[1:], strict=False):
+        clean = denoise(x, level.expand(len(x)).to(x.device))
+        if following == 0:
+            return clean
+        direction = clean
+        if before is not None:
+            ratio = (earlier / level).log() / (level / following).log()
+            direction = clean + (clean - before) / (2 * ratio)
+        x = following / level * x + (1 - following / level) * direction
+        before, earlier = clean, level
+    raise ValueError(f"steps must be at least 1, got {steps}")
 
 
 def generator(seed: int, case_id: str, target: str, sample: int) -> torch.Generator:

@@ -1,15 +1,50 @@
-"""MS-SPADE: a source latent becomes a target-like latent (paper, section 3.1, equation 1 and Table B)."""
+"""MS-SPADE translation (paper, section 3.1): all available sources at once become features of the target.
+
+The paper translates the latents of one source. Here the sources themselves are folded into channels and seen as a whole
+volume, down to a sixteenth of the resolution; MS-SPADE then switches the features on the latent grid to the target.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from modfill.model.config import TranslatorConfig
-from modfill.model.layers import fold, unfold
-from modfill.model.shortcut import LatentShortcut
+from modfill.model.config import FOLD, TranslatorConfig
+from modfill.model.decoder import GuidedDecoder
+from modfill.model.layers import ModulatedBlock, VoxelNorm, fold, scatter, unfold
+from modfill.model.situation import PLACES, of_available, statistics_length
+
+
+class Inputs(NamedTuple):
+    """The inputs of the translator.
+
+    Attributes:
+        volumes: normalised sources, 0 where a modality is missing and outside the brain, (B, M, X, Y, Z).
+        brain: (B, 1, X, Y, Z), 1 inside.
+        available: 1 for the modalities in `volumes`, (B, M).
+        place: see `situation.place`, (B, PLACES, x, y, z) on the latent grid.
+        statistics: see `situation.statistics`, (B, length).
+    """
+
+    volumes: Tensor
+    brain: Tensor
+    available: Tensor
+    place: Tensor
+    statistics: Tensor
+
+
+class Features(NamedTuple):
+    """Features that do not depend on the target.
+
+    Attributes:
+        half: at half the resolution, (B, C, X / 2, Y / 2, Z / 2).
+        latent: on the latent grid, (B, C, X / 4, Y / 4, Z / 4).
+    """
+
+    half: Tensor
+    latent: Tensor
 
 
 class MSSpade(nn.Module):
@@ -17,109 +52,105 @@ class MSSpade(nn.Module):
 
     def __init__(self, channels: int, targets: int):
         super().__init__()
-        hidden = channels // 2  # 128 at the paper's width of 256, as in SPADE (Park et al. 2019)
-        self.norm = nn.InstanceNorm3d(channels)
-        self.modulations = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv3d(channels, hidden, 3, padding=1), nn.ReLU(), nn.Conv3d(hidden, 2 * channels, 3, padding=1)
-            )
-            for _ in range(targets)
-        )
+        hidden = channels // 2
+        self.norm = VoxelNorm(channels, affine=False)
+        self.hidden_weight = nn.Parameter(torch.empty(targets, channels, hidden))
+        self.hidden_bias = nn.Parameter(torch.zeros(targets, 1, hidden))
+        self.weight = nn.Parameter(torch.zeros(targets, hidden, 2 * channels))
+        self.bias = nn.Parameter(torch.empty(targets, 1, 2 * channels))
+        scatter(self.hidden_weight, channels**-0.5)
+        scatter(self.bias, 0.1)
 
-    def forward(self, h: Tensor, target: int) -> Tensor:
-        """Modulate features (S, C, x, y, z) for the target with this index."""
-        gamma, beta = self.modulations[target](h).chunk(2, dim=1)
+    def forward(self, h: Tensor, target: Tensor) -> Tensor:
+        """Modulate features (B, C, x, y, z) for the targets with these indices (B,)."""
+        voxels = h.movedim(1, -1)
+        hidden = _linear(voxels.flatten(1, 3), self.hidden_weight[target], self.hidden_bias[target])
+        out = _linear(nn.functional.silu(hidden), self.weight[target], self.bias[target])
+        gamma, beta = out.unflatten(1, voxels.shape[1:4]).movedim(-1, 1).chunk(2, dim=1)
         return self.norm(h) * (1 + gamma) + beta
 
 
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """X (B, N, C) times a weight of its own for each row (B, C, D), plus bias (B, 1, D)."""
+    return torch.baddbmm(bias.to(x.dtype), x, weight.to(x.dtype))
+
+
 class SpadeBlock(nn.Module):
-    """conv 3, ReLU, MS-SPADE twice, around an identity (a 1x1x1 convolution where the width changes)."""
+    """MS-SPADE, SiLU, conv 3 twice, around an identity."""
 
-    def __init__(self, channels: int, out_channels: int, targets: int):
+    def __init__(self, channels: int, targets: int):
         super().__init__()
-        self.convolutions = nn.ModuleList(
-            [nn.Conv3d(channels, out_channels, 3, padding=1), nn.Conv3d(out_channels, out_channels, 3, padding=1)]
-        )
-        self.spades = nn.ModuleList([MSSpade(out_channels, targets), MSSpade(out_channels, targets)])
-        self.skip = nn.Conv3d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
+        self.spades = nn.ModuleList([MSSpade(channels, targets) for _ in range(2)])
+        first, second = (nn.Conv3d(channels, channels, 3, padding=1) for _ in range(2))
+        for parameter in second.parameters():
+            scatter(parameter, 1e-3)
+        self.convolutions = nn.ModuleList([first, second])
 
-    def forward(self, x: Tensor, target: int) -> Tensor:
-        """(S, channels, x, y, z) -> (S, out_channels, x, y, z) for the target with this index."""
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        """(B, C, x, y, z) -> the same shape, for the targets with these indices (B,)."""
         h = x
-        for convolution, spade in zip(self.convolutions, self.spades, strict=True):
-            h = spade(torch.relu(convolution(h)), target)
-        return self.skip(x) + h
-
-
-class InstanceBlock(nn.Module):
-    """conv 3, ReLU, instance norm twice, around an identity."""
-
-    def __init__(self, channels: int, out_channels: int):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv3d(channels, out_channels, 3, padding=1), nn.ReLU(), nn.InstanceNorm3d(out_channels),
-            nn.Conv3d(out_channels, out_channels, 3, padding=1), nn.ReLU(), nn.InstanceNorm3d(out_channels),
-        )  # fmt: skip
-        self.skip = nn.Conv3d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(S, channels, x, y, z) -> (S, out_channels, x, y, z)."""
-        return self.skip(x) + self.body(x)
+        for spade, convolution in zip(self.spades, self.convolutions, strict=True):
+            h = convolution(nn.functional.silu(spade(h, target)))
+        return x + h
 
 
 class Translator(nn.Module):
-    """One network for every source and target; a second output is the logit of its fusion weight at each voxel."""
+    """Sources -> any target and the logarithm of its expected squared error, normalised."""
 
-    def __init__(self, config: TranslatorConfig, latent_channels: int, targets: int):
+    def __init__(self, config: TranslatorConfig, modalities: int):
         super().__init__()
-        self.fold, self.latent_channels = config.fold, latent_channels
-        kernel, widths = config.outer_kernel, (config.stem_channels, *config.residual_channels)
-        folded = config.fold**3
-        self.stem = nn.Sequential(
-            nn.Conv3d(latent_channels * folded, widths[0], kernel, padding=kernel // 2),
-            nn.InstanceNorm3d(widths[0]), nn.ReLU(),
-        )  # fmt: skip
-        self.residual = nn.Sequential(*(InstanceBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)))
-        widths = (widths[-1], *config.spade_channels)
-        self.spade = nn.ModuleList(SpadeBlock(a, b, targets) for a, b in zip(widths, widths[1:], strict=False))
-        out = (latent_channels + 1) * folded  # the latent, and the logit of its fusion weight
-        self.head = nn.Conv3d(widths[-1], out, kernel, padding=kernel // 2)
-        self.shortcut = LatentShortcut(latent_channels, targets) if config.shortcut else None
-        if self.shortcut is not None:  # the network starts at 0, so the shortcut alone is the first estimate
-            nn.init.zeros_(self.head.weight)
+        half, latent, eighth, lowest = config.channels
+        token, drop = config.token, config.dropout
+        self.stem = nn.Conv3d((modalities + 1) * FOLD**3, half, 3, padding=1)
+        self.available = nn.Linear(modalities, half)
+        self.half_in = ModulatedBlock(half)
+        self.to_latent = nn.Conv3d(half, latent, 2, stride=2)
+        self.place = nn.Sequential(nn.Conv3d(PLACES, 32, 1), nn.SiLU(), nn.Conv3d(32, latent, 1))
+        self.latent_in = ModulatedBlock(latent)
+        self.to_eighth = nn.Conv3d(latent, eighth, 2, stride=2)
+        self.token = nn.Sequential(
+            nn.Linear(statistics_length(modalities) + modalities, token), nn.SiLU(), nn.Linear(token, token), nn.SiLU()
+        )
+        self.eighth_in = ModulatedBlock(eighth, token, drop)
+        self.to_lowest = nn.Conv3d(eighth, lowest, 2, stride=2)
+        self.lowest = nn.ModuleList([ModulatedBlock(lowest, token, drop) for _ in range(2)])
+        self.up_eighth = nn.Conv3d(lowest, eighth * FOLD**3, 1)
+        self.eighth_out = ModulatedBlock(eighth, token, drop)
+        self.up_latent = nn.Conv3d(eighth, latent * FOLD**3, 1)
+        self.spades = nn.ModuleList([SpadeBlock(latent, modalities) for _ in range(2)])
+        self.decoder = GuidedDecoder(config, modalities)
 
-    def forward(self, latents: Tensor, target: int) -> tuple[Tensor, Tensor]:
-        """Translate each source without the shortcut.
+    def encode(self, inputs: Inputs) -> Features:
+        """Read the sources, once for all targets."""
+        h = self.stem(fold(torch.cat([inputs.volumes, inputs.brain], dim=1), FOLD))
+        half = self.half_in(h + self.available(inputs.available)[:, :, None, None, None].to(h.dtype))
+        latent = self.latent_in(self.to_latent(half) + self.place(inputs.place))
+        known = of_available(inputs.statistics, inputs.available)
+        token = self.token(torch.cat([known, inputs.available], dim=1))
+        eighth = self.eighth_in(self.to_eighth(latent), token)
+        h = self.to_lowest(eighth)
+        for block in self.lowest:
+            h = block(h, token)
+        h = self.eighth_out(eighth + unfold(self.up_eighth(h), FOLD), token)
+        return Features(half, latent + unfold(self.up_latent(h), FOLD))
 
-        Args:
-            latents: source latents (S, C, x, y, z), scaled; one source per batch entry.
-            target: index of the target modality.
-
-        Returns:
-            Latents (S, C, x, y, z) and fusion logits (S, 1, x, y, z).
-        """
-        h = self.residual(self.stem(fold(latents, self.fold)))
-        for block in self.spade:
+    def translate(self, features: Features, target: Tensor) -> Tensor:
+        """Switch the features on the latent grid to targets (B,): (B, C, x, y, z)."""
+        h = features.latent
+        for block in self.spades:
             h = block(h, target)
-        out = unfold(self.head(h), self.fold)
-        return out[:, : self.latent_channels], out[:, self.latent_channels :]
+        return h
 
-    def fuse(self, latents: Tensor, sources: Sequence[int], target: int) -> tuple[Tensor, Tensor]:
-        """Translate every source and fuse voxel by voxel with softmax weights; a shortcut is added to both.
+    def forward(self, inputs: Inputs, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Estimate one target for each row.
 
         Args:
-            latents: scaled source latents (S, C, x, y, z).
-            sources: their indices, ascending.
-            target: index of the target modality.
+            inputs: the sources.
+            target: indices of the targets, (B,).
 
         Returns:
-            The fused target-like latent (1, C, x, y, z), and each source's translation (S, C, x, y, z). With one source
-            the two are the same: the paper's translator.
+            The mean and the logarithm of its expected squared error, each (B, 1, X, Y, Z).
         """
-        own, logits = self(latents, target)
-        weights = torch.softmax(logits.float(), dim=0).to(own.dtype)
-        fused = (weights * own).sum(0, keepdim=True)
-        if self.shortcut is None:
-            return fused, own
-        each = [self.shortcut(one[None], (m,), target) for one, m in zip(latents, sources, strict=True)]
-        return fused + self.shortcut(latents, sources, target), own + torch.cat(each)
+        features = self.encode(inputs)
+        h = self.decoder.at_half(self.translate(features, target), features.half)
+        return self.decoder(h, inputs.volumes, target)

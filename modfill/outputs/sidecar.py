@@ -62,7 +62,7 @@ def sidecar(
         case: the sources.
         target: the synthesised modality.
         decisive: what `decisive` gave.
-        found: what the synthesis adds: `Precision`, `UnitRange`, `VoxelSHA256` and the like.
+        found: what the synthesis adds: `Precision`, `UnitRange`, `ExpectedPSNR`, `VoxelSHA256` and the like.
         place: where the image goes; the sources' paths are relative to its folder. None leaves them out.
     """
     sources = ", ".join(NAMES[m] for m in case.available)

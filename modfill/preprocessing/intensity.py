@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["BACKGROUND", "PERCENTILES", "IntensityScale", "output_scale"]
+__all__ = ["PERCENTILES", "IntensityScale", "output_scale"]
 
 PERCENTILES = (0.5, 99.5)
-BACKGROUND = {"zscore": 0.0, "range": -1.0}  # value outside the brain in normalised volumes
 
 
 @dataclass(frozen=True)
@@ -53,22 +52,18 @@ class IntensityScale:
         values = (values - values.mean()) / max(values.std(), 1e-6)
         return self.unit_mean, self.unit_std, float((values**3).mean())
 
-    def normalise(self, volume: np.ndarray, kind: str) -> np.ndarray:
-        """Intensities -> normalised: clipped, then z-scored ("zscore") or mapped to [-1, 1] ("range")."""
+    def normalise(self, volume: np.ndarray) -> np.ndarray:
+        """Intensities -> normalised: clipped, then z-scored."""
         clipped = np.clip(volume.astype(np.float32), self.low, self.high)
-        if kind == "zscore":
-            return ((clipped - self.mean) / self.std).astype(np.float32)
-        return (2 * (clipped - self.low) / max(self.high - self.low, 1e-12) - 1).astype(np.float32)
+        return ((clipped - self.mean) / self.std).astype(np.float32)
 
-    def restore(self, normalised: np.ndarray, kind: str) -> np.ndarray:
+    def restore(self, normalised: np.ndarray) -> np.ndarray:
         """Normalised -> intensities: the inverse of `normalise` for everything between the percentiles."""
-        if kind == "zscore":
-            return normalised * self.std + self.mean
-        return (normalised + 1) / 2 * (self.high - self.low) + self.low
+        return normalised * self.std + self.mean
 
-    def to_unit(self, normalised: np.ndarray, kind: str) -> np.ndarray:
+    def to_unit(self, normalised: np.ndarray) -> np.ndarray:
         """Normalised -> unit range, clipped to [0, 1]."""
-        return np.clip((self.restore(normalised, kind) - self.low) / max(self.high - self.low, 1e-12), 0, 1)
+        return np.clip((self.restore(normalised) - self.low) / max(self.high - self.low, 1e-12), 0, 1)
 
 
 def output_scale(like: IntensityScale, unit: Sequence[float]) -> IntensityScale:

@@ -15,7 +15,7 @@ from modfill.cases.reading import Case
 from modfill.errors import CaseError
 from modfill.modalities import nearest_source
 from modfill.preprocessing.geometry import Geometry
-from modfill.preprocessing.intensity import BACKGROUND, IntensityScale
+from modfill.preprocessing.intensity import IntensityScale
 
 _LOG = logging.getLogger("modfill")
 
@@ -32,7 +32,6 @@ class Prepared:
         brain: the brain on the model's grid, bool; `own_brain` the same on the case's own grid.
         scales: the intensity scale of each modality.
         geometry: the transform between the grids.
-        normalisation: "zscore" or "range", of the volumes.
     """
 
     volumes: dict[str, np.ndarray]
@@ -40,7 +39,6 @@ class Prepared:
     own_brain: np.ndarray
     scales: dict[str, IntensityScale]
     geometry: Geometry
-    normalisation: str
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -77,13 +75,12 @@ def partial_sources(case: Case) -> tuple[str, ...]:
     return tuple(partial)
 
 
-def prepare(case: Case, multiple: int, normalisation: str, leave_out: Collection[str] = ()) -> Prepared:
+def prepare(case: Case, multiple: int, leave_out: Collection[str] = ()) -> Prepared:
     """Normalise the available modalities of `case` over their common foreground and bring them to the model's grid.
 
     Args:
         case: at least one modality available.
         multiple: every edge of the model's grid is a multiple of this.
-        normalisation: "zscore" or "range".
         leave_out: available modalities that only help to find the brain.
 
     Raises:
@@ -108,9 +105,8 @@ def prepare(case: Case, multiple: int, normalisation: str, leave_out: Collection
         raise CaseError(f"case {case.case_id}: the brain must be thick enough for voxels of 1 mm, got "
                         f"{int(own_brain.sum())} voxels far apart; check the voxel sizes")  # fmt: skip
     scales = {modality: IntensityScale.of(volume, own_brain) for modality, volume in volumes.items()}
-    background = np.float32(BACKGROUND[normalisation])
     normalised = {}
     for modality, volume in volumes.items():
         inside = geometry.apply(volume * own_brain, average=True) / share.clip(1e-6)
-        normalised[modality] = np.where(brain, scales[modality].normalise(inside, normalisation), background)
-    return Prepared(normalised, brain, own_brain, scales, geometry, normalisation)
+        normalised[modality] = scales[modality].normalise(inside) * brain
+    return Prepared(normalised, brain, own_brain, scales, geometry)

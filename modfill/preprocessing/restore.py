@@ -30,7 +30,7 @@ def restore_image(
         The image on the case's grid in the data type of the nearest source, float32 unless that is integer. It is 0
         outside the brain and only there.
     """
-    intensities = np.clip(scale.restore(volume, prepared.normalisation), scale.low, scale.high)
+    intensities = np.clip(scale.restore(volume), scale.low, scale.high)
     own = prepared.restore(intensities.astype(np.float32))
     dtype = case.images[prepared.nearest(target)].get_data_dtype()
     if dtype.kind in "iu":
@@ -47,8 +47,7 @@ def restore_deviation(
     case: Case, prepared: Prepared, deviation: npt.NDArray[np.float32], scale: IntensityScale
 ) -> nib.Nifti1Image:
     """Restore a standard deviation, normalised, (X, Y, Z): a float32 image in the synthetic image's intensities."""
-    width = scale.std if prepared.normalisation == "zscore" else (scale.high - scale.low) / 2
-    own = prepared.restore((deviation * width).astype(np.float32))
+    own = prepared.restore((deviation * scale.std).astype(np.float32))
     return _image(case, own, np.dtype(np.float32))
 
 

@@ -77,7 +77,7 @@ def describe_pairs(case: Case) -> dict[tuple[str, str], npt.NDArray[np.float64]]
         return {}
     sampling = [size * step.step for size, step in zip(spacing, steps, strict=True)]
     depth = distance_transform_edt(np.pad(brain, 1), sampling)[1:-1, 1:-1, 1:-1][brain]
-    scores = {m: IntensityScale.of(volume, brain).normalise(volume[brain], "zscore") for m, volume in thin.items()}
+    scores = {m: IntensityScale.of(volume, brain).normalise(volume[brain]) for m, volume in thin.items()}
     single = {modality: _figures(values, depth) for modality, values in scores.items()}
     pairs = combinations(case.available, 2)
     return {(a, b): np.append(single[a] - single[b], skew(scores[a] - scores[b])) for a, b in pairs}

@@ -18,8 +18,8 @@ from modfill.modalities import MODALITIES, SHORT_NAMES, modalities_of, modality_
 __all__ = ["PRESETS", "STAGES", "Parser", "build_parser", "joined_targets"]
 
 # Repeated here, so that --help loads no more than the parser; a test holds them equal to the library's.
-PRESETS = ("tiny", "small", "released", "paper")
-STAGES = ("autoencoder", "translator", "denoiser", "refiner", "unet")
+PRESETS = ("tiny", "small", "paper")
+STAGES = ("autoencoder", "translator", "denoiser")
 NAMINGS = ("brats2023", "brats2021", "nnunet", "bids")
 _FILES = {  # options that name a case's files one by one
     "t1n": ("--t1", "--t1n"),
@@ -156,9 +156,11 @@ def _add_complete(commands: Any) -> None:
                        help="mean: least error (default); sample: one plausible image")  # fmt: skip
     image.add_argument("--uncertainty", action="store_true",
                        help="also write the map of the standard deviation to be expected")  # fmt: skip
-    image.add_argument("--steps", type=_number(1, 1000), metavar="N", help="diffusion steps (default: the weights')")
+    image.add_argument("--steps", type=_number(1, 1000), metavar="N",
+                       help="diffusion steps of each sample (default: the weights'); in mode mean, the image is then a "
+                            "mean of samples")  # fmt: skip
     image.add_argument("--samples", type=_number(1), default=1, metavar="N",
-                       help="samples that the mean averages, with --steps (default: 1)")  # fmt: skip
+                       help="samples of that mean, with --steps (default: 1)")  # fmt: skip
     image.add_argument("--seed", type=_number(0, 2**63 - 1), default=0, metavar="N", help="default: 0")
     image.add_argument("--weights", type=_existing, metavar="FILE", help="default: the weights that modfill ships")
     machine = complete.add_argument_group("how to run")
@@ -166,7 +168,7 @@ def _add_complete(commands: Any) -> None:
                          help="auto (default), cpu, cuda, cuda:1, mps, or gpu for any")  # fmt: skip
     machine.add_argument("--jobs", type=_number(1), default=1, metavar="N",
                          help="cases computed at the same time (default: 1, with all of the CPU's threads); each takes "
-                              "about 2.5 GiB; on a GPU leave it at 1")  # fmt: skip
+                              "about 1.5 GiB; on a GPU leave it at 1")  # fmt: skip
     words = complete.add_argument_group("what to tell")
     words.add_argument("-q", "--quiet", action="store_true", help="errors only")
     words.add_argument("-v", "--verbose", action="store_true", help="each step of each case")

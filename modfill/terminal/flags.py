@@ -15,7 +15,7 @@ _PATTERN = re.compile(rf"\b({'|'.join(_KEYWORDS)})=(\[[^\]]*\]|'[^']*'|\w+|…)"
 
 
 def in_flags(message: str) -> str:
-    """The same message with `overwrite=True` as `--overwrite`, and `samples=8` as `--samples 8`.
+    """The same message with `overwrite=True` as `--overwrite`, and `samples=1` as `--samples 1`.
 
     Args:
         message: of an error or a warning of the library.

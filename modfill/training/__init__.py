@@ -1,1 +1,1 @@
-"""Training: data, losses, the four stages, and one loop for all of them."""
+"""Training: data, losses, the three stages, and one loop for all of them."""

@@ -1,8 +1,6 @@
-"""Two fits to held-out cases: the U-Net's weight in its mean with the refiner, and the calibration of expected PSNR."""
+"""Two fits to held-out cases: the calibration of expected PSNR, and how much more their residuals deviate."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,100 +8,50 @@ from torch import Tensor
 
 from modfill.metrics import match, psnr
 from modfill.model.device import fast_precision
-from modfill.model.synthesiser import Synthesiser, expected_mse
-from modfill.preprocessing.intensity import IntensityScale
-from modfill.training.data import TrainingCase
-from modfill.training.points import tasks
+from modfill.model.synthesiser import Synthesiser
+from modfill.training.data import TrainingCase, tasks
 
 EVERY = 4  # each held-out case takes a quarter of the tasks, the next case the next quarter
-THINNED = 16  # every 16th voxel of a brain is enough
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """Estimates of one task of a held-out case.
-
-    Attributes:
-        target: index of the modality.
-        refined: the refiner's estimate, z-scored voxels (N,).
-        unet: the U-Net's estimate (N,); None without a U-Net.
-        truth: the acquired image (N,), z-scored.
-        expected_mse: mean squared error that the refiner predicts for its own estimate.
-        scale: the intensity scale of the acquired image.
-    """
-
-    target: int
-    refined: Tensor
-    unet: Tensor | None
-    truth: Tensor
-    expected_mse: float
-    scale: IntensityScale
-
-
-def fit_to_held_out(model: Synthesiser, held_out: list[TrainingCase]) -> None:
-    """Set the model's `unet_share`, if it has a U-Net, and its `calibration`."""
-    estimates = held_out_estimates(model, held_out)
-    if model.unet is not None:
-        model.unet_share.copy_(unet_shares(estimates, len(model.unet_share)))
-    model.calibration.copy_(torch.tensor(fit_calibration(model, estimates)))
 
 
 @torch.inference_mode()
-def held_out_estimates(model: Synthesiser, held_out: list[TrainingCase]) -> list[HeldOut]:
-    """Separate estimates of refiner and U-Net; the tasks are divided among the held-out cases."""
+def fit_to_held_out(model: Synthesiser, held_out: list[TrainingCase]) -> None:
+    """Set the model's `calibration` and, once the denoiser is trained, its `inflation`.
+
+    The calibration is intercept in dB and slope of the regression of observed on expected PSNR, both over the brain and
+    after the best linear fit of intensities. The inflation is the deviation of the held-out cases' residual latents
+    over that of the training cases, which the translator has seen.
+    """
     model.eval()
-    if model.unet is not None:
-        model.unet_share.zero_()
-    return [
-        _estimate(model, case, *task)
-        for index, case in enumerate(held_out)
-        for task in tasks(len(case.volumes))[index % EVERY :: EVERY]
-    ]
+    model.calibration.copy_(torch.tensor([0.0, 1.0]))
+    expected, observed, ratios = [], [], []
+    for index, case in enumerate(held_out):
+        for sources, target in tasks(len(case.volumes))[index % EVERY :: EVERY]:
+            predicted, matched, residual = _estimate(model, case, sources, target)
+            expected.append(predicted)
+            observed.append(matched)
+            ratios.append((residual / model.denoiser.residual.cpu()).square().mean())
+    slope, intercept = np.polyfit(expected, observed, 1)
+    model.calibration.copy_(torch.tensor([float(intercept), float(slope)]))
+    model.denoiser.inflation.copy_(torch.stack(ratios).mean().sqrt())
 
 
-def _estimate(model: Synthesiser, case: TrainingCase, sources: tuple[int, ...], target: int) -> HeldOut:
-    device = model.latent_std.device
+def _estimate(
+    model: Synthesiser, case: TrainingCase, sources: tuple[int, ...], target: int
+) -> tuple[float, float, Tensor]:
+    """Expected and observed PSNR of one task, and the deviation (C,) of the residual latent over the brain."""
+    device = model.calibration.device
     names, brain = model.preset.modalities, torch.from_numpy(np.array(case.brain))
     volumes = {names[m]: torch.from_numpy(case.volumes[m].astype(np.float32)).to(device) for m in sources}
+    truth = torch.from_numpy(case.volumes[target].astype(np.float32) * case.brain).to(device)
     with fast_precision(device):
         encoded = model.encode(volumes, brain.to(device))
-        prediction = model.predict(encoded, target, torch.zeros_like(encoded.latents[:1]), None, "mean")
-    assert prediction.expected_squared_error is not None
-
-    def thinned(volume: Tensor) -> Tensor:
-        return volume.cpu()[brain][::THINNED]
-
-    unet = None if encoded.unet_output is None else thinned(encoded.unet_output[target])
-    truth = thinned(torch.from_numpy(case.volumes[target].astype(np.float32)))
-    predicted = float(thinned(prediction.expected_squared_error).mean())
-    return HeldOut(target, thinned(prediction.volume), unet, truth, predicted, case.scales[target])
-
-
-def unet_shares(estimates: list[HeldOut], modalities: int) -> Tensor:
-    """Weight of the U-Net for each target (M,), from 0 to 1, that minimises the squared error after removing means."""
-    products = torch.zeros(2, modalities)
-    for one in estimates:
-        assert one.unet is not None
-        apart, error = (x - x.mean() for x in (one.unet - one.refined, one.truth - one.refined))
-        products[:, one.target] += torch.stack([apart @ error, apart @ apart])
-    return (products[0] / products[1].clamp(min=1e-12)).clamp(0, 1)
-
-
-def fit_calibration(model: Synthesiser, estimates: list[HeldOut]) -> list[float]:
-    """Intercept in dB and slope of the regression of observed on expected PSNR.
-
-    Both are over the brain, after the best linear fit of intensities.
-    """
-    found = []
-    for one in estimates:
-        given = one.refined
-        if one.unet is not None:
-            given = given.lerp(one.unet, model.unet_share[one.target].cpu())
-        acquired = one.scale.to_unit(one.truth.numpy(), model.preset.normalisation)
-        every = np.ones(len(acquired), bool)
-        matched = match(acquired, given.numpy(), every)
-        own = model.psnr_of(one.target, expected_mse(given, one.expected_mse))
-        found.append((own, psnr(acquired, matched, every)))
-    expected, observed = np.array(found).T
-    slope, intercept = np.polyfit(expected, observed, 1)
-    return [float(intercept), float(slope)]
+        prediction = model.predict(encoded, target, torch.empty(0), None, "mean")
+        latents = model.encode_latents(torch.stack([truth, prediction.volume])[:, None])
+    scale = case.scales[target]
+    acquired, given = (scale.to_unit(v.cpu().numpy()[case.brain]) for v in (truth, prediction.volume))
+    every = np.ones(len(acquired), bool)
+    factor = model.preset.autoencoder.factor
+    inside = torch.nn.functional.max_pool3d(encoded.inputs.brain.float(), factor)[0, 0] > 0
+    residual = (latents[0] - latents[1])[:, inside].square().mean(1).sqrt().cpu()
+    return prediction.expected_psnr, psnr(acquired, match(acquired, given, every), every), residual

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from modfill.atomic import replacing, writable
 from modfill.cases.files import CaseFiles
@@ -19,6 +22,8 @@ from modfill.metrics import psnr
 from modfill.model.config import Preset
 from modfill.preprocessing.intensity import IntensityScale
 from modfill.preprocessing.prepare import prepare
+
+HELD = 400  # cases of some 35 MB each
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,34 @@ class TrainingCase:
     key: str = ""
 
 
+class HeldCases:
+    """Cases as tensors on a device; a GPU keeps up to `HELD` of them, and the rest are read each time."""
+
+    def __init__(self, cases: list[TrainingCase]):
+        self.cases = cases
+        self.held: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def on(self, device: torch.device, index: int) -> tuple[Tensor, Tensor]:
+        """Volumes (M, X, Y, Z) float16 and brain (X, Y, Z) bool of a case."""
+        if index in self.held:
+            return self.held[index]
+        case = self.cases[index]
+        found = torch.from_numpy(np.array(case.volumes)).to(device), torch.from_numpy(np.array(case.brain)).to(device)
+        if device.type == "cuda" and len(self.held) < HELD:
+            self.held[index] = found
+        return found
+
+
 def load_cohort(folder: Path, cache: Path, preset: Preset) -> list[TrainingCase]:
     """Every complete case below `folder`, normalised into `cache` once, for as long as its files stay the same.
 
     Raises:
         ModfillError: no case has all of the preset's modalities, or one has an unusable image.
     """
-    cache = cache / f"{preset.normalisation}-{preset.multiple}"
+    cache = cache / f"zscore-{preset.multiple}"
     cases = []
     for files in find_cases(folder):
         if set(preset.modalities) <= set(files.paths):
@@ -88,7 +114,7 @@ def file_digest(path: Path) -> str:
 
 
 def _write_cached(stem: Path, case: Case, preset: Preset) -> None:
-    prepared = prepare(case, preset.multiple, preset.normalisation)
+    prepared = prepare(case, preset.multiple)
     volumes = np.stack([prepared.volumes[m] for m in preset.modalities]).astype(np.float16)
     save_array(stem.with_name(f"{stem.name}-volumes.npy"), volumes)
     save_array(stem.with_name(f"{stem.name}-brain.npy"), prepared.brain)
@@ -124,6 +150,12 @@ def brightness_of(case: TrainingCase) -> list[tuple[float, float, float]]:
     return [scale.brightness(volume, case.brain) for volume, scale in zip(case.volumes, case.scales, strict=True)]
 
 
+def tasks(modalities: int) -> list[tuple[tuple[int, ...], int]]:
+    """Every non-empty proper subset of the modalities with every modality that it lacks."""
+    subsets = [s for size in range(1, modalities) for s in combinations(range(modalities), size)]
+    return [(sources, target) for sources in subsets for target in range(modalities) if target not in sources]
+
+
 def validation_tasks(cases: list[TrainingCase]) -> list[tuple[TrainingCase, tuple[int, ...], int]]:
     """For each held-out case one target, in turn, from one source and from all others: (case, sources, target)."""
     tasks: list[tuple[TrainingCase, tuple[int, ...], int]] = []
@@ -134,7 +166,7 @@ def validation_tasks(cases: list[TrainingCase]) -> list[tuple[TrainingCase, tupl
     return tasks
 
 
-def unit_psnr(case: TrainingCase, target: int, predicted: np.ndarray, normalisation: str) -> float:
+def unit_psnr(case: TrainingCase, target: int, predicted: np.ndarray) -> float:
     """PSNR in dB of a normalised prediction (X, Y, Z), in unit range by the target's own scale."""
     acquired = case.volumes[target].astype(np.float32)
-    return psnr(*(case.scales[target].to_unit(v, normalisation) * case.brain for v in (acquired, predicted)))
+    return psnr(*(case.scales[target].to_unit(v) * case.brain for v in (acquired, predicted)))

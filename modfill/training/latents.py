@@ -1,9 +1,8 @@
-"""The latent bank: every training case encoded once, as it is and as augmented, so that later stages never encode."""
+"""The latent bank: deformed and re-contrasted cases encoded once, on disk, for the denoiser's stage."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -12,101 +11,99 @@ import torch
 from torch import Tensor, nn
 
 from modfill.model.device import fast_precision
-from modfill.model.synthesiser import Synthesiser
-from modfill.training.augmentation import jitter
-from modfill.training.data import TrainingCase, save_array
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One training example: which case, mirrored or not, from which sources (re-contrasted or not) to which targets."""
-
-    case: int
-    mirrored: bool
-    sources: tuple[int, ...]
-    recontrasted: tuple[bool, ...]
-    targets: tuple[int, ...]
-
-
-def draw(rng: np.random.Generator, cases: int, modalities: int) -> Draw:
-    """A random case with a random non-empty proper subset of its modalities as sources, all others as targets."""
-    sources = tuple(np.flatnonzero(rng.permutation(modalities) < rng.integers(1, modalities)).tolist())
-    return Draw(
-        case=int(rng.integers(cases)),
-        mirrored=bool(rng.random() < 0.5),
-        sources=sources,
-        recontrasted=tuple(bool(rng.random() < 0.5) for _ in sources),
-        targets=tuple(m for m in range(modalities) if m not in sources),
-    )
+from modfill.model.synthesiser import Encoded, Synthesiser
+from modfill.model.translator import Inputs
+from modfill.training.augmentation import draw_sources, example
+from modfill.training.data import HeldCases, TrainingCase, save_array
 
 
 class LatentBank:
-    """Latents of a cohort on disk, in four variants of each modality: plain or mirrored, plain or re-contrasted."""
+    """Variants of a cohort: each is a case, deformed and under another scanner, with a random set of sources.
 
-    def __init__(self, model: Synthesiser, cases: list[TrainingCase], folder: Path):
-        self.cases, self.model = cases, model
-        self.folder = folder / digest(model.autoencoder)
+    Args:
+        model: with a trained autoencoder and translator.
+        cases: of the cohort.
+        folder: of the files.
+        variants: how many.
+    """
+
+    def __init__(self, model: Synthesiser, cases: list[TrainingCase], folder: Path, variants: int):
+        self.model, self.cases, self.variants = model, HeldCases(cases), variants
+        keys = " ".join(case.key for case in cases)
+        name = hashlib.sha256(f"{digest(model.autoencoder, model.translator)} {keys}".encode()).hexdigest()[:12]
+        self.folder = folder / name
 
     def fill(self, rank: int = 0, ranks: int = 1) -> None:
-        """Encode one rank's share of the cases, unless that has been done before."""
-        for index, case in list(enumerate(self.cases))[rank::ranks]:
-            path = self.folder / f"{case.key}.npy"
+        """Encode one rank's share of the variants, unless that has been done before."""
+        for index in range(rank, self.variants, ranks):
+            path = self.folder / f"{index}.npy"
             if not path.exists():
-                save_array(path, self._encoded(index, self.model.latent_std.device))
+                save_array(path, self._encoded(index))
 
     @cached_property
-    def latents(self) -> list[np.ndarray]:
+    def _files(self) -> list[np.ndarray]:
         """Memory maps, once every rank has filled in its share."""
-        return [np.load(self.folder / f"{case.key}.npy", mmap_mode="r") for case in self.cases]
+        return [np.load(self.folder / f"{index}.npy", mmap_mode="r") for index in range(self.variants)]
+
+    def _task(self, index: int) -> tuple[np.random.Generator, list[int], list[int]]:
+        """The generator of a variant, its sources and its targets."""
+        rng = np.random.default_rng(index)
+        return rng, *draw_sources(rng, len(self.model.preset.modalities))
 
     @torch.no_grad()
-    def _encoded(self, index: int, device: torch.device) -> np.ndarray:
-        """(mirrored 2, re-contrasted 2, M, C, x, y, z) float16, not scaled."""
+    def _encoded(self, index: int) -> np.ndarray:
+        """Of each target its mean's latent and its own, of each source its latent, then the condition's extra channels.
+
+        Everything is (channels, x, y, z) float16.
+        """
         self.model.eval()
-        variants = []
+        preset, device = self.model.preset, self.model.calibration.device
+        rng, sources, targets = self._task(index)
+        volumes, brain = self.cases.on(device, index % len(self.cases))
+        drawn = example(rng, volumes, brain, 0, preset.autoencoder.factor)
+        available = torch.zeros(len(preset.modalities), device=device)
+        available[sources] = 1
+        inputs = Inputs(drawn.sources * available[:, None, None, None], drawn.brain[None].float(), available,
+                        drawn.place, drawn.statistics)  # fmt: skip
         with fast_precision(device):
-            for mirrored in (False, True):
-                for recontrasted in (False, True):
-                    modalities = range(len(self.cases[index].volumes))
-                    volumes = [self.volume(index, m, mirrored, recontrasted) for m in modalities]
-                    stacked = torch.stack(volumes)[:, None].to(device)
-                    latents = self.model.encode_latents(stacked) * self.model.latent_std
-                    variants.append(latents.float().cpu().numpy().astype(np.float16))
-        return np.stack(variants).reshape(2, 2, *variants[0].shape)
+            inputs = Inputs(*(part[None] for part in inputs))
+            encoded = Encoded(inputs, self.model.translator.encode(inputs))
+            conditions = [self.model.condition(encoded, t, *self.model.mean(encoded, t)) for t in targets]
+            wanted = self.model.encode_latents(drawn.wanted[targets][:, None])
+        parts = [part for c, own in zip(conditions, wanted, strict=True) for part in (c.mean[0], own, c.extra[0])]
+        return torch.cat([conditions[0].sources[0].flatten(0, 1), *parts]).float().cpu().numpy().astype(np.float16)
 
-    def volume(self, index: int, modality: int, mirrored: bool, recontrasted: bool) -> Tensor:
-        """The normalised volume (X, Y, Z) that a latent stands for, float32."""
-        case = self.cases[index]
-        volume = torch.from_numpy(case.volumes[modality].astype(np.float32))
-        if recontrasted:
-            brain = torch.from_numpy(np.array(case.brain))
-            volume = jitter(np.random.default_rng([index, modality, int(mirrored)]), volume, brain)
-        return volume.flip(0) if mirrored else volume
+    def row(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A random variant and one of its targets: the parts of a `Condition`, and the target's latent."""
+        index = int(rng.integers(self.variants))
+        _, sources, targets = self._task(index)
+        return self._row(index, sources, targets, int(rng.integers(len(targets))))
 
-    def brain(self, index: int, mirrored: bool) -> Tensor:
-        """The brain (X, Y, Z), bool."""
-        brain = torch.from_numpy(np.array(self.cases[index].brain))
-        return brain.flip(0) if mirrored else brain
+    def _row(
+        self, index: int, sources: list[int], targets: list[int], which: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        modalities, channels = len(self.model.preset.modalities), self.model.preset.autoencoder.latent_channels
+        stored = torch.from_numpy(self._files[index].astype(np.float32))
+        known, rest = stored[: modalities * channels], stored[modalities * channels :]
+        mean, own, extra = rest.chunk(len(targets))[which].tensor_split([channels, 2 * channels])
+        available = torch.zeros(modalities)
+        available[sources] = 1
+        target = torch.tensor(targets[which])
+        return mean, known.unflatten(0, (modalities, channels)), extra, available, target, own
 
-    def sources(self, example: Draw) -> Tensor:
-        """Scaled latents (S, C, x, y, z) of an example's sources."""
-        latents = [
-            self.latents[example.case][int(example.mirrored), int(changed), m]
-            for m, changed in zip(example.sources, example.recontrasted, strict=True)
-        ]
-        return self.scaled(np.stack(latents))
-
-    def clean(self, example: Draw, modalities: tuple[int, ...]) -> Tensor:
-        """Scaled latents (len(modalities), C, x, y, z) without change of contrast."""
-        return self.scaled(self.latents[example.case][int(example.mirrored), 0][list(modalities)])
-
-    def scaled(self, latents: np.ndarray) -> Tensor:
-        """Stored latents -> scaled ones on the model's device."""
-        return torch.from_numpy(latents.astype(np.float32)).to(self.model.latent_std.device) / self.model.latent_std
-
-    def std(self) -> float:
-        """Standard deviation of all plain latents, by which they are scaled."""
-        return float(np.sqrt(np.mean([np.square(z[0, 0].astype(np.float32)).mean() for z in self.latents])))
+    def figures(self) -> dict[str, Tensor]:
+        """Mean and deviation of the targets' latents over the brain, and deviation of their residuals, (C,) each."""
+        sums, voxels = torch.zeros(3, self.model.preset.autoencoder.latent_channels, dtype=torch.float64), 0.0
+        for index in range(self.variants):
+            _, sources, targets = self._task(index)
+            mean, _, extra, _, _, own = self._row(index, sources, targets, 0)
+            inside = extra[0] > 0
+            latents, residual = own[:, inside], (own - mean)[:, inside]
+            sums += torch.stack([latents.sum(1), latents.square().sum(1), residual.square().sum(1)]).double()
+            voxels += float(inside.sum())
+        first, second, third = sums / voxels
+        deviation = (second - first.square()).clamp(min=1e-8).sqrt()
+        return {"centre": first.float(), "spread": deviation.float(), "residual": third.clamp(min=1e-8).sqrt().float()}
 
 
 def digest(*parts: nn.Module) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,11 @@ class Stage(nn.Module):
     def batch(self, rng: np.random.Generator) -> Mapping[str, object]:
         """The inputs of one step."""
         raise TypeError(f"{type(self).__name__} must define batch()")
+
+    def optimisers(self, parameters: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+        """The optimisers of the parameters that are trained: AdamW for all, unless a stage says otherwise."""
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        return [torch.optim.AdamW(parameters.values(), lr=rate, betas=(0.9, 0.99), weight_decay=decay)]
 
     def validate(self) -> float:
         """The stage's validation PSNR in dB."""
@@ -89,12 +94,11 @@ def train(
     """
     stage.to(device)
     parameters = _trainable(stage)
-    optimiser = torch.optim.AdamW(parameters.values(), lr=stage.config.learning_rate, betas=(0.9, 0.99),
-                                  weight_decay=stage.config.weight_decay)  # fmt: skip
+    optimisers = stage.optimisers(parameters)
     ema, progress = EMA(parameters, stage.config.ema), Progress()
     checkpoint = run / f"{stage.name}.ckpt"
     if checkpoint.exists():
-        _resume(checkpoint, stage, optimiser, ema, progress)
+        _resume(checkpoint, stage, optimisers, ema, progress)
     model: Callable[..., Any] = (
         DistributedDataParallel(stage, find_unused_parameters=True) if dist.is_initialized() else stage
     )
@@ -108,7 +112,7 @@ def train(
         batch = stage.batch(np.random.default_rng(step))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             loss, parts = model(batch)
-        _descend(loss, optimiser, parameters, rate, stage.config.gradient_clip)
+        _descend(loss, optimisers, parameters, rate, stage.config.gradient_clip)
         progress.step += 1
         ema.update(parameters, progress.step)
         progress.seconds += time.monotonic() - began
@@ -121,10 +125,10 @@ def train(
                     curves.validated(progress, validated(stage, device, half))
                     ema.swap(parameters)
                     validating += time.monotonic() - began
-                _save(checkpoint, stage, optimiser, ema, progress)
+                _save(checkpoint, stage, optimisers, ema, progress)
                 saved = time.monotonic()
     if curves:
-        _save(checkpoint, stage, optimiser, ema, progress)
+        _save(checkpoint, stage, optimisers, ema, progress)
     ema.swap(parameters)
     if curves:
         curves.validated(progress, validated(stage, device, half))
@@ -132,15 +136,21 @@ def train(
 
 
 def _descend(
-    loss: Tensor, optimiser: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], rate: float, clip: float
+    loss: Tensor,
+    optimisers: Sequence[torch.optim.Optimizer],
+    parameters: dict[str, nn.Parameter],
+    rate: float,
+    clip: float,
 ) -> None:
     """One clipped optimiser step; none where the gradient is not finite: one bad batch must not end a long run."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    optimiser.zero_grad(set_to_none=True)
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.zero_grad(set_to_none=True)
     loss.backward()
     if torch.isfinite(nn.utils.clip_grad_norm_(parameters.values(), clip)):
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
 
 
 @torch.no_grad()
@@ -183,11 +193,11 @@ def _trainable(stage: Stage) -> dict[str, nn.Parameter]:
     return {name: p for name, p in stage.named_parameters() if p.requires_grad}
 
 
-def _save(path: Path, stage: Stage, optimiser: torch.optim.Optimizer, ema: EMA, progress: Progress) -> None:
+def _save(path: Path, stage: Stage, optimisers: Sequence[torch.optim.Optimizer], ema: EMA, progress: Progress) -> None:
     state = {
         "parameters": {name: p.detach() for name, p in _trainable(stage).items()},
         "buffers": {name: b for name, b in stage.named_buffers() if name in stage.state_dict()},
-        "optimiser": optimiser.state_dict(),
+        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
         "ema": ema.shadow,
         "step": progress.step,
         "seconds": progress.seconds,
@@ -198,7 +208,9 @@ def _save(path: Path, stage: Stage, optimiser: torch.optim.Optimizer, ema: EMA, 
         temporary.write_bytes(content.getbuffer())
 
 
-def _resume(path: Path, stage: Stage, optimiser: torch.optim.Optimizer, ema: EMA, progress: Progress) -> None:
+def _resume(
+    path: Path, stage: Stage, optimisers: Sequence[torch.optim.Optimizer], ema: EMA, progress: Progress
+) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
     try:
         result = stage.load_state_dict(state["parameters"] | state["buffers"], strict=False)
@@ -207,7 +219,8 @@ def _resume(path: Path, stage: Stage, optimiser: torch.optim.Optimizer, ema: EMA
         foreign = True
     if foreign:
         raise ModfillError(f"{path} must be of the preset in training, got another one's; choose another run folder")
-    optimiser.load_state_dict(state["optimiser"])
+    for optimiser, stored in zip(optimisers, state["optimisers"], strict=True):
+        optimiser.load_state_dict(stored)
     for name, value in state["ema"].items():
         ema.shadow[name].copy_(value)
     progress.step, progress.seconds = state["step"], state["seconds"]

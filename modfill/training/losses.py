@@ -1,9 +1,11 @@
-"""The autoencoder's losses beside L1 (paper, section 3.1)."""
+"""Losses: the autoencoder's beside L1 (paper, section 3.1), and the translator's."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from modfill.metrics import C1, C2, WINDOW_RADIUS, WINDOW_SIGMA
 
 
 def multiscale_gradient(prediction: Tensor, target: Tensor, scales: int = 3) -> Tensor:
@@ -24,3 +26,61 @@ def multiscale_gradient(prediction: Tensor, target: Tensor, scales: int = 3) -> 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
     """The discriminator's hinge loss from its scores of real and reconstructed patches, a scalar."""
     return 0.5 * (torch.relu(1 - real).mean() + torch.relu(1 + fake).mean())
+
+
+def linear_fit(estimate: Tensor, truth: Tensor, brain: Tensor) -> tuple[Tensor, Tensor]:
+    """Fit intensities linearly over the brain, with a slope of at least 0: the protocol's "matched".
+
+    Args:
+        estimate: (B, 1, X, Y, Z).
+        truth: likewise.
+        brain: likewise, 1 inside.
+
+    Returns:
+        The fitted estimate (B, 1, X, Y, Z), and its mean squared error over the brain (B, 1).
+    """
+    voxels = brain.sum((2, 3, 4), keepdim=True).clamp(min=1)
+
+    def mean(x: Tensor) -> Tensor:
+        return (x * brain).sum((2, 3, 4), keepdim=True) / voxels
+
+    given, wanted = estimate - mean(estimate), truth - mean(truth)
+    slope = (mean(given * wanted) / mean(given.square()).clamp(min=1e-6)).clamp(min=0)
+    fit = slope * given + mean(truth)
+    return fit, mean((fit - truth).square()).flatten(1)
+
+
+def log_likelihood(log_error: Tensor, squared_error: Tensor, brain: Tensor) -> Tensor:
+    """Negative logarithm of a Gaussian's likelihood, averaged over the brain, but for constants: (B, 1).
+
+    Args:
+        log_error: logarithm of the expected squared error, (B, 1, X, Y, Z).
+        squared_error: the true one, likewise.
+        brain: likewise, 1 inside.
+    """
+    values = log_error + squared_error * (-log_error).exp()
+    return (values * brain).sum((2, 3, 4)) / brain.sum((2, 3, 4)).clamp(min=1)
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM of volumes in unit range at every voxel, (B, 1, X, Y, Z), with the Gaussian window of `modfill.metrics`."""
+    with torch.autocast(a.device.type, enabled=False):
+        moments = _smoothed(torch.cat([a, b, a * a, b * b, a * b], dim=1).float())
+    mean_a, mean_b, square_a, square_b, product = moments.chunk(5, dim=1)
+    variances = square_a - mean_a.square() + square_b - mean_b.square()
+    covariance = product - mean_a * mean_b
+    return ((2 * mean_a * mean_b + C1) * (2 * covariance + C2)) / (
+        (mean_a.square() + mean_b.square() + C1) * (variances + C2)
+    )
+
+
+def _smoothed(x: Tensor) -> Tensor:
+    """SSIM's Gaussian along every axis, by products with banded matrices; zeros beyond the edges."""
+    offsets = torch.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1, device=x.device)
+    total = (-offsets.square() / (2 * WINDOW_SIGMA**2)).exp().sum()
+    for axis in (2, 3, 4):
+        places = torch.arange(x.shape[axis], device=x.device)
+        apart = places[:, None] - places
+        band = (-apart.square() / (2 * WINDOW_SIGMA**2)).exp() * (apart.abs() <= WINDOW_RADIUS) / total
+        x = (x.movedim(axis, -1) @ band).movedim(-1, axis)
+    return x

@@ -14,7 +14,7 @@ from torch import nn
 
 from modfill.atomic import writable
 from modfill.errors import ModfillError
-from modfill.model.config import PRESETS, Preset
+from modfill.model.config import PRESETS, STAGES, Preset
 from modfill.model.device import best_device, half_is_fast
 from modfill.model.synthesiser import Synthesiser
 from modfill.training.calibration import fit_to_held_out
@@ -22,20 +22,16 @@ from modfill.training.data import TrainingCase, brightness_of, load_cohort
 from modfill.training.latents import LatentBank
 from modfill.training.log import Budget
 from modfill.training.loop import Stage, rank, train
-from modfill.training.points import PointBank
 from modfill.training.regions import Regions
-from modfill.training.shortcuts import fit_shortcut
 from modfill.training.stages.autoencoder import AutoencoderStage
-from modfill.training.stages.refiner import RefinerStage
-from modfill.training.stages.translation import DenoiserStage, TranslatorStage
-from modfill.training.stages.unet import UNetStage
+from modfill.training.stages.denoiser import DenoiserStage
+from modfill.training.stages.translator import TranslatorStage
 from modfill.weights import checkpoint
 
 HELD_OUT_EVERY = 10  # without a validation folder every tenth case is held out
 # Rank 0 prepares the cohort alone, which may take hours, and it validates alone. A rank that dies leaves nobody
 # waiting: torchrun ends the others.
 LONGEST_WAIT = timedelta(days=2)
-FITTED_LAST = ("refiner", "unet")  # stages after which the U-Net's share and the calibration are fitted
 
 
 def train_preset(
@@ -64,7 +60,7 @@ def train_preset(
         device: None takes a GPU where there is one.
         weights: trained weights of the same preset to start from, which may lack the last stages; a stage in `out`
             goes before them. With `stage`, everything in them that is not of this stage stays as it is.
-        regions: tumour regions of more patients, for the U-Net; see `modfill.training.regions`.
+        regions: tumour regions of more patients, for the translator; see `modfill.training.regions`.
 
     Returns:
         The path of `weights.safetensors`.
@@ -88,18 +84,17 @@ def train_preset(
     if stage is None or weights is None:  # one stage alone leaves what else the weights hold as it is
         model.brightness.fit(torch.tensor([brightness_of(case) for case in cases]))
     half = half_is_fast(device) and _half_is_sound(cases, preset, device)
-    stages = (stage,) if stage else preset.stages
+    stages = (stage,) if stage else STAGES
 
     def train_stage(name: str) -> None:
         budget = _budget(preset, name, stages, minutes)
         train(_stage(name, model, cases, held_out, out=out, regions=more), out, budget, seed=seed, device=device,
               half=half)  # fmt: skip
 
-    ready, renewed = _train_stages(model, trained, stages, cases=cases, out=out, train_stage=train_stage)
-    fitted = weights is not None and not renewed & set(FITTED_LAST)
+    ready, renewed = _train_stages(model, trained, stages, out=out, train_stage=train_stage)
     result = out / "weights.safetensors"
     if rank() == 0:
-        if preset.refiner and ready == preset.stages and not fitted:
+        if renewed and ready == STAGES:
             fit_to_held_out(model, held_out)
         checkpoint.save(model, result, ready)
     return result
@@ -110,7 +105,6 @@ def _train_stages(
     trained: Collection[str],
     stages: Sequence[str],
     *,
-    cases: list[TrainingCase],
     out: Path,
     train_stage: Callable[[str], None],
 ) -> tuple[tuple[str, ...], set[str]]:
@@ -120,29 +114,25 @@ def _train_stages(
         model: the model to train.
         trained: stages that are trained in the weights to start from.
         stages: those to train now.
-        cases: training cases.
         out: run folder.
         train_stage: trains one stage of the model.
 
     Returns:
         The stages that are trained now, up to the first one that is not; and those of them that this run folder holds.
     """
-    order = model.preset.stages
     ready: list[str] = []
     renewed: set[str] = set()
-    for name in order:
+    for name in STAGES:
         done = out / f"{name}.ckpt"
         if name in stages:
             train_stage(name)
-        elif done.exists() or (name not in trained and order.index(name) < order.index(stages[0])):
+        elif done.exists() or (name not in trained and STAGES.index(name) < STAGES.index(stages[0])):
             _load_averaged(getattr(model, name), done)
         elif name not in trained:
             break
         ready.append(name)
         if name in stages or done.exists():
             renewed.add(name)
-            if name == "autoencoder":
-                _fit_latents(model, cases, out)
     return tuple(ready), renewed
 
 
@@ -153,19 +143,12 @@ def _budget(preset: Preset, name: str, stages: Sequence[str], minutes: float | N
     return Budget(settings.steps, minutes and minutes * settings.share / whole)
 
 
-def _fit_latents(model: Synthesiser, cases: list[TrainingCase], out: Path) -> None:
-    """Set the latents' standard deviation to that of the training cases."""
-    bank = LatentBank(model, cases, out / "latents")
-    _filled(bank)
-    model.latent_std.fill_(bank.std())
-
-
 def _preset_named(preset_name: str, stage: str | None) -> Preset:
     if preset_name not in PRESETS:
         raise ModfillError(f"preset must be one of {', '.join(PRESETS)}, got '{preset_name}'")
     preset = PRESETS[preset_name]
-    if stage is not None and stage not in preset.stages:
-        raise ModfillError(f"stage of preset {preset_name} must be one of {', '.join(preset.stages)}, got '{stage}'")
+    if stage is not None and stage not in STAGES:
+        raise ModfillError(f"stage must be one of {', '.join(STAGES)}, got '{stage}'")
     return preset
 
 
@@ -214,10 +197,11 @@ def _half_is_sound(cases: list[TrainingCase], preset: Preset, device: torch.devi
     On the CPU, the weight gradient of a 3x3x3 convolution over a volume whose first edge is 2 reads uninitialised
     memory (torch 2.13), so no network may have so small a level.
     """
-    return device.type == "cuda" or all(case.brain.shape[0] >= 3 * preset.multiple for case in cases)
+    edges = [case.brain.shape[0] for case in cases] + [c.crop for c in preset.training.values() if c.crop]
+    return device.type == "cuda" or min(edges) >= 3 * preset.multiple
 
 
-def _filled(bank: LatentBank | PointBank) -> None:
+def _filled(bank: LatentBank) -> None:
     """Let every rank add its share to a bank."""
     bank.fill(rank(), dist.get_world_size() if dist.is_initialized() else 1)
     if dist.is_initialized():
@@ -239,19 +223,11 @@ def _stage(
     part.requires_grad_(True)
     if name == "autoencoder":
         return AutoencoderStage(model.autoencoder, model.preset, cases, held_out)
-    if name == "unet":
-        return UNetStage(model, cases, held_out, regions)
-    bank = LatentBank(model, cases, out / "latents")
-    if name == "refiner":
-        points = PointBank(bank, out / "points")
-        _filled(points)
-        return RefinerStage(model, bank, held_out, points)
+    if name == "translator":
+        return TranslatorStage(model, cases, held_out, regions)
+    bank = LatentBank(model, cases, out / "latents", model.preset.training[name].variants)
     _filled(bank)
-    if name == "denoiser":
-        return DenoiserStage(model, part, bank, held_out)
-    if part.shortcut is not None:
-        fit_shortcut(part.shortcut, bank)
-    return TranslatorStage(model, part, bank, held_out)
+    return DenoiserStage(model, bank, held_out)
 
 
 def _load_averaged(part: nn.Module, path: Path) -> None:

@@ -33,7 +33,6 @@ def save(model: Synthesiser, path: Path, stages: tuple[str, ...]) -> None:
     from safetensors.torch import save as serialised
 
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
-    tensors["latent_std"] = model.latent_std.detach().cpu().float()
     preset, trained = model.preset.to_json(), ",".join(stages)
     content = {"preset": preset, "stages": trained, "content": _digest(preset, trained, tensors)}
     # one entry only: safetensors writes several in random order, and every sidecar records the file's hash
@@ -56,17 +55,17 @@ def load(path: Path) -> tuple[Synthesiser, WeightsFile]:
     tensors, preset = _tensors(path), file.preset
     try:
         with torch.device("meta"):  # allocates nothing: the file may not hold tensors of these sizes
-            expected = Synthesiser(preset).state_dict()
+            model = Synthesiser(preset)
     except MALFORMED as error:
         raise unreadable_preset(path, error) from error
+    expected = model.state_dict()
     _check_fit(expected, tensors, path, preset.name)
     if file.content != _digest(*file.texts, tensors):
         raise WeightsError(f"{path}: must hold what was saved, got altered weights; download or train them again")
     spoilt = next((name for name, value in sorted(tensors.items()) if not value.isfinite().all()), None)
     if spoilt is not None:
         raise WeightsError(f"{path}: weights must be finite, got NaN or infinity in {spoilt}; train them again")
-    model = Synthesiser(preset)
-    model.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()})
+    model.load_state_dict({name: value.to(expected[name].dtype) for name, value in tensors.items()}, assign=True)
     return model.eval(), file
 
 

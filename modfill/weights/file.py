@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modfill.errors import WeightsError
-from modfill.model.config import Preset
+from modfill.model.config import STAGES, Preset
 
 __all__ = ["MALFORMED", "SHIPPED", "WeightsFile", "damaged", "unreadable_preset"]
 
@@ -66,7 +66,7 @@ class WeightsFile:
 
     def require_trained(self) -> None:
         """Raise WeightsError unless every stage of the preset was trained."""
-        untrained = [stage for stage in self.preset.stages if stage not in self.stages]
+        untrained = [stage for stage in STAGES if stage not in self.stages]
         if untrained:
             raise WeightsError(
                 f"{self.path} must have every stage trained, got none of {', '.join(untrained)}; train on"

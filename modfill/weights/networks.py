@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from modfill.errors import SettingsError, WeightsError, within_memory
 from modfill.modalities import modalities_of
 from modfill.model.config import Preset
-from modfill.settings import Settings
 from modfill.weights.file import WeightsFile
 
 if TYPE_CHECKING:
@@ -84,19 +83,3 @@ class Networks:
                     f"a target must be one of the weights' {', '.join(known)}, got '{target}'; leave it out"
                 )
         return wanted
-
-    def require_possible(self, settings: Settings) -> None:
-        """Raise SettingsError for settings that these weights do not support."""
-        preset = self.preset
-        if settings.uncertainty and preset.refiner is None and settings.samples < 2:
-            raise SettingsError(
-                f"uncertainty must have two samples or more with weights without a refiner, got {settings.samples}; "
-                "set samples=8"
-            )
-        if settings.samples > 1 and preset.samples_needed(settings) == 1:
-            # where more samples have an effect: in the mean of several steps, and in the spread without a refiner
-            ways = "in mode mean with steps" if preset.single_step_mean else "in mode mean"
-            ways += " or for uncertainty" if preset.refiner is None else ""
-            raise SettingsError(
-                f"samples must be 1 here, got {settings.samples}; with these weights more count {ways} only"
-            )

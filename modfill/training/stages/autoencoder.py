@@ -28,7 +28,7 @@ class AutoencoderStage(Stage):
     ):
         super().__init__()
         self.autoencoder, self.losses = autoencoder, preset.losses
-        self.config, self.normalisation = preset.training["autoencoder"], preset.normalisation
+        self.config = preset.training["autoencoder"]
         self.cases, self.held_out = cases, held_out
         self.discriminator = _discriminator() if preset.losses.adversarial else None
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.long))
@@ -72,7 +72,7 @@ class AutoencoderStage(Stage):
             modality = index % len(case.volumes)
             volume = np.array(case.volumes[modality], np.float32)
             out = self.autoencoder(torch.from_numpy(volume)[None, None].to(device))[0][0, 0].float().cpu().numpy()
-            values.append(unit_psnr(case, modality, out, self.normalisation))
+            values.append(unit_psnr(case, modality, out))
         return float(np.mean(values))
 
 
