@@ -44,7 +44,7 @@ def in_unit_range(prepared: Prepared, volume: np.ndarray, unit: Sequence[float])
         volume: (X, Y, Z).
         unit: mean and standard deviation that the modality is taken to have in unit range.
     """
-    scaled = IntensityScale(0, 1, *unit).to_unit(volume, "zscore").astype(np.float32)
+    scaled = IntensityScale(0, 1, *unit).to_unit(volume).astype(np.float32)
     return prepared.restore(scaled)
 
 

@@ -1,19 +1,18 @@
-"""The contribution of each part of the model, alone and added to the parts before it, on validation cases.
+"""The stages of the model from the autoencoder's limit to the mean and samples, on validation cases.
 
-    python -m benchmarks.ladder --cases DIR --out DIR
+    python -m benchmarks.ladder --cases DIR --out DIR [--samples 8]
 
 Each case is scored in two tasks, one target (in turn) from one source and from all others. Writes `ladder.csv` and
-`ladder.md`: the autoencoder given the target itself, the latent shortcut, the translator, the denoiser's mean in one
-step, samples of 2 to 50 steps, the refiner without latents, with the translator's alone and with both, the U-Net alone,
-and the mean of refiner and U-Net.
+`ladder.md`: the autoencoder given the target itself, the decoded latent of the mean (the autoencoder's limit for it),
+the mean, one sample, and the mean of several samples.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,15 +22,14 @@ from benchmarks.cases import figures, in_unit_range, reduced
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
 from modfill.modalities import MODALITIES
-from modfill.model.device import fast_precision
-from modfill.model.inference import Inference
-from modfill.model.synthesiser import Synthesiser
+from modfill.model.device import best_device, fast_precision
+from modfill.model.inference import Inference, draw_noise
+from modfill.model.synthesiser import Encoded, Synthesiser
 from modfill.preprocessing.prepare import prepare
 from modfill.weights import checkpoint
 from modfill.weights.file import SHIPPED
 
-STEPS = (2, 5, 10, 50)
-SHOWN = ("psnr", "psnr_brain", "psnr_tumour", "ssim", "psnr_matched", "sharpness")
+SHOWN = ("psnr", "psnr_brain", "psnr_tumour", "ssim", "psnr_matched", "ssim_matched", "sharpness")
 
 
 def tasks(cases: list[Case]) -> Iterator[tuple[Case, tuple[str, ...], str]]:
@@ -42,48 +40,73 @@ def tasks(cases: list[Case]) -> Iterator[tuple[Case, tuple[str, ...], str]]:
         yield case, tuple(m for m in MODALITIES if m != target), target
 
 
-def rungs(model: Synthesiser, volumes: dict[str, Tensor], target: int) -> Iterator[tuple[str, Tensor]]:
-    """Name and volume (X, Y, Z), z-scored, of every rung."""
-    assert model.refiner is not None and model.translator.shortcut is not None
-    encoded = model.encode(volumes)
-    nothing = torch.zeros_like(encoded.latents[:1])
-    noise = torch.randn(nothing.shape, generator=torch.Generator().manual_seed(0))
-    yield "latent shortcut", model.decode(model.translator.shortcut(encoded.latents, encoded.sources, target))[0, 0]
-    target_like, mean = model.estimate(encoded, target, nothing, 1)
-    yield "translator", model.decode(target_like)[0, 0]
-    yield "denoiser, 1 step", model.decode(mean)[0, 0]
-    for steps in STEPS:
-        yield f"one sample, {steps} steps", model.decode(model.estimate(encoded, target, noise, steps)[1])[0, 0]
-    alone = replace(encoded, unet_output=None)
-    yield "refiner without latents", model.refine(alone, target, nothing, nothing)[0]
-    yield "refiner on the translator", model.refine(alone, target, target_like, target_like)[0]
-    yield "refiner on the denoiser", model.refine(alone, target, target_like, mean)[0]
-    if encoded.unet_output is not None:
-        yield "U-Net alone", encoded.unet_output[target]
-        yield "refiner and U-Net", model.refine(encoded, target, target_like, mean)[0]
+def rungs(model: Synthesiser, encoded: Encoded, target: int, noise: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Name and volume (X, Y, Z), z-scored, of every rung that does not know the target.
+
+    Args:
+        model: whose stages they are.
+        encoded: a case.
+        target: index of the modality wanted.
+        noise: standard normal (N, C, x, y, z), of N samples.
+    """
+    mean, squared_error = model.mean(encoded, target)
+    latent = model.condition(encoded, target, mean, squared_error).mean
+    yield "the mean's latent, decoded", model.autoencoder.decode(latent)[0, 0] * encoded.brain
+    yield "the mean", mean
+    residuals = model.residuals(encoded, target, mean, squared_error, noise)
+    yield "one sample", mean + residuals[0]
+    yield f"the mean of {len(noise)} samples", mean + residuals.mean(0)
+
+
+class Task:
+    """One target of a case from some of its modalities, encoded.
+
+    Attributes:
+        encoded: the sources.
+        index: of the target among the modalities.
+        noise: of the samples, as a completion would draw it.
+    """
+
+    def __init__(self, networks: Inference, case: Case, sources: tuple[str, ...], target: str, samples: int):
+        self.networks, self.case, self.sources, self.target = networks, case, sources, target
+        self.index = MODALITIES.index(target)
+        self.prepared = prepare(reduced(case, sources), networks.preset.multiple)
+        self.encoded = networks.encode(self.prepared.volumes, self.prepared.brain)
+        self.unit = networks.brightness(self.prepared.brightness(), target)
+        autoencoder = networks.preset.autoencoder
+        shape = (autoencoder.latent_channels, *(n // autoencoder.factor for n in self.prepared.brain.shape))
+        self.noise = draw_noise(shape, case.case_id, target, 0, samples).to(networks.device)
+
+    def scored(self, volumes: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Any]]:
+        """A row of every figure of the protocol, and the sharpness, for each name and volume (X, Y, Z), z-scored."""
+        for name, volume in volumes:
+            given = in_unit_range(self.prepared, volume.float().cpu().numpy(), self.unit)
+            yield {**self.row(name), **figures(self.case, self.target, given)}
+
+    def row(self, name: str) -> dict[str, Any]:
+        """The keys of a row of that name."""
+        sources = "+".join(self.sources)
+        return {"rung": name, "case_id": self.case.case_id, "sources": sources, "target": self.target}
+
+    def limit(self) -> dict[str, Any]:
+        """The row of the autoencoder that is given the target itself."""
+        model, whole = self.networks.model, prepare(self.case, self.networks.preset.multiple)
+        truth = torch.from_numpy(whole.volumes[self.target])[None, None].to(self.networks.device)
+        volume = model.autoencoder.decode(model.encode_latents(truth))[0, 0].float().cpu().numpy()
+        scale = whole.scales[self.target]
+        given = in_unit_range(whole, volume, (scale.unit_mean, scale.unit_std))
+        return {**self.row("autoencoder, given the target"), **figures(self.case, self.target, given)}
 
 
 @torch.inference_mode()
-def climb(model: Synthesiser, cases: list[Case]) -> pd.DataFrame:
-    """A row per case, task and rung, with every figure of the protocol, and the sharpness."""
-    rows = []
+def climb(model: Synthesiser, cases: list[Case], samples: int) -> pd.DataFrame:
+    """A row per case, task and rung."""
+    networks, rows = Inference(model, best_device()), []
     for case, sources, target in tasks(cases):
-        whole, part = (prepare(c, model.preset.multiple, "zscore") for c in (case, reduced(case, sources)))
-        index = MODALITIES.index(target)
-        with fast_precision(torch.device("cpu")):
-            truth = torch.from_numpy(whole.volumes[target])[None, None]
-            scale, unit = (
-                whole.scales[target],
-                Inference(model, torch.device("cpu")).brightness(part.brightness(), target),
-            )
-            known = [scale.unit_mean, scale.unit_std]
-            found = [("autoencoder, given the target", whole, known, model.decode(model.encode_latents(truth))[0, 0])]
-            volumes = {m: torch.from_numpy(v) for m, v in part.volumes.items()}
-            found += [(name, part, unit, volume) for name, volume in rungs(model, volumes, index)]
-        for name, prepared, bright, volume in found:
-            given = in_unit_range(prepared, volume.float().numpy(), bright)
-            own = {"rung": name, "case_id": case.case_id, "sources": "+".join(sources), "target": target}
-            rows.append({**own, **figures(case, target, given)})
+        task = Task(networks, case, sources, target, samples)
+        with fast_precision(networks.device):
+            rows.append(task.limit())
+            rows += task.scored(rungs(model, task.encoded, task.index, task.noise))
         print(case.case_id, "+".join(sources), target, flush=True)
     return pd.DataFrame(rows)
 
@@ -95,7 +118,10 @@ def summary(frame: pd.DataFrame) -> str:
     targets = frame.pivot_table(index="rung", columns="target", values="psnr", sort=False)
     table = means.join(targets.add_prefix("psnr "))
     lines = ["| rung | " + " | ".join(table.columns) + " |", "|---" * (1 + len(table.columns)) + "|"]
-    lines += [f"| {name} | " + " | ".join(f"{value:.2f}" for value in row) + " |" for name, row in table.iterrows()]
+    lines += [
+        f"| {name} | " + " | ".join(f"{v:.3f}" if "ssim" in c else f"{v:.2f}" for c, v in row.items()) + " |"
+        for name, row in table.iterrows()
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -104,10 +130,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
     parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="FILE")
+    parser.add_argument("--samples", type=int, default=8, metavar="N")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
+    if options.samples < 2:
+        parser.error("--samples must be 2 or more")
     model, _ = checkpoint.load(options.weights)
-    frame = climb(model, [read_case(files) for files in find_cases(options.cases)])
+    frame = climb(model, [read_case(files) for files in find_cases(options.cases)], options.samples)
     options.out.mkdir(parents=True, exist_ok=True)
     frame.to_csv(options.out / "ladder.csv", index=False)
     (options.out / "ladder.md").write_text(summary(frame), encoding="utf8")

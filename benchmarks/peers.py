@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from benchmarks.baselines.unet import UNetStage
 from modfill.completer import ModalityCompleter
 from modfill.modalities import MODALITIES
-from modfill.model.config import PRESETS
+from modfill.model.autoencoder import Autoencoder
+from modfill.model.config import AutoencoderConfig
 from modfill.model.device import fast_precision
-from modfill.model.synthesiser import Synthesiser
+from modfill.settings import Mode, Settings
 
 PAPER = (192, 192, 144)  # voxels
 BRAIN = (68, 86, 66)  # half axes, voxels
@@ -42,27 +44,42 @@ def convolution_peak() -> float:
     return 2 * 64 * 64 * 27 * x[0, 0].numel() / seconds / 1e12
 
 
-def aldm_seconds(preset: str, share: float = 1.0) -> dict[str, float]:
-    """Seconds of one 1→1 translation of 192x192x144 by a published ALDM configuration, from its parts.
+class Published(NamedTuple):
+    """A configuration of ALDM: its autoencoder, and its denoiser's evaluations for a sample."""
+
+    autoencoder: AutoencoderConfig
+    steps: int
+
+
+ALDM = {
+    "released": Published(AutoencoderConfig(1, (64, 64, 128), 2, 4, 8192), 200),
+    "paper": Published(AutoencoderConfig(1, (256, 512, 512), 2, 3, 8192), 50),
+}
+
+
+def aldm_seconds(name: str, share: float = 1.0) -> dict[str, float]:
+    """Seconds of one 1→1 translation of 192x192x144 by ALDM, from its parts, but for its translator (one or two %).
 
     Args:
-        preset: "released" or "paper".
+        name: a key of `ALDM`.
         share: of the volume's depth that the autoencoder is timed on (its cost is proportional to the voxels).
     """
-    model = Synthesiser(PRESETS[preset]).eval()
-    steps = PRESETS[preset].denoiser.sampling_steps
+    from monai.networks.nets import DiffusionModelUNet
+
+    config, steps = ALDM[name]
+    autoencoder, channels = Autoencoder(config).eval(), config.latent_channels
+    net = DiffusionModelUNet(spatial_dims=3, in_channels=2 * channels, out_channels=channels, channels=(128, 256, 512),
+                             attention_levels=(False, False, True), num_res_blocks=2, norm_num_groups=32,
+                             num_head_channels=64, with_conditioning=True, cross_attention_dim=128).eval()  # fmt: skip
     piece = torch.randn(1, 1, PAPER[0], PAPER[1], int(PAPER[2] * share))
-    factor, channels = PRESETS[preset].autoencoder.factor, PRESETS[preset].autoencoder.latent_channels
-    latent = torch.randn(1, channels, *(n // factor for n in PAPER))
-    small = latent[..., : piece.shape[-1] // factor]
+    latents, token = torch.randn(1, 2 * channels, *(n // config.factor for n in PAPER)), torch.randn(1, 1, 128)
+    small = latents[:, :channels, ..., : piece.shape[-1] // config.factor]
     with torch.inference_mode(), fast_precision(CPU):
-        encode = timed(lambda: model.encode_latents(piece)) / share
-        translate = timed(lambda: model.translator.fuse(latent, (0,), 1))
-        context = model.denoiser.context(1, [0])
-        step = timed(lambda: model.denoiser(latent, torch.tensor([500]), latent, context), repeats=2)
-        decode = timed(lambda: model.decode(small)) / share
-    return {"encode": encode, "translate": translate, "one step": step, "steps": steps, "decode": decode,
-            "seconds": encode + translate + steps * step + decode}  # fmt: skip
+        encode = timed(lambda: autoencoder.regularise(autoencoder.encode(piece))) / share
+        step = timed(lambda: net(latents, torch.tensor([500]), token), repeats=2)
+        decode = timed(lambda: autoencoder.decode(small)) / share
+    return {"encode": encode, "one step": step, "steps": steps, "decode": decode,
+            "seconds": encode + steps * step + decode}  # fmt: skip
 
 
 def wavelet_diffusion_seconds() -> dict[str, float]:
@@ -88,20 +105,18 @@ def unet_seconds() -> dict[str, float]:
         return {"seconds": timed(lambda: stage.whole(volumes, (0, 1, 2)))}
 
 
-def modfill_seconds(completer: ModalityCompleter, sources: int) -> dict[str, float]:
+def modfill_seconds(completer: ModalityCompleter, sources: int, mode: Mode = "mean") -> dict[str, float]:
     """Seconds of modfill's networks on 192x192x144, one target.
 
-    The refiner works on the brain alone, so there is one: an ellipsoid of 1.6 litres, as an adult's.
+    The decoder works on the brain alone, so there is one: an ellipsoid of 1.6 litres, as an adult's.
     """
-    model = completer.networks.load().model
-    preset = model.preset
-    grid = torch.meshgrid(*(torch.linspace(-n / 2, n / 2, n) for n in PAPER), indexing="ij")
-    brain = sum((x / radius).square() for x, radius in zip(grid, BRAIN, strict=True)) < 1
-    volumes = {m: torch.randn(PAPER) * brain for m in MODALITIES[:sources]}
-    noise = torch.zeros(1, preset.autoencoder.latent_channels, *(n // preset.autoencoder.factor for n in PAPER))
+    networks = completer.networks.load()
+    axes = [np.linspace(-n / 2, n / 2, n) / radius for n, radius in zip(PAPER, BRAIN, strict=True)]
+    brain = np.square(np.meshgrid(*axes, indexing="ij")).sum(0) < 1
+    rng = np.random.default_rng(0)
+    volumes = {m: rng.standard_normal(PAPER, np.float32) * brain for m in MODALITIES[:sources]}
 
     def complete() -> None:
-        model.predict(model.encode(volumes), len(MODALITIES) - 1, noise, None, "mean")
+        networks.predict(networks.encode(volumes, brain), MODALITIES[-1], case_id="case", settings=Settings(mode))
 
-    with torch.inference_mode(), fast_precision(CPU):
-        return {"seconds": timed(complete, repeats=2)}
+    return {"seconds": timed(complete, repeats=2 if mode == "mean" else 1)}

@@ -1,4 +1,4 @@
-"""The autoencoder's own reconstruction, an upper bound for all that passes through latents; the paper's diagonal.
+"""The autoencoder's own reconstruction, the paper's diagonal: an upper bound for what is decoded from latents alone.
 
     python -m benchmarks.reconstruction --cases DIR --out DIR [--weights FILE]
 
@@ -28,10 +28,11 @@ from modfill.weights.file import SHIPPED
 @torch.inference_mode()
 def reconstruct(model: Synthesiser, case: Case) -> Iterator[dict]:
     """A row for each modality of a complete case."""
-    prepared = prepare(case, model.preset.multiple, model.preset.normalisation)
+    prepared = prepare(case, model.preset.multiple)
     for modality, volume in prepared.volumes.items():
         with fast_precision(torch.device("cpu")):
-            out = model.decode(model.encode_latents(torch.from_numpy(volume)[None, None]))[0, 0].float().numpy()
+            latents = model.encode_latents(torch.from_numpy(volume)[None, None])
+            out = model.autoencoder.decode(latents)[0, 0].float().numpy()
         scale = prepared.scales[modality]
         given = in_unit_range(prepared, out, (scale.unit_mean, scale.unit_std))
         yield {"case_id": case.case_id, "modality": modality, **figures(case, modality, given)}

@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed --case CASE --out DIR
 
-Takes one complete case, hides one modality, and measures the whole command (wall time, peak memory), each step, and the
-share of the machine's own convolution speed; then its networks beside `benchmarks.peers`: the U-Net, ALDM's released
-configuration (200 DDIM steps) and the paper's, and a 1000-step model of cWDM's size in wavelet space. Last, the growth
-of the time with volume, targets, sources, steps and samples.
+Takes one complete case, hides one modality, and measures the whole command (wall time, peak memory), each step of the
+mean and of a sample, and the share of the machine's own convolution speed; then its networks beside `benchmarks.peers`:
+the U-Net, ALDM's released configuration (200 DDIM steps) and the paper's, and a 1000-step model of cWDM's size in
+wavelet space. Last, the growth of the time with volume, targets, sources, steps and samples.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from modfill.cases.reading import Case, read_case
 from modfill.completer import ModalityCompleter
 from modfill.modalities import MODALITIES
 from modfill.model.synthesiser import Synthesiser
-from modfill.settings import Settings
+from modfill.settings import Mode, Settings
 
 
 def whole_command(case: Case, hidden: str) -> dict[str, float]:
@@ -55,15 +55,13 @@ def whole_command(case: Case, hidden: str) -> dict[str, float]:
 @contextmanager
 def watched(model: Synthesiser, spent: dict[str, float]) -> Iterator[None]:
     """Add up the seconds of each step of a completion under its name."""
-    assert model.refiner is not None
+    translator, decoder, autoencoder = model.translator, model.translator.decoder, model.autoencoder
     places: tuple[tuple[str, Any, str], ...] = (
-        ("read", Case, "volume"), ("preprocess", completion, "prepare"), ("encode", model, "encode_latents"),
-        ("translate", model.translator, "fuse"), ("denoise", model.denoiser, "forward"), ("decode", model, "decode"),
-        ("refine", model.refiner, "encode"), ("refine", model, "refine"), ("restore", job, "restore_image"),
-        ("write", completion, "write"),
+        ("read", Case, "volume"), ("preprocess", completion, "prepare"), ("encode", model, "encode"),
+        ("translate", translator, "translate"), ("decode", decoder, "at_half"), ("decode", decoder, "inside"),
+        ("latents", model, "encode_latents"), ("latents", autoencoder, "decode"),
+        ("denoise", model.denoiser, "forward"), ("restore", job, "restore_image"), ("write", completion, "write"),
     )  # fmt: skip
-    if model.unet is not None:
-        places += (("refine", model.unet, "predict"),)
     patches = [patch.object(owner, name, _clocked(getattr(owner, name), step, spent)) for step, owner, name in places]
     for one in patches:
         one.start()
@@ -85,15 +83,17 @@ def _clocked(work: Callable, step: str, spent: dict[str, float]) -> Callable:
     return clocked
 
 
-def steps_of(own: ModalityCompleter, case: Case) -> dict[str, float]:
+def steps_of(own: ModalityCompleter, case: Case, mode: Mode = "mean") -> dict[str, float]:
     """Seconds of each step of one completion in this process, and their `total`.
 
-    `read` is inside `preprocess`, which asks for the voxels; it is taken out of it.
+    `read` is inside `preprocess`, which asks for the voxels; it is taken out of it. In mode "sample", `latents` are
+    the autoencoder's encoding and decoding.
     """
     spent: dict[str, float] = {}
     fresh = read_case(next(f for f in find_cases(_folder(case)) if f.case_id == case.case_id))
     with tempfile.TemporaryDirectory() as out, watched(own.networks.load().model, spent):
-        total = timed(lambda: own.complete(reduced(fresh, tuple(case.available)), out=out))
+        part = reduced(fresh, tuple(case.available))
+        total = timed(lambda: own.complete(part, out=out, settings=Settings(mode)))
     spent["preprocess"] -= spent.get("read", 0.0)
     return {**spent, "total": total}
 
@@ -146,12 +146,13 @@ def measure(case: Case, weights: Path | None) -> dict[str, Any]:
     hidden = MODALITIES[1]
     incomplete = reduced(case, tuple(m for m in MODALITIES if m != hidden))
     peak = peers.convolution_peak()
-    steps = steps_of(own, incomplete)
     return {
         "threads": torch.get_num_threads(), "weights": own.networks.file.sha256, "convolution TFLOP/s": peak,
-        "command": whole_command(case, hidden), "steps": steps, "TFLOP": flops_of(own, incomplete),
+        "command": whole_command(case, hidden), "steps": steps_of(own, incomplete),
+        "steps of a sample": steps_of(own, incomplete, "sample"), "TFLOP": flops_of(own, incomplete),
         "peers": {
             "modfill, 1→1": peers.modfill_seconds(own, 1), "modfill, 3→1": peers.modfill_seconds(own, 3),
+            "modfill, one sample, 1→1": peers.modfill_seconds(own, 1, "sample"),
             "U-Net": peers.unet_seconds(), "ALDM, released, 200 steps": peers.aldm_seconds("released"),
             "ALDM, paper, 50 steps": peers.aldm_seconds("paper", share=1 / 9),
             "cWDM's size, 1000 steps": peers.wavelet_diffusion_seconds(),
@@ -169,9 +170,10 @@ def summary(result: Mapping[str, Any]) -> str:
         f"{result['threads']} threads; 3x3x3 convolutions of 64 channels run at {peak:.2f} TFLOP/s.",
         f"The whole command, one modality missing: {command['seconds']:.1f} s, {command['GiB']:.2f} GiB.",
         f"In one process: {steps['total']:.1f} s for {result['TFLOP']:.2f} TFLOP, {share:.0%} of that speed.",
-        "", "| step | s | share |", "|---|---|---|",
     ]  # fmt: skip
-    lines += [f"| {name} | {s:.2f} | {s / steps['total']:.0%} |" for name, s in steps.items()]
+    for title, times in (("step", steps), ("step, mode sample", result["steps of a sample"])):
+        lines += ["", f"| {title} | s | share |", "|---|---|---|"]
+        lines += [f"| {name} | {s:.2f} | {s / times['total']:.0%} |" for name, s in times.items()]
     base = rivals["modfill, 1→1"]["seconds"]
     lines += ["", "| networks on 192x192x144 | s | times modfill 1→1 | one step, s |", "|---|---|---|---|"]
     for name, figures in rivals.items():

@@ -1,14 +1,19 @@
-"""Calibration of modfill's two uncertainty maps and of its expected PSNR: a comparison with the true error.
+"""Calibration of the uncertainty map, of samples and of the expected PSNR: a comparison with the true error.
 
     python -m benchmarks.uncertainty --cases DIR --out DIR [--samples 8]
 
-For every case each modality is synthesised once from the one after it and once from all others. Writes
-`uncertainty.csv` and `uncertainty.md`: for the spread of the samples and for the map of `--uncertainty`, the rank
-correlation with the true absolute error over the brain's voxels, the mean error in the tenth of the voxels where the
-map is highest, as a multiple of the mean elsewhere, and the share of voxels whose error is within one and two of it;
-the deviation of a sample from the mean, scale by scale, beside the mean's own error; and the expected PSNR beside the
-observed PSNR over the brain. Every error is the residual of the best linear fit of intensities, because no map contains
-information about a scan's brightness.
+For every case each modality is synthesised once from the one after it and once from all others, and sampled. Writes
+`uncertainty.csv` and `uncertainty.md`, four tables:
+
+- for the map of `--uncertainty` and for the spread of the samples, the rank correlation with the true absolute error of
+  the mean over the brain's voxels, the mean error in the tenth of the voxels where the map is highest, as a multiple of
+  the mean elsewhere, and the share of voxels whose error is within one and two of it;
+- for the mean, one sample and the mean of the samples, the PSNR after the best linear fit of intensities, and the fine
+  detail as a share of the acquired image's;
+- scale by scale, the power of the mean and of a sample as a share of the acquired image's, and that of a sample minus
+  the mean as a share of the acquired image minus the mean, all after the mean's linear fit; where samples are right,
+  both shares of a sample are 1;
+- the expected PSNR of the mean beside the observed PSNR over the brain, after the fit.
 """
 
 from __future__ import annotations
@@ -24,20 +29,21 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 
-from benchmarks.cases import brain_of, in_unit_range, reduced
+from benchmarks.cases import brain_of, in_unit_range
+from benchmarks.ladder import Task
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
-from modfill.metrics import match, psnr, unit_range
+from modfill.metrics import brain_box, match, psnr, sharpness, unit_range
 from modfill.modalities import MODALITIES
-from modfill.model.device import fast_precision
-from modfill.model.inference import Inference, draw_noise
-from modfill.model.synthesiser import Synthesiser
-from modfill.preprocessing.prepare import prepare
+from modfill.model.device import best_device, fast_precision
+from modfill.model.inference import Inference
 from modfill.weights import checkpoint
 from modfill.weights.file import SHIPPED
 
 VOXELS = 200_000  # enough for a rank correlation
-SCALES = (1, 2, 4, 8, 16)  # gaussian sigmas in voxels, between which a scale lies
+SCALES = (0.7, 1.4, 2.8, 5.6)  # gaussian sigmas in voxels, between which a scale lies
+IMAGES = {"mean": "the mean", "sample": "one sample", "average": "the mean of the samples"}
+POWERS = ("acquired", "mean", "sample", "error", "residual")  # whose scales are told apart
 
 
 def tasks() -> Iterator[tuple[tuple[str, ...], str]]:
@@ -48,39 +54,57 @@ def tasks() -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 @torch.inference_mode()
-def measure(model: Synthesiser, case: Case, sources: tuple[str, ...], target: str, samples: int) -> dict[str, Any]:
+def measure(networks: Inference, case: Case, sources: tuple[str, ...], target: str, samples: int) -> dict[str, Any]:
     """One row of the table."""
-    part = prepare(reduced(case, sources), model.preset.multiple, model.preset.normalisation)
-    index = MODALITIES.index(target)
-    with fast_precision(torch.device("cpu")):
-        encoded = model.encode({m: torch.from_numpy(v) for m, v in part.volumes.items()})
-        noise = draw_noise(encoded.latents.shape[1:], case.case_id, target, 0, samples)
-        prediction = model.predict(encoded, index, noise[:1], None, "mean")
-        sample = model.predict(encoded, index, noise, None, "sample")
-    assert sample.sample_std is not None and prediction.deviation is not None
-    unit = Inference(model, torch.device("cpu")).brightness(part.brightness(), target)
-    given, strayed = (in_unit_range(part, volume.numpy(), unit) for volume in (prediction.volume, sample.volume))
-    brain = brain_of(case)
-    truth = unit_range(case.volume(target), brain)
-    matched = match(truth, given, brain)
-    error = np.abs(truth - matched)[brain] / truth[brain].std()  # z-scored, as the maps are
+    task, model = Task(networks, case, sources, target, samples), networks.model
+    with fast_precision(networks.device):
+        prediction = model.predict(task.encoded, task.index, task.noise[:0], None, "mean")
+        mean, squared_error = prediction.volume, prediction.squared_error
+        residuals = model.residuals(task.encoded, task.index, mean, squared_error, task.noise)
+    whole = brain_of(case)
+    box = brain_box(whole)
+    brain, acquired = whole[box], case.volume(target)[box]
+    truth = unit_range(acquired, brain)
     row: dict[str, Any] = {"case_id": case.case_id, "sources": "+".join(sources), "target": target}
-    for name, volume in (("spread", sample.sample_std), ("map", prediction.deviation)):
-        values = part.restore(volume.float().numpy())[brain]
-        row |= {f"{name}_{key}": value for key, value in agreement(values, error).items()}
-    row |= {f"error_{n}": value for n, value in enumerate(by_scale(truth - matched, brain))}
-    row |= {f"sample_{n}": value for n, value in enumerate(by_scale(strayed - given, brain))}
-    return row | {"expected_psnr": prediction.expected_psnr, "observed": psnr(truth, matched, brain)}
+
+    def restored(volume: torch.Tensor) -> np.ndarray:
+        return task.prepared.restore(volume.float().cpu().numpy())[box]
+
+    images = {"mean": mean, "sample": mean + residuals[0], "average": mean + residuals.mean(0)}
+    matched = {}
+    for name, image in images.items():
+        given = in_unit_range(task.prepared, image.float().cpu().numpy(), task.unit)[box]
+        matched[name] = match(truth, given, brain)
+        row |= {f"psnr_{name}": psnr(truth, matched[name]), f"detail_{name}": sharpness(acquired, given, brain)}
+    error = np.abs(truth - matched["mean"])[brain] / truth[brain].std()  # z-scored, as the maps are
+    for name, volume in (("map", prediction.deviation), ("spread", residuals.std(0))):
+        row |= {f"{name}_{key}": value for key, value in agreement(restored(volume)[brain], error).items()}
+    row |= powers(truth, restored(mean), restored(images["sample"]), brain)
+    return row | {"expected_psnr": prediction.expected_psnr, "observed": psnr(truth, matched["mean"], brain)}
 
 
-def by_scale(difference: np.ndarray, brain: np.ndarray) -> Iterator[float]:
-    """Root mean square over the brain of what lies between one gaussian of `SCALES` and the next, finest first."""
-    left = difference * brain
+def powers(truth: np.ndarray, mean: np.ndarray, sample: np.ndarray, brain: np.ndarray) -> dict[str, float]:
+    """Power at every scale of what `POWERS` names, the truth z-scored, mean and sample after the mean's linear fit."""
+    truth = (truth - truth[brain].mean()) / truth[brain].std()
+    slope, shift = np.polyfit(mean[brain], truth[brain], 1)
+    mean, sample = (slope * image + shift for image in (mean, sample))
+    volumes = (truth, mean, sample, truth - mean, sample - mean)
+    return {
+        f"{name}_{number}": power
+        for name, volume in zip(POWERS, volumes, strict=True)
+        for number, power in enumerate(by_scale(volume, brain))
+    }
+
+
+def by_scale(volume: np.ndarray, brain: np.ndarray) -> Iterator[float]:
+    """Mean square over the brain of what lies between one gaussian of `SCALES` and the next, finest first."""
+    inside = brain.astype(np.float32)
+    whole = left = (volume * inside).astype(np.float32)
     for sigma in (*SCALES, None):
         smooth = np.zeros_like(left)
         if sigma is not None:
-            smooth = gaussian_filter(difference * brain, sigma) / np.maximum(gaussian_filter(brain * 1.0, sigma), 1e-3)
-        yield float(np.sqrt(((left - smooth)[brain] ** 2).mean()))
+            smooth = gaussian_filter(whole, sigma) / np.maximum(gaussian_filter(inside, sigma), 1e-3)
+        yield float(((left - smooth)[brain] ** 2).mean(dtype=np.float64))
         left = smooth
 
 
@@ -101,20 +125,23 @@ def agreement(values: np.ndarray, error: np.ndarray) -> dict[str, float]:
 
 
 def summary(frame: pd.DataFrame) -> str:
-    """Markdown: the maps' average figures, the deviation of samples, and the error of the expected PSNR."""
-    off = frame.expected_psnr - frame.observed
+    """Markdown: the four tables, averaged over all rows."""
     means = frame.mean(numeric_only=True)
     lines = ["| map | rank correlation with the error | error in the top tenth / elsewhere | within one | within two |"]
     lines.append("|---" * 5 + "|")
-    for name, title in (("spread", "spread of the samples"), ("map", "`--uncertainty`")):
+    for name, title in (("map", "`--uncertainty`"), ("spread", "spread of the samples")):
         known = [f"{means[f'{name}_{key}']:.2f}" for key in ("correlation", "decile")]
         known += [f"{means[f'{name}_within_{count}']:.0%}" for count in (1, 2)]
         lines.append("| " + " | ".join([title, *known]) + " |")
-    lines += ["", "| scale, sigma in voxels | error of the mean, matched | a sample, from the mean |", "|---|---|---|"]
+    lines += ["", "| image | PSNR, matched | fine detail / acquired |", "|---|---|---|"]
+    lines += [f"| {title} | {means[f'psnr_{n}']:.2f} | {means[f'detail_{n}']:.2f} |" for n, title in IMAGES.items()]
+    lines += ["", "| scale, sigma in voxels | mean / acquired | sample / acquired | "
+              "(sample - mean) / (acquired - mean) |", "|---|---|---|---|"]  # fmt: skip
     for number, sigmas in enumerate(zip((0, *SCALES), (*SCALES, "the whole brain"), strict=True)):
-        rms = (f"{np.sqrt((frame[f'{name}_{number}'] ** 2).mean()):.3f}" for name in ("error", "sample"))
-        lines.append("| " + " | ".join([f"{sigmas[0]} to {sigmas[1]}", *rms]) + " |")
-    correlation = frame.expected_psnr.corr(frame.observed)
+        pairs = (("mean", "acquired"), ("sample", "acquired"), ("residual", "error"))
+        shares = (f"{means[f'{a}_{number}'] / means[f'{b}_{number}']:.2f}" for a, b in pairs)
+        lines.append("| " + " | ".join([f"{sigmas[0]} to {sigmas[1]}", *shares]) + " |")
+    off, correlation = frame.expected_psnr - frame.observed, frame.expected_psnr.corr(frame.observed)
     lines += [
         "",
         f"Expected against observed PSNR over the brain, matched, {len(frame)} images: correlation "
@@ -131,14 +158,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8, metavar="N")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
-    model, _ = checkpoint.load(options.weights)
-    if options.samples < 2 or model.refiner is None:
-        parser.error("--samples must be 2 or more, and --weights of a model with a refiner")
-    rows = []
+    if options.samples < 2:
+        parser.error("--samples must be 2 or more")
+    networks, rows = Inference(checkpoint.load(options.weights)[0], best_device()), []
     for files in find_cases(options.cases):
         case = read_case(files)
         for sources, target in tasks():
-            rows.append(measure(model, case, sources, target, options.samples))
+            rows.append(measure(networks, case, sources, target, options.samples))
             print(case.case_id, "+".join(sources), target, flush=True)
     frame = pd.DataFrame(rows)
     options.out.mkdir(parents=True, exist_ok=True)

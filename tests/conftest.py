@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from modfill.completer import ModalityCompleter
 from modfill.demo import phantom as simulation
 from modfill.model import device
-from modfill.model.config import PRESETS, Preset
+from modfill.model.config import PRESETS, STAGES, Preset
 from modfill.model.synthesiser import Synthesiser
 from modfill.weights import checkpoint
 from tests.case_files import MODALITIES, write_case
@@ -59,9 +59,6 @@ def awake(preset: Preset, seed: int = 0) -> Synthesiser:
         for parameter in model.parameters():
             if parameter.ndim > 1 and not parameter.any():
                 parameter.normal_(std=0.1)
-        if model.translator.shortcut is not None:
-            for buffer in model.translator.shortcut.buffers():
-                buffer.normal_(std=0.3)
         model.brightness.std.fill_(0.05)
         model.brightness.correlation.add_(1).div_(2)
     return model.eval()
@@ -77,7 +74,7 @@ def tiny_model() -> Synthesiser:
 def tiny_weights(tiny_model: Synthesiser, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model's weights file."""
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    checkpoint.save(tiny_model, path, tiny_model.preset.stages)
+    checkpoint.save(tiny_model, path, STAGES)
     return path
 
 

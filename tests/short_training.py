@@ -19,7 +19,7 @@ STEPS = 4
 def shortened(steps: int = STEPS, preset: Preset = PRESETS["tiny"], crop: int = 16) -> dict[str, Preset]:
     """A table of presets whose "tiny" takes this many steps a stage, on small crops."""
     training = {
-        stage: replace(config, steps=steps, crop=min(config.crop, crop), warmup=2)
+        stage: replace(config, steps=steps, crop=min(config.crop, crop), variants=min(config.variants, 3), warmup=2)
         for stage, config in preset.training.items()
     }
     return {"tiny": replace(preset, training=training)}

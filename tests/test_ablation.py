@@ -1,53 +1,74 @@
-"""The ablation on tiny cases: every row is trained, scored and told apart from the others."""
+"""The ablation on a tiny case: every part that is switched off has an effect, and is switched on again."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import torch
 
 from benchmarks import ablation
-from benchmarks.baselines.trained import training_case
-from modfill.cases.finding import find_cases
-from modfill.cases.reading import read_case
-from modfill.model.synthesiser import Encoded
-from modfill.weights import checkpoint
+from modfill.model.inference import draw_noise
+from modfill.model.synthesiser import Encoded, Synthesiser
 from tests.case_files import write_case
 
 
-def test_every_part_is_trained_and_scored(tmp_path: Path, tiny_weights: Path) -> None:
-    for seed in (1, 2, 3):
-        write_case(tmp_path / "in", f"p{seed}", shape=(32, 32, 32), seed=seed)
-    cases = [read_case(files) for files in find_cases(tmp_path / "in")]
-    weights, _ = checkpoint.load(tiny_weights)
-    before = {name: value.clone() for name, value in weights.state_dict().items()}
-    learning = [training_case(case) for case in cases[:2]]
-    laboratory = ablation.Laboratory(weights, learning, learning[:1], tmp_path / "run", None, steps=2)
-    models = list(laboratory.rows())
-    assert all((model.refiner is None and model.unet is None) == (part != "refiner") for _, model, part in models)
-    rows = [line for row in models for line in ablation.measure(*row, cases[2])]
-    frame = pd.DataFrame(rows)
-    assert frame.groupby("row").size().eq(16).all() and frame.row.nunique() == 8
-    assert frame[["psnr", "ssim", "psnr_matched"]].notna().all(axis=None)
-    one = frame[frame.sources == 1].groupby("row", sort=False).psnr.mean()
-    fused, averaged = "+ tokens of the sources", "the same, sources averaged and not fused"
-    assert one.drop(averaged).nunique() == 7 and one[fused] == one[averaged]  # of one source nothing is to be fused
-    three = frame[frame.sources == 3].groupby("row", sort=False).psnr.mean()
-    assert three.nunique() == 8
-    text = ablation.summary(frame)
-    assert text.count("\n") == 10 and "| (c) MS-SPADE alone | " in text
-    assert all(torch.equal(value, before[name]) for name, value in weights.state_dict().items())
-    trained = {path.parent.name for path in (tmp_path / "run").glob("*/*.ckpt")}
-    assert trained == {"codebook", "translator", "coded-translator", "denoiser-alone", "denoiser-palette",
-                       "denoiser-paper", "denoiser-coded", "denoiser-tokens"}  # fmt: skip
+def encoded_case(model: Synthesiser) -> Encoded:
+    """A case of one source with an uneven brain."""
+    generator = torch.Generator().manual_seed(0)
+    volume = torch.randn(32, 32, 48, generator=generator)
+    volume[:9, :, 40:] = 0
+    return model.encode({"t1n": volume})
 
 
 @torch.inference_mode()
-def test_diffusion_alone_does_not_see_the_sources(tiny_weights: Path) -> None:
-    model, _ = checkpoint.load(tiny_weights)
-    latents = torch.randn(2, 1, model.preset.autoencoder.latent_channels, 8, 8, 8)
-    for stand_in, same in ((ablation.Nothing(), True), (ablation.Sources(), False)):
-        model.translator = stand_in
-        given = [ablation.synthesise(model, "denoiser", Encoded((0,), one, None), 2) for one in latents]
-        assert torch.equal(*given) == same
+@pytest.mark.usefixtures("one_thread")
+def test_each_part_of_the_mean_has_an_effect_and_comes_back(tiny_model: Synthesiser) -> None:
+    encoded = encoded_case(tiny_model)
+    before = {name: value.clone() for name, value in tiny_model.state_dict().items()}
+    rows = dict(ablation.means(tiny_model, encoded, 2))
+    assert len(rows) == 6
+    for name, volume in rows.items():
+        moved = (volume - rows["the mean"]).abs().max()
+        assert (moved > 1e-4) == (name != "the mean"), name
+    assert all(torch.equal(value, before[name]) for name, value in tiny_model.state_dict().items())
+    assert torch.equal(tiny_model.mean(encoded, 2)[0], rows["the mean"])
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("one_thread")
+def test_what_the_guided_decoder_adds_is_the_same_for_every_sample(tiny_model: Synthesiser) -> None:
+    encoded = encoded_case(tiny_model)
+    shape = tiny_model.preset.autoencoder.latent_channels, *encoded.inputs.place.shape[2:]
+    rows = list(ablation.samples(tiny_model, encoded, 2, draw_noise(shape, "case", "t2w", 0, 2)))
+    target_like, without, diffused, one, several = (volume for _, volume in rows)
+    detail = tiny_model.mean(encoded, 2)[0] - target_like
+    torch.testing.assert_close(one - diffused, detail, atol=1e-4, rtol=0)
+    assert (without - diffused).abs().max() > 1e-4, "the sources' tokens must count"
+    assert (diffused - target_like).abs().max() > 1e-4 and (several - one).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_a_part_is_off_though_autocast_has_met_it() -> None:
+    layer, x = torch.nn.Linear(4, 4), torch.ones(1, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        whole = layer(x)
+        with ablation.switched_off(layer):
+            assert not layer(x).any()
+        assert torch.equal(layer(x), whole) and whole.any()
+
+
+def test_every_part_is_scored_in_both_tasks(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_case(tmp_path / "in", "p1", affine=torch.diag(torch.tensor((-1.0, -1.0, 1.0, 1.0))).numpy())
+    words = ("--cases", tmp_path / "in", "--weights", tiny_weights, "--samples", 2, "--out", tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", ["", *map(str, words)])
+    ablation.main()
+    frame = pd.read_csv(tmp_path / "out" / "ablation.csv")
+    assert (frame.groupby("rung").size() == 2).all() and frame.rung.nunique() == 11
+    assert frame.groupby("sources").sharpness.nunique().eq(11).all()
+    lines = (tmp_path / "out" / "ablation.md").read_text().splitlines()
+    assert len(lines) == 13 and lines[2].startswith("| the mean |") and lines[2].endswith("| +0.00 |")

@@ -8,7 +8,7 @@ import torch
 
 from modfill.completer import ModalityCompleter
 from modfill.model.brightness import BOUND, Brightness
-from modfill.model.synthesiser import Prediction, Synthesiser
+from modfill.model.synthesiser import Encoded, Prediction, Synthesiser
 from modfill.preprocessing.intensity import IntensityScale
 from tests.case_files import brain_volumes
 
@@ -66,7 +66,7 @@ def test_the_figures_do_not_depend_on_the_scanner_s_numbers() -> None:
     found = []
     for own in (volume, 300 * volume + 70):
         scale = IntensityScale.of(own, brain)
-        found.append(scale.brightness(scale.normalise(own, "zscore"), brain))
+        found.append(scale.brightness(scale.normalise(own), brain))
     assert found[0] == pytest.approx(found[1], abs=1e-4)
     assert found[0][2] > 0.5  # a long bright tail
 
@@ -76,13 +76,16 @@ def test_a_synthetic_image_is_as_bright_as_is_said_of_it(
     completer: ModalityCompleter, monkeypatch: pytest.MonkeyPatch, power: float
 ) -> None:
     """Where the networks say 0, the mean, everywhere. A source of another contrast has another answer."""
-    flat = lambda model, encoded, *_: Prediction(torch.zeros(encoded.refiner_outputs.brain.shape))  # noqa: E731
+
+    def flat(model: Synthesiser, encoded: Encoded, *_: object) -> Prediction:
+        return Prediction(torch.zeros(encoded.brain.shape), encoded.brain.float(), 1.0, 20.0)
+
     monkeypatch.setattr(Synthesiser, "predict", flat)
     source = brain_volumes()["t1n"].astype(np.float64) ** power
     scale, own = IntensityScale.of(source, source != 0), completer.networks.load().model.brightness
     made = completer.complete_arrays({"t1n": source}, affine=np.eye(4), targets=["t2w"])["t2w"]
     unit = (made[source != 0] - scale.low) / (scale.high - scale.low)
-    normalised = scale.normalise(source, "zscore")
+    normalised = scale.normalise(source)
     mean, _ = own([scale.brightness(normalised, source != 0)], [0], 2)
     assert abs(mean - own.mean[2, 0]) > 1e-3
     np.testing.assert_allclose(unit, mean, atol=2e-4)

@@ -16,7 +16,7 @@ from modfill.integrations.cache import CompletionCache, Synthetic, complete_arra
 
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, ModfillError, SettingsError, WeightsError
-from modfill.model.config import PRESETS
+from modfill.model.config import PRESETS, STAGES
 from modfill.settings import Settings
 from modfill.weights import checkpoint
 from tests.case_files import brain_volumes, oblique_affine
@@ -97,7 +97,7 @@ def test_an_entry_depends_on_inputs_weights_and_settings(
     sources: dict, tiny_weights: Path, tmp_path: Path, runs: list
 ) -> None:
     other_weights = tmp_path / "other.safetensors"
-    checkpoint.save(awake(PRESETS["tiny"], seed=1), other_weights, PRESETS["tiny"].stages)
+    checkpoint.save(awake(PRESETS["tiny"], seed=1), other_weights, STAGES)
     brighter = {**sources, "t1n": sources["t1n"] + (sources["t1n"] > 0)}
     renamed = {"t1c": sources["t1n"], "t2f": sources["t2f"]}
     ways: list[tuple[dict, npt.NDArray, dict]] = [
@@ -191,7 +191,7 @@ def test_completer_is_loaded_once_and_again_when_the_file_changes(tiny_weights: 
     weights = Path(shutil.copy(tiny_weights, tmp_path / "w.safetensors"))
     first = shared_completer(weights)
     assert shared_completer(str(weights)) is first
-    checkpoint.save(awake(PRESETS["tiny"], seed=1), weights, PRESETS["tiny"].stages)
+    checkpoint.save(awake(PRESETS["tiny"], seed=1), weights, STAGES)
     assert shared_completer(weights).networks.file.sha256 != first.networks.file.sha256
 
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from modfill import __version__
 from modfill.cli import main
 from modfill.completer import ModalityCompleter
 from modfill.errors import WeightsError
-from modfill.model.config import PRESETS
-from modfill.model.synthesiser import Synthesiser
 from modfill.weights import checkpoint
 from tests.case_files import brain_volumes, save, write_case
 
@@ -74,22 +71,6 @@ def test_options_reach_the_sidecar(run: Run, case_folder: Path, tmp_path: Path) 
         assert line in note
 
 
-def test_uncertainty_without_a_refiner_needs_samples(
-    case_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torch.manual_seed(0)
-    model = Synthesiser(replace(PRESETS["tiny"], refiner=None, unet=None))
-    checkpoint.save(model, tmp_path / "w.safetensors", model.preset.stages)
-    words = ("complete", case_folder, "--out", tmp_path / "out", "--targets", "t2w", "--steps", 1, "--uncertainty",
-             "--weights", tmp_path / "w.safetensors")  # fmt: skip
-    command = [str(word) for word in words]
-    assert main([*command, "--naming", "nnunet"]) == 2 and not (tmp_path / "out").exists()
-    wanted = "uncertainty must have two samples or more with weights without a refiner, got 1"
-    one_line(capsys.readouterr().err, wanted, "--samples 8")
-    assert main([*command, "--samples", "2"]) == 0
-    assert "p1/p1-t2w-uncertainty.nii.gz" in files_in(tmp_path / "out")
-
-
 @pytest.mark.parametrize("naming", ["brats2023", "bids", "nnunet"])
 def test_a_setting_that_is_refused_leaves_nothing_behind(
     run: Run, case_folder: Path, tmp_path: Path, naming: str
@@ -97,6 +78,9 @@ def test_a_setting_that_is_refused_leaves_nothing_behind(
     for option in ("--steps", "--samples"):
         status, _, error = run("complete", case_folder, "--out", tmp_path / "out", "--naming", naming, option, 0)
         assert status == 2 and option in error and not (tmp_path / "out").exists()
+    status, _, error = run("complete", case_folder, "--out", tmp_path / "out", "--naming", naming, "--samples", 8)
+    assert status == 2 and not (tmp_path / "out").exists()
+    one_line(error, "samples must be 1 except in mode 'mean' with steps, got 8; set --samples 1")
 
 
 def _truncate(folder: Path) -> None:
@@ -377,9 +361,11 @@ def test_info_describes_the_weights(tiny_weights: Path, capsys: pytest.CaptureFi
     assert checkpoint.load(tiny_weights)[1].sha256 in out
     assert main(["info", "--json", "--weights", str(tiny_weights)]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["preset"] == "tiny" and facts["parameters"]["unet"] > 0
-    for stage in ("autoencoder", "translator", "denoiser", "refiner"):
-        assert f"{stage} " in out
+    assert facts["preset"] == "tiny" and facts["trained"] == ["autoencoder", "translator", "denoiser"]
+    model, _ = checkpoint.load(tiny_weights)
+    for stage in facts["trained"]:
+        count = sum(parameter.numel() for parameter in getattr(model, stage).parameters())
+        assert facts["parameters"][stage] == count > 0 and re.search(rf"^{stage} +{count / 1e6:.2f} M", out, re.M)
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

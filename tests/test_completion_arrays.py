@@ -12,8 +12,8 @@ from torch import Tensor
 
 from modfill.cases.reading import case_from_arrays
 from modfill.completer import ModalityCompleter
-from modfill.errors import CaseError, SettingsError
-from modfill.model.synthesiser import Encoded, Synthesiser
+from modfill.errors import CaseError
+from modfill.model.denoiser import Condition, Denoiser
 from modfill.settings import Settings
 from tests.case_files import brain_volumes, oblique_affine, save
 
@@ -130,26 +130,23 @@ def test_uncertainty_comes_with_the_image_where_it_is_asked_for(
 def test_no_sample_is_drawn_that_nothing_depends_on(
     completer: ModalityCompleter, case_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    estimate, drawn = Synthesiser.estimate, []
+    denoise, drawn = Denoiser.forward, []
 
-    def counted(model: Synthesiser, encoded: Encoded, target: int, noise: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-        drawn.append(len(noise))
-        return estimate(model, encoded, target, noise, steps)
+    def counted(denoiser: Denoiser, noisy: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        drawn.append(len(noisy))
+        return denoise(denoiser, noisy, sigma, condition)
 
-    monkeypatch.setattr(Synthesiser, "estimate", counted)
+    monkeypatch.setattr(Denoiser, "forward", counted)
 
-    def images(samples: int, steps: int | None, mode: str) -> tuple[list[int], np.ndarray]:
+    def evaluations(settings: Settings) -> int:
         drawn.clear()
-        done = completer.complete(
-            case_folder, targets=["t1c"], settings=Settings(steps=steps, samples=samples, mode=mode, uncertainty=True)
-        )
-        return list(drawn), np.asanyarray(done.images["t1c"].dataobj)
+        completer.complete(case_folder, targets=["t1c"], settings=settings)
+        return sum(drawn)
 
-    for steps, mode, counts in ((None, "mean", [1]), (2, "sample", [1, 1])):
-        assert images(1, steps, mode)[0] == counts
-        with pytest.raises(SettingsError, match="samples must be 1 here, got 3; .* more count in mode mean with steps"):
-            images(3, steps, mode)
-    assert images(3, 2, "mean")[0] == [3], "the mean averages them"
+    assert evaluations(Settings(uncertainty=True)) == 0
+    assert evaluations(Settings("sample", uncertainty=True)) == completer.networks.preset.denoiser.sampling_steps
+    assert evaluations(Settings("sample", 2)) == 2
+    assert evaluations(Settings("mean", 2, 3)) == 6, "the mean averages three"
 
 
 def test_a_sample_is_less_sure_than_the_mean(completer: ModalityCompleter) -> None:

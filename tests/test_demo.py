@@ -18,7 +18,7 @@ pytest.importorskip("nilearn")
 pytest.importorskip("matplotlib")
 
 from modfill.demo.run import CASE_ID, HIDDEN, run_demo  # noqa: E402
-from modfill.model.config import PRESETS  # noqa: E402
+from modfill.model.config import PRESETS, STAGES  # noqa: E402
 from modfill.model.synthesiser import Synthesiser  # noqa: E402
 from modfill.weights import checkpoint  # noqa: E402 (after the skips)
 
@@ -26,7 +26,7 @@ from modfill.weights import checkpoint  # noqa: E402 (after the skips)
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    checkpoint.save(Synthesiser(PRESETS["tiny"]), path, PRESETS["tiny"].stages)
+    checkpoint.save(Synthesiser(PRESETS["tiny"]), path, STAGES)
     return path
 
 

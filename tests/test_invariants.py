@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import event, given
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
@@ -196,7 +197,7 @@ def sources_as_answers(patch: pytest.MonkeyPatch) -> None:
         return encode(model, volumes, *arguments, **options)
 
     patch.setattr(Synthesiser, "encode", remember)
-    patch.setattr(Synthesiser, "predict", lambda *arguments: Prediction(sources[0]))
+    patch.setattr(Synthesiser, "predict", lambda *_: Prediction(sources[0], torch.ones_like(sources[0]), 1.0, 20.0))
 
 
 @given(grid=grids(spacing=st.floats(0.96, 1.04)))

@@ -8,11 +8,9 @@ import pytest
 from modfill.cases.brain import brain_mask
 from modfill.cases.reading import case_from_arrays
 from modfill.errors import CaseError
-from modfill.preprocessing.intensity import BACKGROUND, IntensityScale
+from modfill.preprocessing.intensity import IntensityScale
 from modfill.preprocessing.prepare import prepare
 from tests.case_files import brain_volumes, oblique_affine
-
-KINDS = ("zscore", "range")
 
 
 @pytest.fixture
@@ -32,58 +30,46 @@ def test_percentiles_are_those_of_the_brain() -> None:
     assert (scale.unit_mean, scale.unit_std) == pytest.approx((0.5, 1000 / np.sqrt(12) / 989), abs=2e-3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_restore_inverts_normalise_between_the_percentiles(scale: IntensityScale, kind: str) -> None:
+def test_restore_inverts_normalise_between_the_percentiles(scale: IntensityScale) -> None:
     values = np.linspace(scale.low, scale.high, 200, dtype=np.float32)
-    normalised = scale.normalise(values, kind)
+    normalised = scale.normalise(values)
     assert normalised.dtype == np.float32
     assert np.all(np.diff(normalised) > 0)
-    np.testing.assert_allclose(scale.restore(normalised, kind), values, rtol=1e-5)
+    np.testing.assert_allclose(scale.restore(normalised), values, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_beyond_the_percentiles_is_clipped(scale: IntensityScale, kind: str) -> None:
+def test_beyond_the_percentiles_is_clipped(scale: IntensityScale) -> None:
     beyond = np.array([scale.low - 100, scale.low, scale.high, scale.high + 100])
-    low, again_low, high, again_high = scale.normalise(beyond, kind)
+    low, again_low, high, again_high = scale.normalise(beyond)
     assert low == again_low < high == again_high
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_unit_range_is_percentiles_to_0_and_1(scale: IntensityScale, kind: str) -> None:
+def test_unit_range_is_percentiles_to_0_and_1(scale: IntensityScale) -> None:
     middle = (scale.low + scale.high) / 2
     values = np.array([scale.low, middle, scale.high])
-    np.testing.assert_allclose(scale.to_unit(scale.normalise(values, kind), kind), (0, 0.5, 1), atol=1e-6)
+    np.testing.assert_allclose(scale.to_unit(scale.normalise(values)), (0, 0.5, 1), atol=1e-6)
     outside = np.array([-100.0, 100.0])
-    np.testing.assert_array_equal(scale.to_unit(outside, kind), (0, 1))
+    np.testing.assert_array_equal(scale.to_unit(outside), (0, 1))
 
 
-def test_both_kinds_have_one_unit_range(scale: IntensityScale) -> None:
-    volume = brain_volumes()["t2f"].astype(np.float32)
-    zscore, ranged = (scale.to_unit(scale.normalise(volume, kind), kind) for kind in KINDS)
-    np.testing.assert_allclose(zscore, ranged, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_prepared_volumes(kind: str) -> None:
+def test_prepared_volumes() -> None:
     volumes = brain_volumes()
     del volumes["t1c"]
-    prepared = prepare(case_from_arrays(volumes, oblique_affine(), "p1"), 16, kind)
+    prepared = prepare(case_from_arrays(volumes, oblique_affine(), "p1"), 16)
     assert tuple(prepared.volumes) == tuple(prepared.scales) == ("t1n", "t2w", "t2f")
     for volume in prepared.volumes.values():
         assert volume.dtype == np.float32
         assert volume.shape == prepared.brain.shape == prepared.geometry.model_shape
         assert all(edge % 16 == 0 for edge in volume.shape)
         assert np.isfinite(volume).all()
-        np.testing.assert_array_equal(volume[~prepared.brain], BACKGROUND[kind])
+        np.testing.assert_array_equal(volume[~prepared.brain], 0)
         assert volume[prepared.brain].std() > 0.1
-    if kind == "range":
-        assert all(volume.min() == -1 and volume.max() <= 1 + 1e-6 for volume in prepared.volumes.values())
     np.testing.assert_array_equal(prepared.own_brain, np.any([v != 0 for v in volumes.values()], axis=0))
 
 
 def test_zscores_have_mean_0_and_deviation_1_over_the_brain() -> None:
     case = case_from_arrays(brain_volumes(), np.diag((1.0, 1.0, 1.0, 1.0)), "p1")
-    prepared = prepare(case, 16, "zscore")
+    prepared = prepare(case, 16)
     for volume in prepared.volumes.values():
         assert volume[prepared.brain].mean() == pytest.approx(0, abs=1e-3)
         assert volume[prepared.brain].std() == pytest.approx(1, abs=1e-3)
@@ -93,7 +79,7 @@ def test_the_brain_is_the_union_of_the_foregrounds() -> None:
     volumes = brain_volumes()
     volumes["t1n"][:12], volumes["t2w"][14:] = 0, 0
     case = case_from_arrays({m: volumes[m] for m in ("t1n", "t2w")}, np.eye(4), "p1")
-    prepared = prepare(case, 8, "zscore")
+    prepared = prepare(case, 8)
     np.testing.assert_array_equal(prepared.own_brain, (volumes["t1n"] != 0) | (volumes["t2w"] != 0))
     assert prepared.brain.sum() == prepared.own_brain.sum()
 
@@ -105,7 +91,7 @@ def test_zeros_enclosed_by_brain_are_brain() -> None:
     for volume in volumes.values():
         volume[10:14, 12:16, 8:12] = 0
     np.testing.assert_array_equal(brain_mask(volumes), whole)
-    prepared = prepare(case_from_arrays(volumes, np.eye(4), "p1"), 8, "zscore")
+    prepared = prepare(case_from_arrays(volumes, np.eye(4), "p1"), 8)
     np.testing.assert_array_equal(prepared.own_brain, whole)
     assert prepared.scales["t1n"].low == 0
     for volume in volumes.values():
@@ -113,14 +99,13 @@ def test_zeros_enclosed_by_brain_are_brain() -> None:
     np.testing.assert_array_equal(brain_mask(volumes), volumes["t1n"] != 0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("factor", [0.001, 3.0, 500.0])
-def test_units_do_not_matter(kind: str, factor: float) -> None:
+def test_units_do_not_matter(factor: float) -> None:
     """An int16 scan and the same scan in other units, as floats, look the same to the model."""
     integers = brain_volumes()
     floats = {modality: volume.astype(np.float64) * factor for modality, volume in integers.items()}
     reference, scaled = (
-        prepare(case_from_arrays(volumes, oblique_affine(), "p1"), 16, kind) for volumes in (integers, floats)
+        prepare(case_from_arrays(volumes, oblique_affine(), "p1"), 16) for volumes in (integers, floats)
     )
     for modality in integers:
         np.testing.assert_allclose(scaled.volumes[modality], reference.volumes[modality], atol=2e-4)
@@ -133,7 +118,7 @@ def test_too_small_a_brain_is_refused(voxels: int) -> None:
     inside = np.argwhere(np.ones((4, 4, 4)))[:voxels] + 5
     volume[tuple(inside.T)] = np.arange(1, voxels + 1)
     with pytest.raises(CaseError, match=f"at least 64 voxels above 0, got {voxels}") as caught:
-        prepare(case_from_arrays({"t1n": volume}, np.eye(4), "p1"), 16, "zscore")
+        prepare(case_from_arrays({"t1n": volume}, np.eye(4), "p1"), 16)
     assert "p1" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -142,9 +127,9 @@ def test_what_lies_outside_the_brain_does_not_enter_it(spacing: tuple[float, ...
     """Neither on the way to the model's grid nor on the way back, also where voxels are interpolated."""
     foreground = brain_volumes()["t1n"] != 0
     halves = np.where(np.arange(foreground.shape[0]) < 12, 400, 800)[:, None, None] * foreground
-    prepared = prepare(case_from_arrays({"t1n": halves}, np.diag((*spacing, 1.0)), "p1"), 16, "zscore")
+    prepared = prepare(case_from_arrays({"t1n": halves}, np.diag((*spacing, 1.0)), "p1"), 16)
     volume, scale = prepared.volumes["t1n"], prepared.scales["t1n"]
-    values = scale.restore(volume, "zscore")
+    values = scale.restore(volume)
     border = int((12 - prepared.geometry.box[0][0]) * prepared.geometry.zoom[0])
     for half, wanted in ((slice(0, border - 2), 400), (slice(border + 2, None), 800)):
         found = values[half][prepared.brain[half]]
@@ -163,8 +148,8 @@ def test_a_finer_grid_is_averaged_not_sampled(spacing: tuple[float, ...], gain: 
     noisy = np.where(brain, clean + np.random.default_rng(0).normal(0, 30, brain.shape), 0).astype(np.float32)
     restored = []
     for volume in (clean, noisy):
-        prepared = prepare(case_from_arrays({"t1n": volume}, np.diag((*spacing, 1.0)), "p1"), 8, "zscore")
-        restored.append(prepared.scales["t1n"].restore(prepared.volumes["t1n"], "zscore")[prepared.brain])
+        prepared = prepare(case_from_arrays({"t1n": volume}, np.diag((*spacing, 1.0)), "p1"), 8)
+        restored.append(prepared.scales["t1n"].restore(prepared.volumes["t1n"])[prepared.brain])
     error = np.median(abs(restored[0] - restored[1])) / 0.6745
     assert error < 30 / gain * 1.1
     if gain == 1:
@@ -173,7 +158,7 @@ def test_a_finer_grid_is_averaged_not_sampled(spacing: tuple[float, ...], gain: 
 
 def test_preparing_leaves_the_case_alone() -> None:
     case = case_from_arrays(brain_volumes(), oblique_affine(), "p1")
-    for volume in prepare(case, 16, "zscore").volumes.values():
+    for volume in prepare(case, 16).volumes.values():
         volume[:] = 99
     for modality, volume in brain_volumes().items():
         np.testing.assert_array_equal(case.volume(modality), volume)

@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import modfill
-from modfill.cases.reading import Case, inspect
+from modfill.cases.reading import Case, case_from_arrays, inspect
 from modfill.cli import main
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError
@@ -105,13 +105,19 @@ def test_sidecars_follow_the_schema(
     completer.complete(case_folder, out=tmp_path, settings=Settings(**settings))
     notes = [json.loads(path.read_text(encoding="utf8")) for path in tmp_path.rglob("*.json")]
     arrays = {m: brain_volumes()[m] for m in ("t1n", "t2w", "t2f")}
-    from_arrays = completer.complete(
-        modfill.cases.reading.case_from_arrays(arrays, oblique_affine()), settings=Settings(**settings)
-    )
+    from_arrays = completer.complete(case_from_arrays(arrays, oblique_affine()), settings=Settings(**settings))
     notes += [json.loads(json.dumps(note)) for note in from_arrays.provenance.values()]
     assert len(notes) == 3
     for note in notes:
         VALIDATOR.validate(note)
+
+
+def test_a_source_left_out_is_in_the_schema(completer: ModalityCompleter) -> None:
+    arrays = {m: brain_volumes()[m] for m in ("t1n", "t2w")}
+    arrays["t2w"][:, :, :10] = 0
+    note = completer.complete(case_from_arrays(arrays, oblique_affine()), targets=["t2f"]).provenance["t2f"]
+    assert note["SourcesLeftOut"] == ["t2w"]
+    VALIDATOR.validate(note)
 
 
 def test_the_schema_is_strict(completer: ModalityCompleter, case_folder: Path) -> None:
@@ -119,7 +125,7 @@ def test_the_schema_is_strict(completer: ModalityCompleter, case_folder: Path) -
     note = completer.complete(case_folder, targets=["t1c"]).provenance["t1c"]
     for key in note:
         without = {k: v for k, v in note.items() if k != key}
-        optional = key in ("ExpectedPSNR", "Threads")  # absent without a refiner, and on a GPU
+        optional = key == "Threads"  # absent on a GPU
         assert VALIDATOR.is_valid(without) == optional, f"{key} may be absent"
         assert not VALIDATOR.is_valid(note | {key: {"other": 1}}), f"{key} may be anything"
     changes: list[Callable[[dict], object]] = [

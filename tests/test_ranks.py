@@ -20,7 +20,7 @@ from modfill.cohort.parts import Part
 from modfill.cohort.table import read_table
 from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError
-from modfill.model.config import PRESETS
+from modfill.model.config import STAGES
 from tests import two_ranks
 from tests.case_files import write_case
 from tests.cohort_process import Command, heed_interrupts, start_process
@@ -54,7 +54,7 @@ def test_two_processes_give_one_weights_file(case_folder: Path, address: dict[st
     options = ("--preset", "tiny", "--data", tmp_path / "cohort", "--out", out, "--minutes", 0.05)
     in_two_ranks(_train, address, *options)
     assert len(list(out.rglob("*.safetensors"))) == 1 and not list(out.rglob("*.tmp*"))
-    for stage in PRESETS["tiny"].stages:
+    for stage in STAGES:
         with (out / f"{stage}.csv").open() as file:
             names = [row["name"] for row in csv.DictReader(file)]
         assert "loss" in names and names.count("validation_psnr") == 1

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import reconstruction
 from modfill.modalities import MODALITIES
+from modfill.model.autoencoder import Autoencoder
 from modfill.model.synthesiser import Synthesiser
 from tests.case_files import write_case
 
@@ -28,7 +29,7 @@ def test_only_what_the_autoencoder_loses_is_lost(
 
     lost = measured()
     monkeypatch.setattr(Synthesiser, "encode_latents", lambda self, volumes: volumes)
-    monkeypatch.setattr(Synthesiser, "decode", lambda self, latent: latent)
+    monkeypatch.setattr(Autoencoder, "decode", lambda self, latent: latent)
     perfect = measured()
     assert tuple(lost.index) == tuple(perfect.index) == MODALITIES and (lost.case_id == "p1").all()
     assert (perfect.psnr > 100).all() and (perfect.ssim > 0.9999).all()

@@ -9,14 +9,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from modfill.errors import ModfillError
 from modfill.model.config import PRESETS
 from modfill.model.synthesiser import Synthesiser
-from modfill.training import data
+from modfill.training import augmentation, data
 from modfill.training.data import TrainingCase, load_cohort
 from modfill.training.latents import LatentBank
-from modfill.training.points import PointBank
 from tests.case_files import brain_volumes, save, write_case
 
 TINY = PRESETS["tiny"]
@@ -81,26 +81,83 @@ def test_what_cannot_be_told_apart_is_refused_though_it_was_prepared_before(tmp_
         load(tmp_path / "in", tmp_path)
 
 
-def test_latents_and_points_follow_the_files(tmp_path: Path, tiny_model: Synthesiser) -> None:
-    """The banks beside the cache hold what was made of these very files."""
-    banks = []
+def bank_of(model: Synthesiser, folder: Path, tmp_path: Path, variants: int = 3, name: str = "latents") -> LatentBank:
+    return LatentBank(model, load_cohort(folder, tmp_path / "cache", TINY), tmp_path / name, variants)
+
+
+def test_latents_follow_the_files_and_the_networks(tmp_path: Path, tiny_model: Synthesiser) -> None:
+    """What lies beside the cache was made of these very files, by these very networks."""
     for name, seed in (("one", 1), ("other", 2)):
         write_case(tmp_path / name, "p1", shape=SHAPE, seed=seed)
-        bank = LatentBank(tiny_model, [load(tmp_path / name, tmp_path)], tmp_path / "latents")
-        bank.fill()
-        points = PointBank(bank, tmp_path / "points")
-        points.fill()
-        banks.append((bank.latents[0], points.open()[0]["wanted"]))
-    assert not any(np.array_equal(one, other) for one, other in zip(*banks, strict=True))
-
-
-def test_points_are_drawn_anew_for_another_scale_of_the_latents(tmp_path: Path) -> None:
-    """A cohort that has grown has another, under the same networks."""
-    write_case(tmp_path / "in", "p1", shape=SHAPE)
-    model = Synthesiser(TINY)
-    bank = LatentBank(model, [load(tmp_path / "in", tmp_path)], tmp_path / "latents")
-    folders = []
-    for scale in (1.0, 1.5, 1.0):
-        model.latent_std.fill_(scale)
-        folders.append(PointBank(bank, tmp_path / "points").folder)
+    folders = [bank_of(tiny_model, tmp_path / name, tmp_path).folder for name in ("one", "other", "one")]
     assert folders[0] == folders[2] != folders[1]
+    for part in ("autoencoder", "translator"):
+        model = Synthesiser(TINY)
+        model.load_state_dict(tiny_model.state_dict())
+        assert bank_of(model, tmp_path / "one", tmp_path).folder == folders[0]
+        next(getattr(model, part).parameters()).data[:] += 1
+        assert bank_of(model, tmp_path / "one", tmp_path).folder != folders[0]
+
+
+def test_ranks_and_interruptions_leave_the_same_latents(tmp_path: Path, tiny_model: Synthesiser) -> None:
+    """Two ranks fill what one fills alone; a bank that grows keeps what it has."""
+    write_case(tmp_path / "in", "p1", shape=SHAPE)
+    torch.manual_seed(0)
+    alone = bank_of(tiny_model, tmp_path / "in", tmp_path, 4, "alone")
+    alone.fill()
+    for rank in (1, 0):
+        bank_of(tiny_model, tmp_path / "in", tmp_path, 3, "ranks").fill(rank, 2)
+    shared = bank_of(tiny_model, tmp_path / "in", tmp_path, 4, "ranks")
+    before = {path: path.stat().st_mtime_ns for path in shared.folder.iterdir()}
+    assert len(before) == 3
+    shared.fill()
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    for path in sorted(alone.folder.iterdir()):
+        np.testing.assert_array_equal(np.load(path), np.load(shared.folder / path.name))
+
+
+def test_rows_of_a_bank_are_what_the_denoiser_sees_in_use(
+    tmp_path: Path, tiny_model: Synthesiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a case that is neither deformed, mirrored nor of another scanner."""
+    write_case(tmp_path / "in", "p1", shape=SHAPE)
+    monkeypatch.setattr(augmentation, "DEFORMED", 0.0)
+    monkeypatch.setattr(augmentation, "_mirrored", lambda drawn: drawn)
+    monkeypatch.setattr(augmentation, "other_scanner", lambda rng, volumes, brain: volumes)
+    bank = bank_of(tiny_model, tmp_path / "in", tmp_path)
+    bank.fill()
+    case, seen = bank.cases.cases[0], set()
+    volumes, brain = torch.from_numpy(case.volumes.astype(np.float32)), torch.from_numpy(np.array(case.brain))
+    for seed in range(4):
+        mean, sources, extra, available, target, own = bank.row(np.random.default_rng(seed))
+        seen.add((tuple(available.tolist()), int(target)))
+        given = {m: volumes[n] for n, m in enumerate(TINY.modalities) if available[n]}
+        with torch.inference_mode():
+            encoded = tiny_model.encode(given, brain)
+            expected = tiny_model.condition(encoded, int(target), *tiny_model.mean(encoded, int(target)))
+            acquired = tiny_model.encode_latents(volumes[target][None, None])
+        close = {"rtol": 1e-2, "atol": 1e-2}  # half precision
+        for stored, used in ((mean, expected.mean), (sources, expected.sources), (extra, expected.extra)):
+            torch.testing.assert_close(stored, used[0], **close)
+        torch.testing.assert_close(own, acquired[0], **close)
+        assert not available[target]
+    assert len(seen) > 1
+
+
+def test_figures_are_those_of_the_latents_in_the_brain(tmp_path: Path, tiny_model: Synthesiser) -> None:
+    write_case(tmp_path / "in", "p1", shape=SHAPE)
+    bank = bank_of(tiny_model, tmp_path / "in", tmp_path)
+    bank.fill()
+    own, residual = [], []
+    for index in range(3):
+        _, sources, targets = bank._task(index)
+        mean, _, extra, _, _, latent = bank._row(index, sources, targets, 0)
+        own.append(latent[:, extra[0] > 0])
+        residual.append((latent - mean)[:, extra[0] > 0])
+    figures = bank.figures()
+    latents = torch.cat(own, 1)
+    torch.testing.assert_close(figures["centre"], latents.mean(1), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(figures["spread"], latents.std(1, correction=0), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        figures["residual"], torch.cat(residual, 1).square().mean(1).sqrt(), rtol=1e-3, atol=1e-4
+    )

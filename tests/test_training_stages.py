@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from modfill.model.config import PRESETS
-from modfill.model.synthesiser import Synthesiser
+from modfill.model.config import PRESETS, STAGES
 from modfill.training import run
 from modfill.training.data import load_cohort
 from modfill.training.latents import LatentBank
-from modfill.training.stages.refiner import RefinerStage
-from modfill.training.stages.translation import DenoiserStage, TranslationStage, TranslatorStage
+from modfill.training.loop import Stage
+from modfill.training.muon import Muon
+from modfill.training.regions import Regions
+from modfill.training.stages.denoiser import DenoiserStage
+from modfill.training.stages.translator import TranslatorStage
 from modfill.weights import checkpoint
 from tests.case_files import write_case
 from tests.conftest import awake
 from tests.short_training import shortened
+from tests.test_augmentation import stored
 
 TINY = PRESETS["tiny"]
 SHAPE = (44, 36, 28)
-FITTED = {"latent_std", "calibration", "unet_share", "brightness"}
-FITTED_LAST = {"calibration", "unet_share"}
+FIGURES = {"denoiser.centre", "denoiser.spread", "denoiser.residual"}  # of the denoiser's stage
+FITTED_LAST = {"calibration", "denoiser.inflation"}
 
 
 @pytest.fixture(scope="module")
@@ -45,100 +50,130 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fitted_weights(tmp_path: Path) -> Path:
     """Weights whose fitted numbers are those of no cohort."""
     model = awake(TINY, seed=3)
-    model.latent_std.fill_(1.25)
     model.calibration.copy_(torch.tensor([3.0, 0.5]))
-    model.unet_share.fill_(0.375)
     model.brightness.mean.fill_(0.625)
-    checkpoint.save(model, tmp_path / "before.safetensors", TINY.stages)
+    model.denoiser.inflation.fill_(1.75)
+    checkpoint.save(model, tmp_path / "before.safetensors", STAGES)
     return tmp_path / "before.safetensors"
 
 
-@pytest.mark.parametrize(
-    ("stage", "own"),
-    [("autoencoder", {"latent_std"}), ("translator", set()), ("denoiser", set()), ("refiner", FITTED_LAST),
-     ("unet", FITTED_LAST)],
-)  # fmt: skip
+def changed(before: Path, after: Path) -> set[str]:
+    one, other = load_file(before), load_file(after)
+    assert one.keys() == other.keys()
+    return {name for name in one if not torch.equal(one[name], other[name])}
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_one_stage_from_weights_changes_its_own_numbers_only(
-    cohort: Path, tmp_path: Path, fitted_weights: Path, monkeypatch: pytest.MonkeyPatch, stage: str, own: set[str]
+    cohort: Path, tmp_path: Path, fitted_weights: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     """Bit for bit, with a cohort that is not the one the weights were fitted to."""
     monkeypatch.setitem(run.PRESETS, "tiny", shortened(steps=1)["tiny"])
-    after = load_file(run.train_preset("tiny", data=cohort, out=tmp_path / "run", stage=stage, weights=fitted_weights))
-    before = load_file(fitted_weights)
-    assert before.keys() == after.keys()
-    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {stage} | own
-    assert checkpoint.load(tmp_path / "run" / "weights.safetensors")[1].stages == TINY.stages
+    after = run.train_preset("tiny", data=cohort, out=tmp_path / "run", stage=stage, weights=fitted_weights)
+    found = changed(fitted_weights, after)
+    assert {name.split(".")[0] for name in found - FITTED_LAST} == {stage} and found >= FITTED_LAST
+    assert FIGURES.issubset(found) == (stage == "denoiser")
+    assert checkpoint.load(after)[1].stages == STAGES
     assert [path.stem for path in (tmp_path / "run").glob("*.ckpt")] == [stage]
     assert torch.load(tmp_path / "run" / f"{stage}.ckpt", weights_only=True)["step"] == 1
-
-
-def test_the_translators_shortcut_is_its_own(
-    cohort: Path, tmp_path: Path, fitted_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(run.PRESETS, "tiny", shortened(steps=1)["tiny"])
-    after = load_file(
-        run.train_preset("tiny", data=cohort, out=tmp_path / "run", stage="translator", weights=fitted_weights)
-    )
-    before = load_file(fitted_weights)
-    names = [name for name in before if name.startswith("translator.shortcut.")]
-    assert names and any(not torch.equal(before[name], after[name]) for name in names)
 
 
 def test_all_stages_from_weights_fit_everything_anew(
     cohort: Path, tmp_path: Path, fitted_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(run.PRESETS, "tiny", shortened(steps=1)["tiny"])
-    after = load_file(run.train_preset("tiny", data=cohort, out=tmp_path / "run", weights=fitted_weights))
-    before = load_file(fitted_weights)
-    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == FITTED | set(TINY.stages)
+    found = changed(fitted_weights, run.train_preset("tiny", data=cohort, out=tmp_path / "run", weights=fitted_weights))
+    assert found >= FITTED_LAST | FIGURES | {"brightness.mean", "brightness.std", "brightness.correlation"}
+    assert {name.split(".")[0] for name in found} == {"calibration", "brightness", *STAGES}
 
 
 class Untrained(nn.Module):
     """A network that may not run yet."""
 
-    def __getattr__(self, name: str):
-        if name in ("training", "_parameters", "_buffers", "_modules"):
-            return super().__getattr__(name)
-        raise AssertionError(f"a network that is not trained yet was asked for {name}")
-
     def forward(self, *arguments: object) -> None:
         raise AssertionError("a network that is not trained yet ran")
 
 
-def stage_of(name: str, model: Synthesiser, cohort: Path, cache: Path) -> TranslationStage:
+@torch.no_grad()
+def test_the_translator_is_judged_without_autoencoder_and_denoiser(cohort: Path, cache: Path) -> None:
+    model, cases = awake(TINY), load_cohort(cohort, cache, TINY)
+    expected = TranslatorStage(model, cases, cases).validate()
+    model.autoencoder, model.denoiser = Untrained(), Untrained()
+    assert TranslatorStage(model, cases, cases).validate() == expected
+
+
+def translator_stage(cohort: Path, cache: Path, regions: Regions | None = None) -> TranslatorStage:
     cases = load_cohort(cohort, cache, TINY)
-    bank = LatentBank(model, cases, cache / "latents")
-    if name == "translator":
-        return TranslatorStage(model, model.translator, bank, cases)
-    if name == "denoiser":
-        return DenoiserStage(model, model.denoiser, bank, cases)
-    stage = RefinerStage.__new__(RefinerStage)  # its points play no part in validation
-    TranslationStage.__init__(stage, model, model.refiner, bank, cases)
-    return stage
+    return TranslatorStage(awake(TINY), cases, cases, regions)
 
 
-@pytest.mark.parametrize("name", ["translator", "denoiser", "refiner"])
-@torch.no_grad()
-def test_validation_runs_no_network_of_a_later_stage(name: str, cohort: Path, cache: Path) -> None:
-    model = awake(TINY)
-    model.unet_share.fill_(0.5)
-    expected = stage_of(name, model, cohort, cache).validate()
-    for later in TINY.stages[TINY.stages.index(name) + 1 :]:
-        model.add_module(later, Untrained())
-    assert stage_of(name, model, cohort, cache).validate() == expected
+def denoiser_stage(cohort: Path, cache: Path) -> DenoiserStage:
+    model, cases = awake(TINY), load_cohort(cohort, cache, TINY)
+    bank = LatentBank(model, cases, cache / "latents", 2)
+    bank.fill()
+    return DenoiserStage(model, bank, cases)
 
 
-@torch.no_grad()
-def test_the_refiner_is_judged_without_the_unet(cohort: Path, cache: Path) -> None:
-    """Weights to go on from may hold a U-Net with a share of the answer; it says nothing of the refiner."""
-    model = awake(TINY)
-    values = []
-    for part in (0.0, 1.0):
-        model.unet_share.fill_(part)
-        values.append(stage_of("refiner", model, cohort, cache).validate())
-    assert values[0] == values[1]
+@pytest.mark.parametrize("make", [translator_stage, denoiser_stage])
+def test_every_parameter_has_one_optimiser_and_a_gradient(make, cohort: Path, cache: Path) -> None:
+    stage: Stage = make(cohort, cache)
+    parameters = dict(stage.named_parameters())
+    assert parameters and all(name.startswith("part.") for name in parameters)
+    optimisers = stage.optimisers(parameters)
+    held = [id(p) for optimiser in optimisers for group in optimiser.param_groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in parameters.values())
+    (muon,) = [optimiser for optimiser in optimisers if isinstance(optimiser, Muon)]
+    inner = sum(p.numel() for group in muon.param_groups for p in group["params"])
+    assert inner > 0.5 * sum(p.numel() for p in parameters.values())
+    loss, _ = stage(stage.batch(np.random.default_rng(1)))
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is not None and p.grad.isfinite().all() for p in parameters.values())
+
+
+def test_the_translator_trains_on_what_is_hidden_and_in_the_brain(cohort: Path, cache: Path, tmp_path: Path) -> None:
+    stage = translator_stage(cohort, cache, Regions(stored(tmp_path / "r.npz")))
+    for seed in range(3):
+        batch = stage.batch(np.random.default_rng(seed))
+        for inputs, target, wanted in batch.values():
+            assert wanted.shape == inputs.brain.shape
+            for row in range(len(target)):
+                available = inputs.available[row] > 0
+                assert 0 < available.sum() < 4 and not available[target[row]]
+                assert (inputs.volumes[row, ~available] == 0).all() and inputs.volumes[row, available].any()
+                outside = inputs.brain[row, 0] == 0
+                assert (inputs.volumes[row, :, outside] == 0).all() and (wanted[row, 0, outside] == 0).all()
+        assert not batch["regions"][0].place.any() and not batch["regions"][0].statistics.any()
+
+
+def test_the_translator_s_loss_is_least_for_the_truth(cohort: Path, cache: Path, tmp_path: Path) -> None:
+    stage = translator_stage(cohort, cache, Regions(stored(tmp_path / "r.npz")))
+    stage.config = replace(stage.config, crop=0)
+    batch = stage.batch(np.random.default_rng(0))
+    wanted = {id(inputs): volume for inputs, _, volume in batch.values()}
+    losses = []
+    for noise in (0.0, 0.3, 1.0):
+        stage.part.forward = lambda inputs, target, noise=noise: (
+            wanted[id(inputs)] + noise * torch.randn(inputs.brain.shape), torch.zeros(inputs.brain.shape)
+        )  # fmt: skip
+        loss, parts = stage(batch)
+        losses.append(float(loss))
+        assert float(parts["plain"]) == pytest.approx(noise**2, rel=0.05, abs=1e-6)
+    assert losses == sorted(losses)
+
+
+def test_the_denoiser_s_loss_is_0_for_the_residual_and_counts_all_levels(cohort: Path, cache: Path) -> None:
+    stage = denoiser_stage(cohort, cache)
+    batch = stage.batch(np.random.default_rng(0))
+    condition, clean = batch["condition"], batch["clean"]
+    residual = (clean - condition.mean) / stage.part.residual[:, None, None, None]
+    inside = condition.extra[:, :1].expand_as(residual) > 0
+    assert float(residual[inside].std()) == pytest.approx(1, abs=0.4)
+    stage.part.forward = lambda noisy, sigma, condition: torch.where(inside, residual, 99)
+    assert float(stage(batch)[0]) == pytest.approx(0, abs=1e-6)
+    stage.part.forward = lambda noisy, sigma, condition: (
+        residual + sigma.view(-1, 1, 1, 1, 1) / (1 + sigma.view(-1, 1, 1, 1, 1).square()) ** 0.5
+    )
+    assert float(stage(batch)[0]) == pytest.approx(1, rel=1e-3), "an error in keeping with its level"
 
 
 def test_ranks_wait_for_as_long_as_a_cohort_takes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from modfill.completer import ModalityCompleter
 from modfill.demo.phantom import write_case as write_phantom
 from modfill.demo.picture import draw_completion
 from modfill.errors import ModfillError
-from modfill.model.config import PRESETS
+from modfill.model.config import PRESETS, STAGES
 from modfill.outputs.linking import Links, describe
 from modfill.outputs.naming import OutputFolder
 from modfill.reports.cohort_page import write_report
@@ -54,7 +54,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, completer: ModalityComplete
 
 def a_checkpoint(inputs: Path, folder: Path, version: int) -> None:
     model = awake(PRESETS["tiny"], version)
-    checkpoint.save(model, folder / "weights.safetensors", model.preset.stages)
+    checkpoint.save(model, folder / "weights.safetensors", STAGES)
 
 
 def links(inputs: Path, folder: Path, version: int) -> None:
@@ -103,7 +103,7 @@ def a_training_state(inputs: Path, folder: Path, version: int) -> None:
     parameters = {"a": nn.Parameter(torch.full((5000,), float(version)))}
     stage = SimpleNamespace(named_parameters=parameters.items, named_buffers=dict, state_dict=dict)
     optimiser = torch.optim.AdamW(parameters.values())
-    loop._save(folder / "unet.ckpt", stage, optimiser, loop.EMA(parameters, 0.9), loop.Progress(version))
+    loop._save(folder / "translator.ckpt", stage, [optimiser], loop.EMA(parameters, 0.9), loop.Progress(version))
 
 
 def a_phantom(inputs: Path, folder: Path, version: int) -> None:

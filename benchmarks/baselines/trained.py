@@ -63,7 +63,7 @@ class Trained:
     def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
         """Complete with the averaged weights of the run. Raises ModfillError if there are none."""
         stage = self.stage = self.stage or self._load()
-        prepared = prepare(case, PRESET.multiple, PRESET.normalisation)
+        prepared = prepare(case, PRESET.multiple)
         sources = [MODALITIES.index(m) for m in prepared.volumes]
         volumes = torch.zeros(len(MODALITIES), *prepared.brain.shape)
         volumes[sources] = torch.from_numpy(np.stack(list(prepared.volumes.values())))
@@ -89,7 +89,7 @@ class Trained:
 
 def training_case(case: Case) -> TrainingCase:
     """A complete case, normalised and held in memory."""
-    prepared = prepare(case, PRESET.multiple, PRESET.normalisation)
+    prepared = prepare(case, PRESET.multiple)
     volumes = np.stack([prepared.volumes[m] for m in MODALITIES]).astype(np.float16)
     return TrainingCase(case.case_id, volumes, prepared.brain, tuple(prepared.scales[m] for m in MODALITIES))
 

@@ -50,5 +50,5 @@ def _z_scored(case: Case) -> tuple[np.ndarray, list[IntensityScale], np.ndarray]
     """The available modalities z-scored over the foreground (sources, X, Y, Z), their scales, the foreground."""
     brain = np.logical_or.reduce([case.volume(m) != 0 for m in case.available])
     scales = [IntensityScale.of(case.volume(m), brain) for m in case.available]
-    volumes = [s.normalise(case.volume(m), "zscore") for s, m in zip(scales, case.available, strict=True)]
+    volumes = [s.normalise(case.volume(m)) for s, m in zip(scales, case.available, strict=True)]
     return np.stack(volumes), scales, brain

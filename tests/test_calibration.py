@@ -1,0 +1,73 @@
+"""What is fitted to held-out cases: expected PSNR, and how much more their residuals deviate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from modfill.metrics import match, psnr
+from modfill.model.config import PRESETS
+from modfill.model.synthesiser import Synthesiser
+from modfill.training.calibration import fit_to_held_out
+from modfill.training.data import TrainingCase, load_cohort, tasks
+from tests.case_files import write_case
+from tests.conftest import awake
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingCase]:
+    folder = tmp_path_factory.mktemp("cohort")
+    for seed in range(2):
+        write_case(folder / "in", f"p{seed}", seed=seed)
+    return load_cohort(folder / "in", folder / "cache", TINY)
+
+
+@torch.inference_mode()
+def expected_and_observed(
+    model: Synthesiser, case: TrainingCase, sources: tuple[int, ...], target: int
+) -> tuple[float, float]:
+    volumes = {TINY.modalities[m]: torch.from_numpy(case.volumes[m].astype(np.float32)) for m in sources}
+    encoded = model.encode(volumes, torch.from_numpy(np.array(case.brain)))
+    found = model.predict(encoded, target, torch.empty(0), None, "mean")
+    truth, given = (
+        case.scales[target].to_unit(x.astype(np.float32)) for x in (case.volumes[target], found.volume.numpy())
+    )
+    return found.expected_psnr, psnr(truth * case.brain, match(truth, given, case.brain), case.brain)
+
+
+def test_there_is_a_task_for_every_subset_and_what_it_lacks() -> None:
+    found = tasks(4)
+    assert len(found) == len(set(found)) == 28
+    assert all(target not in sources for sources, target in found)
+
+
+def test_expected_psnr_is_the_observed_one_on_average(held_out: list[TrainingCase]) -> None:
+    """Over the tasks that are fitted, a quarter for each case, there is no straight line that is nearer."""
+    model = awake(TINY)
+    model.calibration.copy_(torch.tensor([30.0, -1.0]))
+    fit_to_held_out(model, held_out)
+    pairs = [
+        expected_and_observed(model, case, sources, target)
+        for index, case in enumerate(held_out)
+        for sources, target in tasks(4)[index::4]
+    ]
+    expected, observed = np.array(pairs).T
+    slope, intercept = np.polyfit(expected, observed, 1)
+    assert observed.std() > 0.05
+    assert (slope, intercept) == (pytest.approx(1, abs=0.05), pytest.approx(0, abs=0.05 * observed.mean()))
+    assert expected.mean() == pytest.approx(observed.mean(), abs=0.05)
+
+
+def test_inflation_is_the_deviation_of_held_out_residuals_in_the_training_cases(held_out: list[TrainingCase]) -> None:
+    model = awake(TINY)
+    fit_to_held_out(model, held_out[:1])
+    before = float(model.denoiser.inflation)
+    model.denoiser.residual.mul_(2)
+    fit_to_held_out(model, held_out[:1])
+    assert before > 0 and float(model.denoiser.inflation) == pytest.approx(before / 2, rel=1e-3)
+    model.denoiser.residual.mul_(float(model.denoiser.inflation))
+    fit_to_held_out(model, held_out[:1])
+    assert float(model.denoiser.inflation) == pytest.approx(1, rel=1e-3)
