@@ -9,7 +9,7 @@ from torch import Tensor
 from modfill.metrics import match, psnr
 from modfill.model.device import fast_precision
 from modfill.model.synthesiser import Synthesiser
-from modfill.training.data import TrainingCase, tasks
+from modfill.training.data import TrainingCase, encoded, tasks
 
 EVERY = 4  # each held-out case takes a quarter of the tasks, the next case the next quarter
 
@@ -41,17 +41,15 @@ def _estimate(
 ) -> tuple[float, float, Tensor]:
     """Expected and observed PSNR of one task, and the deviation (C,) of the residual latent over the brain."""
     device = model.calibration.device
-    names, brain = model.preset.modalities, torch.from_numpy(np.array(case.brain))
-    volumes = {names[m]: torch.from_numpy(case.volumes[m].astype(np.float32)).to(device) for m in sources}
     truth = torch.from_numpy(case.volumes[target].astype(np.float32) * case.brain).to(device)
     with fast_precision(device):
-        encoded = model.encode(volumes, brain.to(device))
-        prediction = model.predict(encoded, target, torch.empty(0), None, "mean")
+        known = encoded(model, case, sources)
+        prediction = model.predict(known, target, torch.empty(0), None, "mean")
         latents = model.encode_latents(torch.stack([truth, prediction.volume])[:, None])
     scale = case.scales[target]
     acquired, given = (scale.to_unit(v.cpu().numpy()[case.brain]) for v in (truth, prediction.volume))
     every = np.ones(len(acquired), bool)
     factor = model.preset.autoencoder.factor
-    inside = torch.nn.functional.max_pool3d(encoded.inputs.brain.float(), factor)[0, 0] > 0
+    inside = torch.nn.functional.max_pool3d(known.inputs.brain.float(), factor)[0, 0] > 0
     residual = (latents[0] - latents[1])[:, inside].square().mean(1).sqrt().cpu()
     return prediction.expected_psnr, psnr(acquired, match(acquired, given, every), every), residual

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +21,7 @@ from modfill.cases.reading import Case, read_case, require_usable
 from modfill.errors import ModfillError
 from modfill.metrics import psnr
 from modfill.model.config import Preset
+from modfill.model.synthesiser import Encoded, Synthesiser
 from modfill.preprocessing.intensity import IntensityScale
 from modfill.preprocessing.prepare import prepare
 
@@ -164,6 +166,13 @@ def validation_tasks(cases: list[TrainingCase]) -> list[tuple[TrainingCase, tupl
         tasks.append((case, ((index + 1) % m,), index % m))
         tasks.append((case, tuple(k for k in range(m) if k != index % m), index % m))
     return tasks
+
+
+def encoded(model: Synthesiser, case: TrainingCase, sources: Sequence[int]) -> Encoded:
+    """A case from these sources (indices of modalities), on the model's device."""
+    names, device = model.preset.modalities, model.calibration.device
+    volumes = {names[m]: torch.from_numpy(case.volumes[m].astype(np.float32)).to(device) for m in sources}
+    return model.encode(volumes, torch.from_numpy(np.array(case.brain)).to(device))
 
 
 def unit_psnr(case: TrainingCase, target: int, predicted: np.ndarray) -> float:

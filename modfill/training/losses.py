@@ -39,10 +39,9 @@ def linear_fit(estimate: Tensor, truth: Tensor, brain: Tensor) -> tuple[Tensor, 
     Returns:
         The fitted estimate (B, 1, X, Y, Z), and its mean squared error over the brain (B, 1).
     """
-    voxels = brain.sum((2, 3, 4), keepdim=True).clamp(min=1)
 
     def mean(x: Tensor) -> Tensor:
-        return (x * brain).sum((2, 3, 4), keepdim=True) / voxels
+        return brain_mean(x, brain)[:, :, None, None, None]
 
     given, wanted = estimate - mean(estimate), truth - mean(truth)
     slope = (mean(given * wanted) / mean(given.square()).clamp(min=1e-6)).clamp(min=0)
@@ -58,8 +57,12 @@ def log_likelihood(log_error: Tensor, squared_error: Tensor, brain: Tensor) -> T
         squared_error: the true one, likewise.
         brain: likewise, 1 inside.
     """
-    values = log_error + squared_error * (-log_error).exp()
-    return (values * brain).sum((2, 3, 4)) / brain.sum((2, 3, 4)).clamp(min=1)
+    return brain_mean(log_error + squared_error * (-log_error).exp(), brain)
+
+
+def brain_mean(x: Tensor, brain: Tensor) -> Tensor:
+    """Mean of x (B, 1, X, Y, Z) over the brain, likewise, 1 inside: (B, 1), 0 without brain."""
+    return (x * brain).sum((2, 3, 4)) / brain.sum((2, 3, 4)).clamp(min=1)
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:

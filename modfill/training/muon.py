@@ -6,11 +6,13 @@ large as AdamW's (Liu et al. 2025, arXiv 2502.16982), so that both share a learn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from modfill.model.config import StageConfig
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration
 ITERATIONS = 5
@@ -37,6 +39,18 @@ class Muon(torch.optim.Optimizer):
                 update = orthogonal(_matrices(p.grad + group["momentum"] * momentum)).view_as(p)
                 p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * update)
         return loss
+
+
+def with_adamw(
+    parameters: Mapping[str, nn.Parameter], heavy: Collection[str], config: StageConfig
+) -> list[torch.optim.Optimizer]:
+    """AdamW for all parameters but those named in `heavy`, and Muon for these."""
+    rate, decay = config.learning_rate, config.weight_decay
+    light = [p for name, p in parameters.items() if name not in heavy]
+    return [
+        torch.optim.AdamW(light, lr=rate, betas=(0.9, 0.99), weight_decay=decay),
+        Muon([parameters[name] for name in sorted(heavy)], lr=rate, weight_decay=decay),
+    ]
 
 
 def _matrices(weight: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def train_preset(
         seed: of all randomness.
         device: None takes a GPU where there is one.
         weights: trained weights of the same preset to start from, which may lack the last stages; a stage in `out`
-            goes before them. With `stage`, everything in them that is not of this stage stays as it is.
+            goes before them. With `stage`, only this stage, the calibration and the inflation change.
         regions: tumour regions of more patients, for the translator; see `modfill.training.regions`.
 
     Returns:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from modfill.model.denoiser import Condition
 from modfill.model.synthesiser import Synthesiser
-from modfill.training.data import TrainingCase, unit_psnr, validation_tasks
+from modfill.training.data import TrainingCase, encoded, unit_psnr, validation_tasks
 from modfill.training.latents import LatentBank
 from modfill.training.loop import Stage
-from modfill.training.muon import Muon
+from modfill.training.muon import with_adamw
 
 LOG_SIGMA = (-0.3, 1.5)  # mean and deviation of the logarithm of the noise levels in training
 SIGMAS = (0.01, 120.0)
@@ -35,13 +35,8 @@ class DenoiserStage(Stage):
 
     def optimisers(self, parameters: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
         """Muon for the convolutions inside, AdamW for the rest."""
-        rate, decay = self.config.learning_rate, self.config.weight_decay
         heavy = {n for n, p in parameters.items() if p.ndim == 5 and ".stem." not in n and ".head." not in n}
-        light = [p for name, p in parameters.items() if name not in heavy]
-        return [
-            torch.optim.AdamW(light, lr=rate, betas=(0.9, 0.99), weight_decay=decay),
-            Muon([parameters[name] for name in sorted(heavy)], lr=rate, weight_decay=decay),
-        ]
+        return with_adamw(parameters, heavy, self.config)
 
     def batch(self, rng: np.random.Generator) -> Mapping[str, Any]:
         """Draw the inputs of one step."""
@@ -67,13 +62,9 @@ class DenoiserStage(Stage):
         """Mean PSNR of one sample over the validation tasks."""
         values, model = [], self.__dict__["model"]
         for case, sources, target in validation_tasks(self.held_out):
-            names, device = model.preset.modalities, self.part.residual.device
-            volumes = {names[m]: torch.from_numpy(case.volumes[m].astype(np.float32)).to(device) for m in sources}
-            encoded = model.encode(volumes, torch.from_numpy(np.array(case.brain)).to(device))
+            known, device = encoded(model, case, sources), self.part.residual.device
             channels = model.preset.autoencoder.latent_channels
-            noise = torch.randn(
-                1, channels, *encoded.inputs.place.shape[2:], generator=torch.Generator().manual_seed(0)
-            )
-            predicted = model.predict(encoded, target, noise.to(device), None, "sample").volume.cpu().numpy()
+            noise = torch.randn(1, channels, *known.inputs.place.shape[2:], generator=torch.Generator().manual_seed(0))
+            predicted = model.predict(known, target, noise.to(device), None, "sample").volume.cpu().numpy()
             values.append(unit_psnr(case, target, predicted))
         return float(np.mean(values))

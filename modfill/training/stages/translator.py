@@ -13,10 +13,10 @@ from modfill.model.situation import PLACES, statistics_length
 from modfill.model.synthesiser import Synthesiser
 from modfill.model.translator import Inputs
 from modfill.training.augmentation import draw_sources, example, other_scanner
-from modfill.training.data import HeldCases, TrainingCase, unit_psnr, validation_tasks
+from modfill.training.data import HeldCases, TrainingCase, encoded, unit_psnr, validation_tasks
 from modfill.training.loop import Stage
-from modfill.training.losses import linear_fit, log_likelihood, ssim
-from modfill.training.muon import Muon
+from modfill.training.losses import brain_mean, linear_fit, log_likelihood, ssim
+from modfill.training.muon import with_adamw
 from modfill.training.regions import Regions
 
 REGIONS = 6  # tumour regions a step
@@ -55,15 +55,10 @@ class TranslatorStage(Stage):
 
     def optimisers(self, parameters: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
         """Muon for the convolutions and matrices below the first layer, AdamW for the rest."""
-        rate, decay = self.config.learning_rate, self.config.weight_decay
         outer = ("stem", "place", "context", "near")
         heavy = {n for n, p in parameters.items() if p.ndim in (3, 5) and not n.endswith("bias")
                  and not any(f".{name}." in n for name in outer)}  # fmt: skip
-        light = [p for name, p in parameters.items() if name not in heavy]
-        return [
-            torch.optim.AdamW(light, lr=rate, betas=(0.9, 0.99), weight_decay=decay),
-            Muon([parameters[name] for name in sorted(heavy)], lr=rate, weight_decay=decay),
-        ]
+        return with_adamw(parameters, heavy, self.config)
 
     def batch(self, rng: np.random.Generator) -> Mapping[str, Any]:
         """Draw the inputs of one step."""
@@ -111,13 +106,12 @@ class TranslatorStage(Stage):
         inputs, target, wanted = batch["crops"]
         mean, log_error = self.part(inputs, target)
         brain = inputs.brain
-        voxels = brain.sum((2, 3, 4)).clamp(min=1)
-        counts = (voxels > LEAST_VOXELS).float()
+        counts = (brain.sum((2, 3, 4)) > LEAST_VOXELS).float()
         fit, matched = linear_fit(mean, wanted, brain)
-        plain = ((mean - wanted).square() * brain).sum((2, 3, 4)) / voxels
+        plain = brain_mean((mean - wanted).square(), brain)
         unit_mean, unit_std = self.unit[target].view(-1, 2, 1, 1, 1, 1).unbind(1)
         ranged = [(x * unit_std + unit_mean).clamp(0, 1.2) * brain for x in (fit, wanted)]
-        similarity = (ssim(*ranged) * brain).sum((2, 3, 4)) / voxels
+        similarity = brain_mean(ssim(*ranged), brain)
         expected = log_likelihood(log_error, (fit - wanted).detach().square(), brain)
         loss = (matched + FLOOR).log() + PLAIN * plain - SIMILARITY * similarity + ERROR * expected
         parts = {"matched": matched.mean(), "plain": plain.mean(), "ssim": similarity.mean()}
@@ -126,7 +120,7 @@ class TranslatorStage(Stage):
             inputs, target, wanted = batch["regions"]
             mean, log_error = self.part(inputs, target)
             error = (mean - wanted).square()
-            rows = (error * inputs.brain).sum((2, 3, 4)) / inputs.brain.sum((2, 3, 4)).clamp(min=1)
+            rows = brain_mean(error, inputs.brain)
             parts["regions"] = rows.mean()
             total = total + REGION * (rows + REGION_FLOOR).log().mean()
             total = total + REGION_ERROR * log_likelihood(log_error, error.detach(), inputs.brain).mean()
@@ -136,10 +130,7 @@ class TranslatorStage(Stage):
         """Mean PSNR over the validation tasks."""
         values, model = [], self.__dict__["model"]
         for case, sources, target in validation_tasks(self.held_out):
-            names, device = model.preset.modalities, self.unit.device
-            volumes = {names[m]: torch.from_numpy(case.volumes[m].astype(np.float32)).to(device) for m in sources}
-            encoded = model.encode(volumes, torch.from_numpy(np.array(case.brain)).to(device))
-            predicted = model.mean(encoded, target)[0].cpu().numpy()
+            predicted = model.mean(encoded(model, case, sources), target)[0].cpu().numpy()
             values.append(unit_psnr(case, target, predicted))
         return float(np.mean(values))
 
