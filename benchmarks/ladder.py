@@ -64,7 +64,7 @@ class Task:
     Attributes:
         encoded: the sources.
         index: of the target among the modalities.
-        noise: of the samples, as a completion would draw it.
+        noise: of the samples, as completions with the seeds 0, 1, ... draw it.
     """
 
     def __init__(self, networks: Inference, case: Case, sources: tuple[str, ...], target: str, samples: int):
@@ -75,7 +75,8 @@ class Task:
         self.unit = networks.brightness(self.prepared.brightness(), target)
         autoencoder = networks.preset.autoencoder
         shape = (autoencoder.latent_channels, *(n // autoencoder.factor for n in self.prepared.brain.shape))
-        self.noise = draw_noise(shape, case.case_id, target, 0, samples).to(networks.device)
+        drawn = [draw_noise(shape, case.case_id, target, seed) for seed in range(samples)]
+        self.noise = torch.stack(drawn).to(networks.device)
 
     def scored(self, volumes: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Any]]:
         """A row of every figure of the protocol, and the sharpness, for each name and volume (X, Y, Z), z-scored."""

@@ -125,8 +125,6 @@ def growth(own: ModalityCompleter, case: Case) -> list[dict[str, Any]]:
     one = reduced(case, MODALITIES[:3])
     for steps in (1, 5, 20):
         row("steps, mode sample", steps, one, settings=Settings("sample", steps))
-    for samples in (2, 4):
-        row("samples, 5 steps each", samples, one, settings=Settings(steps=5, samples=samples))
     return rows
 
 

@@ -58,7 +58,7 @@ def measure(networks: Inference, case: Case, sources: tuple[str, ...], target: s
     """One row of the table."""
     task, model = Task(networks, case, sources, target, samples), networks.model
     with fast_precision(networks.device):
-        prediction = model.predict(task.encoded, task.index, task.noise[:0], None, "mean")
+        prediction = model.predict(task.encoded, task.index)
         mean, squared_error = prediction.volume, prediction.squared_error
         residuals = model.residuals(task.encoded, task.index, mean, squared_error, task.noise)
     whole = brain_of(case)

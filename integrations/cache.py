@@ -115,7 +115,7 @@ def complete_arrays(
     Args:
         arrays: acquired (X, Y, Z) by modality, or a name of it such as "flair", 0 outside the brain.
         affine: 4x4, voxel indices to mm; or one by modality, which must then agree.
-        settings: mode, steps, samples and seed, no uncertainty; None takes the defaults.
+        settings: mode, steps and seed, no uncertainty; None takes the defaults.
         case_id: part of the seed and of messages; None takes a name made of the arrays' hash.
         targets: missing modalities; None takes all.
         weights: a file that `modfill train` wrote; None takes the shipped ones.

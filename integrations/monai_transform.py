@@ -22,7 +22,7 @@ from modfill.integrations.cache import Synthetic, complete_arrays
 from modfill.cases.filenames import nifti_stem
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES, modalities_of, modality_of, nearest_source
-from modfill.settings import Settings, without_uncertainty
+from modfill.settings import Settings, numbered_samples, without_uncertainty
 
 try:
     from monai.config import KeysCollection
@@ -31,7 +31,7 @@ try:
 except ImportError as error:
     raise ModfillError("The MONAI transforms need MONAI: pip install 'monai>=1.4'") from error
 
-__all__ = ["CompleteModalitiesd", "RandModalityDropoutd"]
+__all__ = ["CompleteModalitiesd", "RandCompleteModalitiesd", "RandModalityDropoutd"]
 
 
 class CompleteModalitiesd(MapTransform):
@@ -54,7 +54,7 @@ class CompleteModalitiesd(MapTransform):
         modalities: which modality each key, or each channel of the stack, is.
         weights: a file that `modfill train` wrote; None takes the shipped ones.
         cache: folder of completed images, shared by all workers and runs; None keeps nothing.
-        settings: mode, steps, samples and seed; None takes the defaults.
+        settings: mode, steps and seed; None takes the defaults.
         device: "cpu", or a GPU, which workers can use only if they are spawned.
 
     Raises:
@@ -124,6 +124,53 @@ class CompleteModalitiesd(MapTransform):
         image = _require(data, self.keys[0], count, f"a channel for each of {names}, all zero where it is missing")
         channels = {m: cast(MetaTensor, image[i : i + 1]) for i, m in enumerate(self.modalities)}
         return {modality: channel for modality, channel in channels.items() if channel.any()}
+
+
+class RandCompleteModalitiesd(RandomizableTransform, MapTransform):
+    """Add the modalities that the data lack as one of several plausible images, drawn anew on each call.
+
+    It is an augmentation: what the sources leave open differs between epochs. Being random, it is not kept by
+    `CacheDataset`; with a cache folder each plausible image is synthesised once.
+
+    Args:
+        keys, modalities, weights, cache, device: as in `CompleteModalitiesd`.
+        num_samples: plausible images that each case has.
+        settings: steps and the first seed of the samples; None takes the defaults.
+
+    Raises:
+        ModfillError: an argument cannot be used; on a call, CaseError if the data cannot be completed.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = MODALITIES,
+        *,
+        num_samples: int = 8,
+        settings: Settings | None = None,
+        modalities: Sequence[str] = MODALITIES,
+        weights: str | Path | None = None,
+        cache: str | Path | None = None,
+        device: str | torch.device = "cpu",
+    ):
+        MapTransform.__init__(self, keys, allow_missing_keys=True)
+        RandomizableTransform.__init__(self)
+        self.choices = [
+            CompleteModalitiesd(
+                keys, modalities=modalities, weights=weights, cache=cache, settings=sample, device=device
+            )
+            for sample in numbered_samples(num_samples, settings).values()
+        ]
+        self.choice = 0
+
+    def randomize(self, data: Any = None) -> None:
+        """Draw the sample."""
+        super().randomize(None)
+        self.choice = int(self.R.randint(len(self.choices)))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Complete one dictionary; the given one and its images stay as they are."""
+        self.randomize()
+        return self.choices[self.choice](data)
 
 
 class RandModalityDropoutd(RandomizableTransform, MapTransform):

@@ -20,7 +20,7 @@ from modfill.integrations.cache import complete_arrays
 
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import MODALITIES, by_modality, nearest_source
-from modfill.settings import Settings, without_uncertainty
+from modfill.settings import Settings, numbered_samples, without_uncertainty
 
 try:
     import torchio as tio
@@ -30,7 +30,7 @@ except ImportError as error:
         f"The TorchIO transforms need TorchIO 0.20 or newer, but older than 2 ({error}): pip install 'modfill[torchio]'"
     ) from error
 
-__all__ = ["CompleteModalities", "ModalityDropout", "RandomModalityDropout"]
+__all__ = ["CompleteModalities", "ModalityDropout", "RandomCompleteModalities", "RandomModalityDropout"]
 
 
 class CompleteModalities(tio.Transform):
@@ -49,7 +49,7 @@ class CompleteModalities(tio.Transform):
         weights: a file that `modfill train` wrote; None takes the shipped ones.
         names: image name by modality where it differs, e.g. `{"t1c": "t1gd"}`.
         cache: folder of completed images, shared by all workers and runs; None keeps nothing.
-        settings: mode, steps, samples and seed; None takes the defaults.
+        settings: mode, steps and seed; None takes the defaults.
         device: "cpu", or a GPU, which workers can use only if they are spawned.
         **kwargs: of `torchio.Transform`. `include` and `exclude` choose which missing images are added; all
             acquired ones are sources. `p` must be 1: incomplete subjects cannot be collated.
@@ -108,6 +108,47 @@ class CompleteModalities(tio.Transform):
         subject[ACQUIRED] = acquired_mask(sources)
         subject.update_attributes()
         return subject
+
+
+class RandomCompleteModalities(RandomTransform):
+    """Add the modalities that a subject lacks as one of several plausible images, drawn anew on each call.
+
+    It is an augmentation: what the sources leave open differs between epochs. The choice is recorded in the history as
+    `CompleteModalities` with its seed. With a cache folder each plausible image is synthesised once.
+
+    Args:
+        num_samples: plausible images that each subject has.
+        settings: steps and the first seed of the samples; None takes the defaults.
+        weights, names, cache, device: as in `CompleteModalities`.
+        **kwargs: likewise.
+
+    Raises:
+        ModfillError: an argument cannot be used; on a call, CaseError if the subject cannot be completed.
+    """
+
+    def __init__(
+        self,
+        num_samples: int = 8,
+        *,
+        settings: Settings | None = None,
+        weights: str | Path | None = None,
+        names: Mapping[str, str] | None = None,
+        cache: str | Path | None = None,
+        device: str | torch.device = "cpu",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.num_samples = num_samples
+        self.choices = [
+            CompleteModalities(weights, names=names, cache=cache, settings=sample, device=device, **kwargs)
+            for sample in numbered_samples(num_samples, settings).values()
+        ]
+
+    def apply_transform(self, subject: tio.Subject) -> tio.Subject:
+        """Draw the sample with torch's global generator, which data loaders seed for each worker."""
+        transformed = self.choices[int(torch.randint(len(self.choices), ()))](subject)
+        assert isinstance(transformed, tio.Subject)
+        return transformed
 
 
 class RandomModalityDropout(RandomTransform):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from modfill.reports.scan import scan_cohort
     from modfill.reproduction import Reproduction, reproduce
     from modfill.results import CaseResult, Completed
-    from modfill.settings import Settings
+    from modfill.settings import Settings, numbered_samples
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "__version__",
     "find_cohort",
     "inspect",
+    "numbered_samples",
     "reproduce",
     "scan_cohort",
     "tune_process",
@@ -49,7 +50,7 @@ _PLACES = {
     "reports.scan": ("scan_cohort",),
     "reproduction": ("Reproduction", "reproduce"),
     "results": ("CaseResult", "Completed"),
-    "settings": ("Settings",),
+    "settings": ("Settings", "numbered_samples"),
 }
 _MODULES = {name: f"modfill.{module}" for module, names in _PLACES.items() for name in names}
 

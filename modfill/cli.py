@@ -83,7 +83,7 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.completer import ModalityCompleter
     from modfill.modalities import MODALITIES
     from modfill.outputs.naming import output_folder
-    from modfill.settings import Settings
+    from modfill.settings import Settings, numbered_samples
 
     named = {modality: path for modality in MODALITIES if (path := getattr(options, modality)) is not None}
     if sum([options.cohort is not None, bool(named), options.prepare is not None]) != 1:
@@ -94,7 +94,12 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
             parser.error("--prepare writes cases in one process: run modfill prepare first, then complete CASES")
         options.cohort = options.out / "prepared"
         prepared, unprepared = _prepared(options.prepare, options.cohort, ignore_unexplained=options.ignore_unexplained)
-    settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
+    mode = options.mode if options.samples is None else "sample"
+    settings = Settings(mode, options.steps, options.seed, options.uncertainty)
+    if options.samples is None:
+        runs = {options.out: settings}
+    else:
+        runs = {options.out / name: each for name, each in numbered_samples(options.samples, settings).items()}
     if named:
         cohort = Cohort("folders", [case_of_files(named)])
     else:
@@ -102,35 +107,38 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
     if prepared is not None:  # an earlier run may have left the images of a study that failed now
         cohort = replace(cohort, cases=[case for case in cohort.cases if case.case_id in prepared])
     found = share.of(cohort.cases)
-    completer = ModalityCompleter(options.weights, device=options.device, settings=settings)
+    completer = ModalityCompleter(options.weights, device=options.device)
     if options.dry_run:
-        return _plan(found, output_folder(options.out, options.naming, cohort), options)
+        return max(_plan(found, output_folder(out, options.naming, cohort), options) for out in runs)
     meeting = Meeting(share.rank)
-    with contextlib.ExitStack() as stack:
-        single = len(found) == 1 and not share.label
-        progress = stack.enter_context(case_bar(found[0].case_id)) if single else None
-        results = completer.complete_cohort(
-            cohort,
-            out=options.out,
-            naming=options.naming,
-            targets=options.targets,
-            link=options.link,
-            overwrite=options.overwrite,
-            allow_synthetic=options.allow_synthetic,
-            assume_aligned=options.assume_aligned,
-            jobs=options.jobs,
-            shard=str(share.part),
-            progress=progress,
-        )
-        stack.callback(results.close)  # also when a signal comes between two results
-        outcome = follow(results, len(found), jobs=options.jobs, label=share.label)
+    single, failed = len(found) == 1 and not share.label, bool(unprepared)
+    for out, each in runs.items():
+        with contextlib.ExitStack() as stack:
+            progress = stack.enter_context(case_bar(found[0].case_id)) if single else None
+            results = completer.complete_cohort(
+                cohort,
+                out=out,
+                settings=each,
+                naming=options.naming,
+                targets=options.targets,
+                link=options.link,
+                overwrite=options.overwrite,
+                allow_synthetic=options.allow_synthetic,
+                assume_aligned=options.assume_aligned,
+                jobs=options.jobs,
+                shard=str(share.part),
+                progress=progress,
+            )
+            stack.callback(results.close)  # also when a signal comes between two results
+            outcome = follow(results, len(found), jobs=options.jobs, label=share.label)
+        failed = failed or bool(outcome.problems)
+        done = outcome.last.completed if single and outcome.last else None
+        for path in done.paths.values() if done else ():
+            _LOG.info("%s", path)
+        if not outcome.problems and (done is None or done.paths):
+            _LOG.info("Written to %s; look at it: modfill report %s", out, out)
     meeting.wait()
-    done = outcome.last.completed if single and outcome.last else None
-    for path in done.paths.values() if done else ():
-        _LOG.info("%s", path)
-    if not outcome.problems and (done is None or done.paths):
-        _LOG.info("Written to %s; look at it: modfill report %s", options.out, options.out)
-    return 1 if outcome.problems or unprepared else 0
+    return 1 if failed else 0
 
 
 def _plan(found: Sequence[CaseFiles], out: OutputFolder, options: argparse.Namespace) -> int:

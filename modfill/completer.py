@@ -37,7 +37,7 @@ class ModalityCompleter:
     Args:
         weights: a file that `modfill train` wrote; None takes the shipped ones.
         device: "auto" (a CUDA GPU where there is one), "cpu", "cuda", "cuda:1", "mps", "gpu", or a `torch.device`.
-        settings: mode, steps, samples, seed and uncertainty of each call that names none.
+        settings: mode, steps, seed and uncertainty of each call that names none.
 
     Raises:
         WeightsError: the weights cannot be read.
@@ -80,7 +80,7 @@ class ModalityCompleter:
             out: folder that receives `<case_id>/<case_id>-<modality>.nii.gz` and its sidecar, or an `OutputFolder` that
                 names them otherwise; None writes nothing.
             targets: missing modalities, or names of theirs such as "flair"; None takes all.
-            settings: mode, steps, samples, seed and uncertainty; None takes the completer's.
+            settings: mode, steps, seed and uncertainty; None takes the completer's.
             overwrite: do finished outputs again.
             allow_synthetic: use synthetic images as sources too; recorded in the sidecars.
             assume_aligned: place images without orientation codes like those with them, as `read_case` does.
@@ -166,7 +166,7 @@ class ModalityCompleter:
                 `naming` cannot be "nnunet" or "auto", which take more from a cohort than its cases.
             out: a folder, or an `OutputFolder` that names outputs in its own way.
             targets: modalities to synthesise where they are missing; None takes all.
-            settings: mode, steps, samples, seed and uncertainty; None takes the completer's.
+            settings: mode, steps, seed and uncertainty; None takes the completer's.
             naming: of outputs in a folder, as `output_folder` has it. The description of a BIDS dataset is written at
                 once, nnU-Net's dataset.json when all cases of the cohort are complete, those of other shards too.
             link: add links to what was acquired.

@@ -34,7 +34,7 @@ class Completion:
 
     Args:
         networks: the weights on a device; loaded when the first case needs them.
-        settings: mode, steps, samples, seed, and whether uncertainty is wanted.
+        settings: mode, steps, seed, and whether uncertainty is wanted.
         out: receives images and sidecars; None writes nothing. The caller holds the lock of each case in it.
         targets: modalities to synthesise; None takes all that a case lacks.
         overwrite: do finished outputs again.

@@ -67,7 +67,7 @@ def reproduce(
     note = read_sidecar(path)
     if note is None:
         raise CaseError(f"{path} must be the sidecar of a synthetic image, got none that modfill wrote; check the path")
-    settings = Settings(note["Mode"], note["Steps"], note["Samples"], note["Seed"], note["Uncertainty"])
+    settings = Settings(note["Mode"], note["Steps"], note["Seed"], note["Uncertainty"])
     completer = ModalityCompleter(weights, settings=settings)
     if completer.networks.file.sha256 != note["Weights"]["SHA256"]:
         raise WeightsError(

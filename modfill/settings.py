@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from modfill.errors import SettingsError
 
-__all__ = ["Mode", "Settings", "truth", "whole_number", "without_uncertainty"]
+__all__ = ["Mode", "Settings", "numbered_samples", "truth", "whole_number", "without_uncertainty"]
 
 Mode = Literal["mean", "sample"]
 
@@ -21,19 +21,16 @@ class Settings:
 
     Attributes:
         mode: "mean" (least error) or "sample" (one plausible image).
-        steps: diffusion steps of each sample; None takes the preset's number. If they are given in mode "mean", the
-            image is the mean of samples instead of the mean that the network estimates at once.
-        samples: samples that such a mean averages.
-        seed: of the noise, from 0 to 2**63 - 1.
+        steps: diffusion steps of a sample; None takes the preset's number. Mode "mean" has none.
+        seed: of a sample's noise, from 0 to 2**63 - 1.
         uncertainty: give the map of the standard deviation to be expected, too.
 
     Raises:
-        SettingsError: one is of another type or out of its range, or more samples are asked for than are used.
+        SettingsError: one is of another type or out of its range, or steps are given in mode "mean".
     """
 
     mode: Mode = "mean"
     steps: int | None = None
-    samples: int = 1
     seed: int = 0
     uncertainty: bool = False
 
@@ -43,23 +40,27 @@ class Settings:
         checked = {
             "mode": str(self.mode),
             "steps": None if self.steps is None else whole_number("steps", self.steps, 1, 1000),
-            "samples": whole_number("samples", self.samples, 1),
             "seed": whole_number("seed", self.seed, 0, 2**63 - 1),
             "uncertainty": truth("uncertainty", self.uncertainty),
         }
         for name, value in checked.items():  # Python's own types: sidecars and caches tell them
             object.__setattr__(self, name, value)
-        if self.samples > max(self.drawn, 1):
-            raise SettingsError(
-                f"samples must be 1 except in mode 'mean' with steps, got {self.samples}; set samples=1"
-            )
+        if self.mode == "mean" and self.steps is not None:
+            raise SettingsError(f"steps must be left out in mode 'mean', got {self.steps}; set mode='sample'")
 
-    @property
-    def drawn(self) -> int:
-        """Samples that are drawn: one in mode "sample", and those that the mean averages."""
-        if self.mode == "sample":
-            return 1
-        return self.samples if self.steps is not None else 0
+
+def numbered_samples(count: int, settings: Settings | None = None) -> dict[str, Settings]:
+    """Settings of several plausible images of the same modality, for multiple imputation.
+
+    Args:
+        count: number of images.
+        settings: of the first one, in mode "sample"; each further one has the next seed. None takes the defaults.
+
+    Returns:
+        By name, "sample-1" to "sample-<count>", which a folder of its own may have.
+    """
+    first = replace(settings or Settings("sample"), mode="sample")
+    return {f"sample-{n + 1}": replace(first, seed=first.seed + n) for n in range(whole_number("count", count, 1))}
 
 
 def whole_number(name: str, value: Any, low: int, high: int | None = None) -> int:

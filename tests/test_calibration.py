@@ -31,7 +31,7 @@ def expected_and_observed(
 ) -> tuple[float, float]:
     volumes = {TINY.modalities[m]: torch.from_numpy(case.volumes[m].astype(np.float32)) for m in sources}
     encoded = model.encode(volumes, torch.from_numpy(np.array(case.brain)))
-    found = model.predict(encoded, target, torch.empty(0), None, "mean")
+    found = model.predict(encoded, target)
     truth, given = (
         case.scales[target].to_unit(x.astype(np.float32)) for x in (case.volumes[target], found.volume.numpy())
     )

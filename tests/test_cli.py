@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -63,11 +64,11 @@ def test_a_case_is_completed(run: Run, case_folder: Path, tmp_path: Path) -> Non
 
 
 def test_options_reach_the_sidecar(run: Run, case_folder: Path, tmp_path: Path) -> None:
-    options = ("--targets", "t2w", "--mode", "mean", "--steps", 2, "--samples", 2, "--seed", 7, "--uncertainty")
+    options = ("--targets", "t2w", "--mode", "sample", "--steps", 2, "--seed", 7, "--uncertainty")
     assert run("complete", case_folder, "--out", tmp_path / "out", *options)[0] == 0
     assert files_in(tmp_path / "out") == [f"p1/p1-t2w{end}" for end in ("-uncertainty.nii.gz", ".json", ".nii.gz")]
     note = (tmp_path / "out" / "p1" / "p1-t2w.json").read_text()
-    for line in ('"Mode": "mean"', '"Steps": 2', '"Samples": 2', '"Seed": 7', '"Uncertainty": true'):
+    for line in ('"Mode": "sample"', '"Steps": 2', '"Seed": 7', '"Uncertainty": true'):
         assert line in note
 
 
@@ -78,9 +79,24 @@ def test_a_setting_that_is_refused_leaves_nothing_behind(
     for option in ("--steps", "--samples"):
         status, _, error = run("complete", case_folder, "--out", tmp_path / "out", "--naming", naming, option, 0)
         assert status == 2 and option in error and not (tmp_path / "out").exists()
-    status, _, error = run("complete", case_folder, "--out", tmp_path / "out", "--naming", naming, "--samples", 8)
+    status, _, error = run("complete", case_folder, "--out", tmp_path / "out", "--naming", naming, "--steps", 8)
     assert status == 2 and not (tmp_path / "out").exists()
-    one_line(error, "samples must be 1 except in mode 'mean' with steps, got 8; set --samples 1")
+    one_line(error, "steps must be left out in mode 'mean', got 8; set --mode sample")
+
+
+def test_samples_are_numbered_and_each_can_be_made_alone(run: Run, case_folder: Path, tmp_path: Path) -> None:
+    words = ("complete", case_folder, "--targets", "t2w", "--steps", 1, "--out")
+    assert run(*words, tmp_path / "out", "--samples", 2, "--seed", 7)[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sample-1", "sample-2"]
+    assert run(*words, tmp_path / "alone", "--mode", "sample", "--seed", 8)[0] == 0
+    place = Path("p1", "p1-t2w.nii.gz")
+    first, second, alone = (
+        np.asarray(nib.Nifti1Image.from_filename(tmp_path / folder / place).dataobj)
+        for folder in ("out/sample-1", "out/sample-2", "alone")
+    )
+    assert (second == alone).all() and (first != second).any()
+    status, out, _ = run(*words, tmp_path / "out", "--samples", 3, "--seed", 7)
+    assert status == 0 and out.count("finished before") == 2 and (tmp_path / "out" / "sample-3" / place).is_file()
 
 
 def _truncate(folder: Path) -> None:

@@ -35,7 +35,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, completer: ModalityComple
     """Cohorts and their completion `out`: an odd name with maps of uncertainty, two plain cases, one that failed."""
     folder = tmp_path_factory.mktemp("report")
     write_case(folder / "in", ODD, ("t1n", "t2f"))
-    list(completer.complete_cohort(folder / "in", out=folder / "out", settings=Settings(steps=1, uncertainty=True)))
+    list(completer.complete_cohort(folder / "in", out=folder / "out", settings=Settings(uncertainty=True)))
     for name in ("p2", "p10"):
         write_case(folder / "plain", name, ("t1n", "t1c", "t2w"), seed=len(name))
     write_case(folder / "plain", "broken", ("t1n",))
@@ -181,9 +181,7 @@ def test_other_namings(completer: ModalityCompleter, tmp_path: Path) -> None:
     write_case(tmp_path / "in", "p1", ("t1n", "t2f"))
     for naming in ("brats2021", "nnunet", "bids"):
         out = OutputFolder(tmp_path / naming, naming)
-        list(
-            completer.complete_cohort(tmp_path / "in", out=out, settings=Settings(steps=1, uncertainty=True), link=True)
-        )
+        list(completer.complete_cohort(tmp_path / "in", out=out, settings=Settings(uncertainty=True), link=True))
         assert len(pictures(write_report(out.path).read_text())) == 6
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -138,7 +139,7 @@ def test_the_seed_decides_a_sample(completer: ModalityCompleter, case_folder: Pa
 
 
 def test_modes_and_steps_matter(completer: ModalityCompleter, case_folder: Path) -> None:
-    settings = ({}, {"steps": 2}, {"steps": 3}, {"mode": "sample"}, {"samples": 3, "steps": 3})
+    settings = ({}, *({"mode": "sample", "steps": steps} for steps in (None, 2, 3)))
     images = [
         voxels(completer.complete(case_folder, targets=["t2w"], settings=Settings(**s)).images["t2w"]) for s in settings
     ]
@@ -151,8 +152,8 @@ def test_modes_and_steps_matter(completer: ModalityCompleter, case_folder: Path)
 def test_targets_do_not_influence_each_other(
     completer: ModalityCompleter, case_folder: Path, targets: list[str], mode: str
 ) -> None:
-    together = completer.complete(case_folder, settings=Settings(mode=mode, steps=2)).images
-    some = completer.complete(case_folder, targets=targets, settings=Settings(mode=mode, steps=2)).images
+    together = completer.complete(case_folder, settings=Settings(mode)).images
+    some = completer.complete(case_folder, targets=targets, settings=Settings(mode)).images
     assert list(some) == targets
     assert_same(some, {modality: together[modality] for modality in targets})
 
@@ -189,7 +190,7 @@ def test_a_reoriented_case_gives_the_reoriented_answer(completer: ModalityComple
 def test_sidecar_tells_where_it_comes_from(
     completer: ModalityCompleter, tiny_weights: Path, case_folder: Path, tmp_path: Path, target: str
 ) -> None:
-    done = completer.complete(case_folder, out=tmp_path, settings=Settings(mode="mean", steps=3, samples=2, seed=5))
+    done = completer.complete(case_folder, out=tmp_path, settings=Settings(mode="sample", steps=3, seed=5))
     note = json.loads((tmp_path / "p1" / f"p1-{target}.json").read_text())
     assert note == done.provenance[target]
     assert note["Synthetic"] is True and note["Modality"] == target
@@ -198,7 +199,7 @@ def test_sidecar_tells_where_it_comes_from(
         assert source["SHA256"] == hashlib.sha256((case_folder / source["File"]).read_bytes()).hexdigest()
     assert note["Weights"]["SHA256"] == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
     assert note["Weights"]["Preset"] == "tiny" and note["GeneratedBy"][0]["Name"] == "modfill"
-    assert (note["Mode"], note["Steps"], note["Samples"], note["Seed"]) == ("mean", 3, 2, 5)
+    assert (note["Mode"], note["Steps"], note["Seed"]) == ("sample", 3, 5)
     assert ("ContrastAgent" in note) == (target == "t1c")
     assert str(tmp_path) not in json.dumps(note)
 
@@ -252,37 +253,32 @@ def test_a_synthetic_image_never_becomes_a_source(
 
 
 def test_finished_outputs_are_kept_unless_told(completer: ModalityCompleter, case_folder: Path, tmp_path: Path) -> None:
-    first = completer.complete(case_folder, out=tmp_path / "out", settings=Settings(uncertainty=True, steps=2))
+    first = completer.complete(case_folder, out=tmp_path / "out", settings=Settings(uncertainty=True))
     before = hashes(tmp_path / "out")
     stamps = {path: path.stat().st_mtime_ns for path in first.paths.values()}
-    again = completer.complete(case_folder, out=tmp_path / "out", settings=Settings(uncertainty=True, steps=2))
+    again = completer.complete(case_folder, out=tmp_path / "out", settings=Settings(uncertainty=True))
     assert again.skipped == MISSING and again.provenance == first.provenance
     assert_same(again.images, first.images)
     assert_same(again.uncertainty, first.uncertainty)
     assert {path: path.stat().st_mtime_ns for path in first.paths.values()} == stamps
-    redone = completer.complete(
-        case_folder, out=tmp_path / "out", overwrite=True, settings=Settings(uncertainty=True, steps=2)
-    )
+    redone = completer.complete(case_folder, out=tmp_path / "out", overwrite=True, settings=Settings(uncertainty=True))
     assert redone.skipped == () and hashes(tmp_path / "out") == before
 
 
 def test_an_output_of_other_settings_or_sources_is_not_taken_for_this_one(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path
 ) -> None:
-    completer.complete(case_folder, out=tmp_path / "out")
+    own = Settings("sample", 1)
+    completer.complete(case_folder, out=tmp_path / "out", settings=own)
     before = hashes(tmp_path / "out")
-    others = {
-        "Seed": {"seed": 3},
-        "Mode": {"mode": "sample"},
-        "Steps": {"steps": 2},
-        "Uncertainty": {"uncertainty": True},
-    }
-    for key, settings in others.items():
+    others = {"Seed": {"seed": 3}, "Mode": {"mode": "mean", "steps": None}, "Steps": {"steps": 2},
+              "Uncertainty": {"uncertainty": True}}  # fmt: skip
+    for key, other in others.items():
         with pytest.raises(CaseError, match=f"{key} of this run.*overwrite=True"):
-            completer.complete(case_folder, out=tmp_path / "out", settings=Settings(**settings))
+            completer.complete(case_folder, out=tmp_path / "out", settings=replace(own, **other))
     save(case_folder / "p1-t1n.nii.gz", brain_volumes(seed=1)["t1n"])
     with pytest.raises(CaseError, match="Sources of this run"):
-        completer.complete(case_folder, out=tmp_path / "out")
+        completer.complete(case_folder, out=tmp_path / "out", settings=own)
     assert hashes(tmp_path / "out") == before
     redone = completer.complete(case_folder, out=tmp_path / "out", overwrite=True, settings=Settings(seed=3))
     assert redone.skipped == ()
@@ -292,7 +288,7 @@ def test_an_output_of_other_settings_or_sources_is_not_taken_for_this_one(
 def test_an_overwritten_image_keeps_no_old_uncertainty(
     completer: ModalityCompleter, case_folder: Path, tmp_path: Path
 ) -> None:
-    completer.complete(case_folder, out=tmp_path / "out", targets=["t1c"], settings=Settings(uncertainty=True, steps=2))
+    completer.complete(case_folder, out=tmp_path / "out", targets=["t1c"], settings=Settings(uncertainty=True))
     completer.complete(case_folder, out=tmp_path / "out", targets=["t1c"], overwrite=True)
     assert set(hashes(tmp_path / "out")) == {"p1/p1-t1c.json", "p1/p1-t1c.nii.gz"}
     assert completer.complete(case_folder, out=tmp_path / "out", targets=["t1c"]).uncertainty == {}
@@ -348,7 +344,7 @@ def test_a_target_must_be_missing(completer: ModalityCompleter, case_folder: Pat
 
 
 @pytest.mark.parametrize(
-    ("settings", "reason"), [({"mode": "best"}, "mode"), ({"steps": 0}, "steps"), ({"samples": 0}, "samples")]
+    ("settings", "reason"), [({"mode": "best"}, "mode"), ({"steps": 0}, "steps"), ({"seed": -1}, "seed")]
 )
 def test_settings_are_checked(completer: ModalityCompleter, case_folder: Path, settings: dict, reason: str) -> None:
     with pytest.raises(SettingsError, match=f"{reason} must be"):

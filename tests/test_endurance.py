@@ -29,7 +29,7 @@ def test_memory_and_open_files_are_flat(completer: ModalityCompleter, tmp_path: 
             case,
             out=tmp_path / "out",
             overwrite=True,
-            settings=Settings(uncertainty=bool(number % 2), steps=1, seed=number),
+            settings=Settings(uncertainty=bool(number % 2), seed=number),
         )
         use.append((process.memory_info().rss, process.num_fds(), process.num_threads()))
     memory, files, threads = zip(*use, strict=True)

@@ -89,18 +89,14 @@ def test_a_stop_at_any_step_of_writing_leaves_whole_files(
     """Each single step of writing an image, its uncertainty and its sidecar is once the one that fails."""
     case = inspect(write_case(tmp_path / "in", "p1", ("t1n",), shape=SHAPE))
     if former:
-        completer.complete(
-            case, out=tmp_path / "former", targets=["t1c"], settings=Settings(uncertainty=True, steps=1, seed=1)
-        )
+        completer.complete(case, out=tmp_path / "former", targets=["t1c"], settings=Settings(uncertainty=True, seed=1))
     for number in range(1, 99):
         out = tmp_path / f"out-{number}"
         if former:
             shutil.copytree(tmp_path / "former", out)
         finished = False
         with suppress(CaseError, KeyboardInterrupt, Dead), stopping_at(number, STOPS[stop]):
-            completer.complete(
-                case, out=out, targets=["t1c"], overwrite=True, settings=Settings(uncertainty=True, steps=1)
-            )
+            completer.complete(case, out=out, targets=["t1c"], overwrite=True, settings=Settings(uncertainty=True))
             finished = True
         images = whole_images(out)
         assert stop == "SIGKILL" or leftovers(out) == []

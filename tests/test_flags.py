@@ -16,7 +16,7 @@ from modfill.terminal.flags import _KEYWORDS, in_flags
     [
         ("overwrite it (overwrite=True) or stop", "overwrite it (--overwrite) or stop"),
         ("set assume_aligned=True if so", "set --assume-aligned if so"),
-        ("set samples=1", "set --samples 1"),
+        ("set jobs=1", "set --jobs 1"),
         ("give naming='nnunet' and link=True", "give --naming nnunet and --link"),
         ("give channels=['t1n', 't1c']", "give --channels t1n t1c"),
         ("case overwrite=7: other=True stays, a=b", "case --overwrite 7: other=True stays, a=b"),

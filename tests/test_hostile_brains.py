@@ -81,10 +81,10 @@ def test_a_brain_of_which_nothing_is_left_at_1_mm_is_refused(completer: Modality
 def test_half_precision_is_right_for_thin_slabs(tiny_model: Synthesiser) -> None:
     """oneDNN's bfloat16 kernels for AMX leave memory as it was where the coarsest level is one voxel wide."""
     volumes = {"t1n": torch.randn(96, 96, 16, generator=torch.Generator().manual_seed(0))}
-    noise = torch.randn(1, 4, 24, 24, 4, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(4, 24, 24, 4, generator=torch.Generator().manual_seed(1))
 
     def predicted() -> tuple[Tensor, Tensor]:
-        found = tiny_model.predict(tiny_model.encode(volumes), 1, noise, 2, "sample")
+        found = tiny_model.predict(tiny_model.encode(volumes), 1, noise, 2)
         assert found.residual is not None
         return found.volume, found.residual
 
@@ -120,7 +120,7 @@ def test_what_is_not_finite_is_never_given_out(
     monkeypatch.setattr(Synthesiser, "predict", lambda *arguments: spoil(original(*arguments)))
     case = case_from_arrays({"t1n": brain_volumes((14, 16, 12))["t1n"]}, np.eye(4))
     with pytest.raises(CaseError, match="a synthesised t1c must be finite"):
-        completer.complete(case, targets=["t1c"], settings=Settings(uncertainty=True, steps=1))
+        completer.complete(case, targets=["t1c"], settings=Settings(uncertainty=True))
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, object, "U3"])

@@ -29,9 +29,6 @@ def noise_for(encoded: Encoded, samples: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(5))
 
 
-NONE = torch.empty(0)
-
-
 def changed(first: Tensor, second: Tensor) -> bool:
     return float((first - second).abs().max()) > 1e-3 * float(first.std())
 
@@ -51,7 +48,7 @@ def test_paper_runs_on_a_small_volume() -> None:
     torch.manual_seed(0)
     model = Synthesiser(PRESETS["paper"]).eval()
     encoded = model.encode(volumes(("t1n",), (16, 16, 16)))
-    prediction = model.predict(encoded, 2, torch.randn(1, 3, 4, 4, 4), 2, "sample")
+    prediction = model.predict(encoded, 2, torch.randn(3, 4, 4, 4), 2)
     assert prediction.volume.shape == (16, 16, 16)
     assert prediction.residual is not None and prediction.volume.isfinite().all()
 
@@ -105,10 +102,10 @@ def test_any_subset_gives_all_that_is_missing(tiny_model: Synthesiser, available
     encoded = tiny_model.encode(volumes(available, (16, 16, 32)))
     assert [MODALITIES[source] for source in encoded.sources] == list(available)
     answers = [
-        tiny_model.predict(encoded, target, noise_for(encoded), 1, mode).volume
+        tiny_model.predict(encoded, target, noise, 1).volume
         for target, modality in enumerate(MODALITIES)
         if modality not in available
-        for mode in ("mean", "sample")
+        for noise in (None, noise_for(encoded)[0])
     ]
     assert len(answers) == 2 * (4 - len(available))
     assert all(answer.shape == (16, 16, 32) and answer.isfinite().all() for answer in answers)
@@ -120,7 +117,7 @@ def test_all_four_can_be_seen(tiny_model: Synthesiser) -> None:
     """The 15th subset: nothing is missing, and a modality is reconstructed in the presence of all."""
     encoded = tiny_model.encode(volumes(MODALITIES))
     assert encoded.sources == [0, 1, 2, 3]
-    assert tiny_model.predict(encoded, 0, noise_for(encoded), 1, "sample").volume.shape == SHAPE
+    assert tiny_model.predict(encoded, 0, noise_for(encoded)[0], 1).volume.shape == SHAPE
 
 
 @torch.inference_mode()
@@ -138,7 +135,7 @@ def test_only_the_brain_is_read_and_written(tiny_model: Synthesiser) -> None:
     brain[5:29, 3:12, 2:14] = True
     outside = {m: torch.where(brain, volume, 7.0) for m, volume in case.items()}
     first, second = (
-        tiny_model.predict(encoded, 1, noise_for(encoded), 2, "sample")
+        tiny_model.predict(encoded, 1, noise_for(encoded)[0], 2)
         for encoded in (tiny_model.encode(given, brain) for given in (case, outside))
     )
     torch.testing.assert_close(second.volume, first.volume, rtol=0, atol=0)
@@ -152,20 +149,15 @@ def test_only_the_brain_is_read_and_written(tiny_model: Synthesiser) -> None:
 def test_modes(tiny_model: Synthesiser) -> None:
     encoded = tiny_model.encode(volumes(("t1n",)))
     noise = noise_for(encoded, 3)
-    alone, averaged, sample = (
-        tiny_model.predict(encoded, 1, given, 4, mode)
-        for given, mode in ((NONE, "mean"), (noise, "mean"), (noise, "sample"))
-    )
+    alone, sample = tiny_model.predict(encoded, 1), tiny_model.predict(encoded, 1, noise[0], 4)
     volume, squared_error = tiny_model.mean(encoded, 1)
     residuals = tiny_model.residuals(encoded, 1, volume, squared_error, noise, steps=4)
     assert residuals.shape == (3, *SHAPE) and all(changed(a, b) for a, b in itertools.pairwise(residuals))
     torch.testing.assert_close(alone.volume, volume, rtol=0, atol=0)
-    torch.testing.assert_close(averaged.volume, volume + residuals.mean(0))
     torch.testing.assert_close(sample.volume, volume + residuals[0])
-    assert alone.residual is None and averaged.residual is not None and sample.residual is not None
-    torch.testing.assert_close(averaged.residual, residuals.mean(0))
+    assert alone.residual is None and sample.residual is not None
     torch.testing.assert_close(sample.residual, residuals[0])
-    assert sample.expected_psnr < averaged.expected_psnr < alone.expected_psnr, "the truth is nearest to the mean"
+    assert sample.expected_psnr < alone.expected_psnr, "the truth is nearest to the mean"
 
 
 @torch.inference_mode()
@@ -182,12 +174,12 @@ def test_deviation_is_where_the_translator_expects_errors_and_adds_up_to_the_exp
     tiny_model: Synthesiser,
 ) -> None:
     encoded = tiny_model.encode(volumes(("t1n",)))
-    found = tiny_model.predict(encoded, 1, NONE, None, "mean")
+    found = tiny_model.predict(encoded, 1)
     ratio = found.deviation.square() / found.squared_error
     torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
     assert found.expected_mse == pytest.approx(expected_mse(found.volume.flatten(), float(found.squared_error.mean())))
     assert float(found.deviation.square().mean()) == pytest.approx(found.expected_mse, rel=1e-3)
-    sample = tiny_model.predict(encoded, 1, noise_for(encoded), None, "sample")
+    sample = tiny_model.predict(encoded, 1, noise_for(encoded)[0])
     assert sample.residual is not None
     torch.testing.assert_close(sample.deviation.square(), found.deviation.square() + sample.residual.square())
 
@@ -196,9 +188,9 @@ def test_deviation_is_where_the_translator_expects_errors_and_adds_up_to_the_exp
 def test_calibration_turns_the_expected_psnr() -> None:
     model = awake(PRESETS["tiny"])
     encoded = model.encode(volumes(("t1n",)))
-    before = model.predict(encoded, 1, NONE, None, "mean").expected_psnr
+    before = model.predict(encoded, 1).expected_psnr
     model.calibration.copy_(torch.tensor([3.0, 0.5]))
-    assert model.predict(encoded, 1, NONE, None, "mean").expected_psnr == pytest.approx(3 + 0.5 * before)
+    assert model.predict(encoded, 1).expected_psnr == pytest.approx(3 + 0.5 * before)
 
 
 def test_what_an_estimate_does_not_vary_it_does_not_know() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from modfill.integrations.monai_transform import CompleteModalitiesd
+from modfill.integrations.monai_transform import CompleteModalitiesd, RandCompleteModalitiesd
 from monai.data import CacheDataset, DataLoader, Dataset, MetaTensor, decollate_batch
 from monai.transforms import (
     Compose,
@@ -147,6 +147,21 @@ def test_deterministic_in_seed_and_subject(tiny_weights: Path) -> None:
     assert torch.equal(t1c(0), t1c(0))
     assert not torch.equal(t1c(0), t1c(1))
     assert not torch.equal(t1c(0, subject_id="a"), t1c(0, subject_id="b"))
+
+
+def test_a_random_completion_is_one_of_the_plausible_images(tiny_weights: Path, tmp_path: Path) -> None:
+    given = item(subject_id="p1")
+    samples = [
+        CompleteModalitiesd(weights=tiny_weights, settings=Settings("sample", 1, seed))(given) for seed in (3, 4)
+    ]
+    augment = RandCompleteModalitiesd(
+        num_samples=2, settings=Settings("sample", 1, 3), weights=tiny_weights, cache=tmp_path
+    )
+    augment.set_random_state(seed=0)
+    drawn = [augment(given) for _ in range(8)]
+    matches = [[same(one, sample, ("t1c", "t2w")) for sample in samples] for one in drawn]
+    assert all(sum(match) == 1 for match in matches) and {tuple(match) for match in matches} == {(1, 0), (0, 1)}
+    assert len(list(tmp_path.rglob("*.npz"))) == 4  # two samples of two modalities
 
 
 def test_pickles_small_and_whole(complete: CompleteModalitiesd) -> None:

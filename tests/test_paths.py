@@ -108,7 +108,7 @@ def test_maps_stay_inside_too(completer: ModalityCompleter, tmp_path: Path) -> N
             folder,
             out=OutputFolder(tmp_path / "out", "nnunet"),
             targets=["t1c"],
-            settings=Settings(uncertainty=True, steps=1),
+            settings=Settings(uncertainty=True),
         )
     assert files_under(tmp_path / "elsewhere") == set()
 

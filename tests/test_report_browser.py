@@ -33,7 +33,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, completer: ModalityCompleter)
     folder = tmp_path_factory.mktemp("browser")
     for seed, (name, present) in enumerate(CASES.items()):
         write_case(folder / name, name, present, seed=seed)
-        settings = Settings(steps=1, uncertainty=name != "p10")
+        settings = Settings(uncertainty=name != "p10")
         list(completer.complete_cohort(folder / name, out=folder / "out", settings=settings))
         for sidecar, psnr in zip(sorted((folder / "out" / name).glob("*.json")), EXPECTED_PSNR[name], strict=True):
             sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "ExpectedPSNR": psnr}))

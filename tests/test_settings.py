@@ -18,7 +18,7 @@ from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError, SettingsError
 from modfill.model import device
 from modfill.outputs.naming import OutputFolder
-from modfill.settings import Settings
+from modfill.settings import Settings, numbered_samples
 from modfill.weights import checkpoint
 from tests.case_files import write_case
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("in_float32")
 WRONG: list[dict[str, Any]] = [
     *({"mode": value} for value in ("best", None, 3, np.ones(2))),
     *({"steps": value} for value in (0, 1001, 2.0, "2", True, np.float32(2))),
-    *({"samples": value} for value in (0, -1, 1.0, None, True, "3", 3)),
+    {"steps": 3},  # in mode "mean"
     *({"seed": value} for value in (-1, 2**63, 1.5, True, None, "0", np.uint64(2**63))),
     *({"uncertainty": value} for value in (1, None, "yes", np.int64(1))),
 ]
@@ -41,9 +41,9 @@ def test_a_setting_of_another_type_or_range_is_refused(wrong: dict[str, Any]) ->
 
 @pytest.mark.parametrize("kind", [int, np.int64, np.uint8])
 def test_numpy_s_numbers_count_as_python_s(kind: type) -> None:
-    settings = Settings("mean", kind(3), kind(2), kind(7), np.bool_(True))  # type: ignore[arg-type]
-    assert [type(value) for value in astuple(settings)] == [str, int, int, int, bool]
-    assert settings == Settings("mean", 3, 2, 7, True)
+    settings = Settings("sample", kind(3), kind(7), np.bool_(True))  # type: ignore[arg-type]
+    assert [type(value) for value in astuple(settings)] == [str, int, int, bool]
+    assert settings == Settings("sample", 3, 7, True)
     assert Settings(seed=2**63 - 1).seed == 2**63 - 1
 
 
@@ -67,13 +67,13 @@ def test_a_refused_cohort_leaves_nothing_behind(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("uncertainty", [False, True])
-def test_more_samples_are_taken_where_the_image_depends_on_them(uncertainty: bool) -> None:
-    assert Settings(steps=2, samples=3, uncertainty=uncertainty).drawn == 3
-    for mode, steps, drawn in (("mean", None, 0), ("sample", None, 1), ("sample", 2, 1)):
-        assert Settings(mode, steps, uncertainty=uncertainty).drawn == drawn
-        with pytest.raises(SettingsError, match="samples must be 1 except in mode 'mean' with steps, got 3"):
-            Settings(mode, steps, 3, uncertainty=uncertainty)
+def test_numbered_samples_differ_in_their_seed_alone() -> None:
+    samples = numbered_samples(3, Settings("sample", 2, 5, True))
+    assert samples == {f"sample-{n}": Settings("sample", 2, 4 + n, True) for n in (1, 2, 3)}
+    assert numbered_samples(1) == {"sample-1": Settings("sample")}
+    for wrong in (0, -1, 1.0, None, True, "3"):
+        with pytest.raises(SettingsError, match=r"^count must be .*, got .*; give"):
+            numbered_samples(wrong)  # type: ignore[arg-type]
 
 
 def test_paths_and_devices_come_in_any_type(tiny_weights: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_steps_add_up_and_the_table_is_made(tmp_path: Path, completer: ModalityC
         "peers": {"modfill, 1→1": {"seconds": 2.0}, "slow": {"seconds": 300.0, "one step": 3.0, "steps": 100}},
     }  # fmt: skip
     text = speed.summary(result)
-    assert "| slow | 300.0 | 150.0 | 3.00 |" in text and "| samples, 5 steps each | 4 |" in text
+    assert "| slow | 300.0 | 150.0 | 3.00 |" in text and "| steps, mode sample | 20 |" in text
     assert text.count("| translate | ") == 2 and text.count("| denoise | ") == 1
     assert {row["what"] for row in grown} >= {"sources, one target", "targets, one source", "steps, mode sample"}
 

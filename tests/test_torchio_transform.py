@@ -23,6 +23,7 @@ tio = pytest.importorskip("torchio")
 
 from modfill.integrations.torchio_transform import (  # noqa: E402 torchio may be absent
     CompleteModalities,
+    RandomCompleteModalities,
     RandomModalityDropout,
 )
 
@@ -112,6 +113,25 @@ def test_deterministic_in_seed_and_subject(tiny_weights: Path) -> None:
     assert torch.equal(first, t1c(0))
     assert not torch.equal(first, t1c(1))
     assert not torch.equal(t1c(0, subject_id="a"), t1c(0, subject_id="b"))
+
+
+def test_a_random_completion_is_one_of_the_plausible_images(tiny_weights: Path, tmp_path: Path) -> None:
+    samples = {
+        seed: CompleteModalities(tiny_weights, settings=Settings("sample", 1, seed))(subject(subject_id="p1"))
+        for seed in (3, 4)
+    }
+    augment = RandomCompleteModalities(2, settings=Settings("sample", 1, 3), weights=tiny_weights, cache=tmp_path)
+    seen = set()
+    torch.manual_seed(0)
+    for _ in range(8):
+        drawn = augment(subject(subject_id="p1"))
+        (seed,) = (seed for seed, sample in samples.items() if torch.equal(drawn.t1c.data, sample.t1c.data))
+        (step,) = drawn.get_applied_transforms()
+        assert isinstance(step, CompleteModalities) and step.settings == Settings("sample", 1, seed)
+        seen.add(seed)
+    assert seen == {3, 4} and len(list(tmp_path.rglob("*.npz"))) == 4  # two samples of two modalities
+    with pytest.raises(ModfillError, match="count must be at least 1, got 0"):
+        RandomCompleteModalities(0)
 
 
 def test_float_images_stay_float(complete: Any) -> None:

@@ -83,14 +83,14 @@ class Inference:
             encoded: what `encode` returned.
             target: a modality that is none of the sources.
             case_id: part of the seed.
-            settings: mode, steps, samples, seed, and whether the deviation is wanted.
+            settings: mode, steps, seed, and whether the deviation is wanted.
         """
         channels, factor = self.preset.autoencoder.latent_channels, self.preset.autoencoder.factor
         shape = (channels, *(edge // factor for edge in encoded.brain.shape))
-        noise = draw_noise(shape, case_id, target, settings.seed, settings.drawn).to(self.device)
+        noise = draw_noise(shape, case_id, target, settings.seed).to(self.device) if settings.mode == "sample" else None
         index = self.preset.modalities.index(target)
         with fast_precision(self.device):
-            prediction = self.model.predict(encoded, index, noise, settings.steps, settings.mode)
+            prediction = self.model.predict(encoded, index, noise, settings.steps)
         deviation = prediction.deviation if settings.uncertainty else None
         return Estimate(
             prediction.volume.cpu().numpy(),
@@ -110,10 +110,9 @@ class Inference:
         return self.model.brightness(list(figures.values()), [order.index(m) for m in figures], order.index(target))
 
 
-def draw_noise(shape: Sequence[int], case_id: str, target: str, seed: int, samples: int) -> torch.Tensor:
-    """Standard normal noise (samples, *shape) that depends on seed, case, target and sample only."""
-    drawn = [torch.randn(*shape, generator=generator(seed, case_id, target, n)) for n in range(samples)]
-    return torch.stack(drawn) if drawn else torch.empty(0, *shape)
+def draw_noise(shape: Sequence[int], case_id: str, target: str, seed: int) -> torch.Tensor:
+    """Standard normal noise of a shape that depends on case, target and seed only."""
+    return torch.randn(*shape, generator=generator(case_id, target, seed))
 
 
 def _is_finite(prediction: Prediction) -> bool:

@@ -44,11 +44,11 @@ def sample(denoise: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: in
     raise ValueError(f"steps must be at least 1, got {steps}")
 
 
-def generator(seed: int, case_id: str, target: str, sample: int) -> torch.Generator:
-    """The generator of one sample's noise, seeded by its arguments alone: batch order and other cases do not matter.
+def generator(case_id: str, target: str, seed: int) -> torch.Generator:
+    """The generator of a sample's noise, seeded by its arguments alone: the order of cases does not matter.
 
     It is on the CPU, so that every device starts from the same noise.
     """
-    text = f"{seed} {case_id} {target} {sample}"
+    text = f"{seed} {case_id} {target}"
     digest = hashlib.sha256(text.encode("utf8", "surrogatepass")).digest()  # names of files need not be Unicode
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -55,7 +55,7 @@ class Prediction:
         expected_mse: expected mean squared error of the mean over the brain, z-scored.
         expected_psnr: expected PSNR of `volume` over the brain, in dB, after the best linear fit of intensities,
             calibrated.
-        residual: what the samples add to the translator's mean, (X, Y, Z); None if no sample was drawn.
+        residual: what a sample adds to the mean, (X, Y, Z); None for the mean.
     """
 
     volume: Tensor
@@ -122,24 +122,21 @@ class Synthesiser(nn.Module):
         volume, log_error = decoder.inside(half, encoded.inputs.volumes, encoded.brain, target)
         return volume, log_error.exp() * encoded.brain
 
-    def predict(self, encoded: Encoded, target: int, noise: Tensor, steps: int | None, mode: str) -> Prediction:
-        """Synthesise one modality.
-
-        Mode "mean" is the translator's mean; with noise, it is the mean of one sample for each entry. Mode "sample" is
-        the first sample.
+    def predict(
+        self, encoded: Encoded, target: int, noise: Tensor | None = None, steps: int | None = None
+    ) -> Prediction:
+        """Synthesise one modality: the translator's mean, or one sample.
 
         Args:
             encoded: what `encode` returned.
             target: index of the modality to synthesise.
-            noise: standard normal (N, C, x, y, z), one entry per sample; N may be 0 in mode "mean".
-            steps: evaluations of the denoiser for each sample; None takes the preset's.
-            mode: "mean" or "sample".
+            noise: of the sample, standard normal (C, x, y, z); None gives the mean.
+            steps: evaluations of the denoiser; None takes the preset's.
         """
         mean, squared_error = self.mean(encoded, target)
         residual = None
-        if len(noise):
-            residuals = self.residuals(encoded, target, mean, squared_error, noise, steps=steps)
-            residual = residuals[0] if mode == "sample" else residuals.mean(0)
+        if noise is not None:
+            residual = self.residuals(encoded, target, mean, squared_error, noise[None], steps=steps)[0]
         volume = mean if residual is None else mean + residual
         brain, (intercept, slope) = encoded.brain, self.calibration.tolist()
         mse = expected_mse(mean[brain], float(squared_error[brain].mean()))

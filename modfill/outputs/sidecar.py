@@ -21,7 +21,7 @@ __all__ = ["DECISIVE", "NO_AGENT", "decisive", "is_ours", "settings_keys", "side
 
 NO_AGENT = "No contrast agent was given: enhancement is inferred from the other modalities and may be wrong or absent."
 
-DECISIVE = ("Sources", "Weights", "Mode", "Steps", "Samples", "Seed", "Uncertainty")
+DECISIVE = ("Sources", "Weights", "Mode", "Steps", "Seed", "Uncertainty")
 """The keys that two outputs must share to be the same."""
 
 
@@ -45,7 +45,6 @@ def settings_keys(settings: Settings, weights: Mapping[str, str]) -> dict[str, A
         "Weights": dict(weights),
         "Mode": settings.mode,
         "Steps": settings.steps,
-        "Samples": settings.samples,
         "Seed": settings.seed,
         "Uncertainty": settings.uncertainty,
     }

@@ -263,8 +263,7 @@ def _provenance(one: Synthetic) -> dict[str, str]:
         "Sources": "; ".join(f"{SHORT_NAMES[s['Modality']]} {s.get('File', 'array')}" for s in note["Sources"]),
         "Made by": f"{made_by['Name']} {made_by['Version']}",
         "Weights": f"{note['Weights']['Preset']}, {note['Weights']['File']}, SHA-256 {note['Weights']['SHA256'][:12]}…",
-        "Settings": f"mode {note['Mode']}, steps {note['Steps'] or 'by default'}, samples {note['Samples']}, "
-                    f"seed {note['Seed']}",
+        "Settings": f"mode {note['Mode']}, steps {note['Steps'] or 'by default'}, seed {note['Seed']}",
         "Expected PSNR": one.expected_psnr,
         "Contrast agent": str(note.get("ContrastAgent", "")),
     }  # fmt: skip

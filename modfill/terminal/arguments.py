@@ -157,11 +157,12 @@ def _add_complete(commands: Any) -> None:
     image.add_argument("--uncertainty", action="store_true",
                        help="also write the map of the standard deviation to be expected")  # fmt: skip
     image.add_argument("--steps", type=_number(1, 1000), metavar="N",
-                       help="diffusion steps of each sample (default: the weights'); in mode mean, the image is then a "
-                            "mean of samples")  # fmt: skip
-    image.add_argument("--samples", type=_number(1), default=1, metavar="N",
-                       help="samples of that mean, with --steps (default: 1)")  # fmt: skip
-    image.add_argument("--seed", type=_number(0, 2**63 - 1), default=0, metavar="N", help="default: 0")
+                       help="diffusion steps of a sample (default: the weights')")  # fmt: skip
+    image.add_argument("--samples", type=_number(1), metavar="N",
+                       help="N plausible images instead of one, in the folders sample-1 to sample-N of DIR, with the "
+                            "seeds SEED to SEED+N-1")  # fmt: skip
+    image.add_argument("--seed", type=_number(0, 2**63 - 1), default=0, metavar="SEED",
+                       help="of a sample's noise (default: 0)")  # fmt: skip
     image.add_argument("--weights", type=_existing, metavar="FILE", help="default: the weights that modfill ships")
     machine = complete.add_argument_group("how to run")
     machine.add_argument("--device", type=_device, default="auto", metavar="DEVICE",

@@ -9,13 +9,13 @@ __all__ = ["in_flags"]
 _KEYWORDS = (
     *("allow_synthetic", "assume_aligned", "channels", "deep", "ignore_unexplained", "jobs", "link", "mask"),
     *("naming", "out", "record", "reference", "t1"),
-    *("overwrite", "samples", "shard", "sources", "validate", "weights"),
+    *("mode", "overwrite", "shard", "sources", "validate", "weights"),
 )
 _PATTERN = re.compile(rf"\b({'|'.join(_KEYWORDS)})=(\[[^\]]*\]|'[^']*'|\w+|…)")
 
 
 def in_flags(message: str) -> str:
-    """The same message with `overwrite=True` as `--overwrite`, and `samples=1` as `--samples 1`.
+    """The same message with `overwrite=True` as `--overwrite`, and `jobs=1` as `--jobs 1`.
 
     Args:
         message: of an error or a warning of the library.

@@ -44,7 +44,7 @@ def _estimate(
     truth = torch.from_numpy(case.volumes[target].astype(np.float32) * case.brain).to(device)
     with fast_precision(device):
         known = encoded(model, case, sources)
-        prediction = model.predict(known, target, torch.empty(0), None, "mean")
+        prediction = model.predict(known, target)
         latents = model.encode_latents(torch.stack([truth, prediction.volume])[:, None])
     scale = case.scales[target]
     acquired, given = (scale.to_unit(v.cpu().numpy()[case.brain]) for v in (truth, prediction.volume))

@@ -64,7 +64,7 @@ class DenoiserStage(Stage):
         for case, sources, target in validation_tasks(self.held_out):
             known, device = encoded(model, case, sources), self.part.residual.device
             channels = model.preset.autoencoder.latent_channels
-            noise = torch.randn(1, channels, *known.inputs.place.shape[2:], generator=torch.Generator().manual_seed(0))
-            predicted = model.predict(known, target, noise.to(device), None, "sample").volume.cpu().numpy()
+            noise = torch.randn(channels, *known.inputs.place.shape[2:], generator=torch.Generator().manual_seed(0))
+            predicted = model.predict(known, target, noise.to(device)).volume.cpu().numpy()
             values.append(unit_psnr(case, target, predicted))
         return float(np.mean(values))
