@@ -138,9 +138,7 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
     return 1 if outcome.problems or unprepared else 0
 
 
-def _named_files(
-    options: argparse.Namespace, images: Sequence[tuple[str, Path]], parser: Parser
-) -> dict[str, Path]:
+def _named_files(options: argparse.Namespace, images: Sequence[tuple[str, Path]], parser: Parser) -> dict[str, Path]:
     """The files that are named one by one, by any name of their modality."""
     named = {short: path for short in FILES if (path := getattr(options, short)) is not None}
     for name, path in images:

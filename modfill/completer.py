@@ -141,7 +141,9 @@ class ModalityCompleter:
             ModfillError: as `complete`; SettingsError if the settings ask for uncertainty, which arrays cannot carry.
         """
         plain = without_uncertainty(settings or self.settings)
-        done = self.complete(case_from_arrays(arrays, affine, case_id, self.modality_set), targets=targets, settings=plain)
+        done = self.complete(
+            case_from_arrays(arrays, affine, case_id, self.modality_set), targets=targets, settings=plain
+        )
         return {modality: np.asarray(image.dataobj) for modality, image in done.images.items()}
 
     def complete_cohort(
@@ -214,7 +216,7 @@ class ModalityCompleter:
         return results
 
     def _whole(self, cohort: str | Path | Cohort | Sequence[CaseFiles], naming: str | None) -> Cohort:
-        """The cohort that was given or found. Raises SettingsError for cases alone if the naming needs more than them."""
+        """The cohort that was given or found. Raises SettingsError for cases alone if the naming needs more."""
         if isinstance(cohort, Cohort):
             return cohort
         if isinstance(cohort, str | Path):

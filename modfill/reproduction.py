@@ -74,7 +74,11 @@ def reproduce(
             f"{completer.networks.file.path} must be the weights that made {path.name} (SHA-256 "
             f"{note['Weights']['SHA256'][:12]}…), got {completer.networks.file.sha256[:12]}…; give weights=…"
         )
-    place = None if out is None else OutputFolder(Path(out), modality_set=completer.modality_set).place(note["CaseID"], note["Modality"])
+    place = (
+        None
+        if out is None
+        else OutputFolder(Path(out), modality_set=completer.modality_set).place(note["CaseID"], note["Modality"])
+    )
     if place is not None and place.sidecar.resolve() == path.resolve():
         raise SettingsError(f"out must be another folder than that of {path}, got {out}; choose a new one")
     case = read_case(
@@ -92,9 +96,7 @@ def reproduce(
     return Reproduction(completed, note["Modality"], "VoxelSHA256" not in differences, differences)
 
 
-def _sources(
-    note: Mapping[str, Any], path: Path, folder: str | Path | None, modality_set: ModalitySet
-) -> CaseFiles:
+def _sources(note: Mapping[str, Any], path: Path, folder: str | Path | None, modality_set: ModalitySet) -> CaseFiles:
     """The sources that a sidecar names, where it says that they lie, or in a folder."""
     paths = source_paths(note, path)
     if folder is not None:

@@ -69,7 +69,9 @@ def case_of_files(
     known = ModalitySet.of(modality_set)
     paths = {modality: Path(path) for modality, path in known.by_modality(files, "a file's modality").items()}
     if not paths:
-        raise CaseError(f"a case must have at least one file, got none; name one by its modality, e.g. {known.names[0]}='a.nii.gz'")
+        raise CaseError(
+            f"a case must have at least one file, got none; name one by its modality, e.g. {known.names[0]}='a.nii.gz'"
+        )
     for modality, path in paths.items():
         if not path.exists():
             raise CaseError(f"{path} must be the file of {modality}, got nothing there; correct the path")

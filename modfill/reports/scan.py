@@ -93,9 +93,7 @@ class Scan:
         return [tuple(f"{case_id} {modality}" for case_id, modality in found) for found in shared]
 
 
-def scan_cohort(
-    path: Path | str, *, modality_set: ModalitySet | str | Path | None = None, deep: bool = False
-) -> Scan:
+def scan_cohort(path: Path | str, *, modality_set: ModalitySet | str | Path | None = None, deep: bool = False) -> Scan:
     """Say what every case of a cohort has, lacks and cannot use.
 
     Without ``deep`` only headers are read, and blank, truncated or copied images pass for available; the 4D files of

@@ -214,7 +214,9 @@ def _add_prepare(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train a preset, or go on with a run that was stopped")
     train.add_argument("--preset", choices=PRESETS, default="small", help="default: small")
-    train.add_argument("--data", type=_existing, required=True, metavar="DIR", help="folder of cases with two modalities or more")
+    train.add_argument(
+        "--data", type=_existing, required=True, metavar="DIR", help="folder of cases with two modalities or more"
+    )
     train.add_argument("--modalities", metavar="SET",
                        help=f"{', '.join(BUILT_IN)}, or a TOML file that describes the modalities of your own "
                             "(default: that of --weights, or brats)")  # fmt: skip

@@ -131,7 +131,11 @@ def _case(folders: list[Path], modality_set: ModalitySet) -> CaseFiles:
             *words, suffix = (nifti_stem(file.name) or "").split("_")
             name = BidsName(folder_name(file.parent), _entities(words), suffix)
             modality = _modality(name, modality_set)
-            if modality is None or name.entities.get("desc") == UNCERTAINTY or name.entities.get("part", "mag") != "mag":
+            if (
+                modality is None
+                or name.entities.get("desc") == UNCERTAINTY
+                or name.entities.get("part", "mag") != "mag"
+            ):
                 continue  # the phase of a complex image shows no anatomy
             problem = problem or _foreign(case_id, file, words) or _hidden_agent(case_id, file, name, modality_set)
             candidates[modality].append(file)

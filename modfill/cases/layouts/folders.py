@@ -54,7 +54,9 @@ def find(path: Path, modality_set: ModalitySet) -> Cohort:
     """
     cases = _cases_in(path, modality_set)
     used = {entry for case in cases for entry in _entries_of(case, path)}
-    folders = [] if _by_sequence(path, modality_set) else [folder for folder in _case_folders(path) if folder not in used]
+    folders = (
+        [] if _by_sequence(path, modality_set) else [folder for folder in _case_folders(path) if folder not in used]
+    )
     below = {folder: _cases_of_cohort_folder(folder, modality_set) for folder in folders}
     whole = [folder for folder, found in below.items() if any(case.paths for case in found)]
     if not cases or len(whole) > max(1, len(cases)):
@@ -158,9 +160,7 @@ def _images(folder: Path) -> Iterator[tuple[str, Path]]:
             yield entry.name, file
 
 
-def _grouped(
-    folder: Path, images: Mapping[str, Path], modality_set: ModalitySet
-) -> tuple[_Named, list[Path]]:
+def _grouped(folder: Path, images: Mapping[str, Path], modality_set: ModalitySet) -> tuple[_Named, list[Path]]:
     """Files by case id and modality, and those whose name ends in no modality and is no segmentation's.
 
     Where a name can be split in several ways, the id that most files of the folder have is the right one:

@@ -96,9 +96,7 @@ class TranslatorStage(Stage):
             rows.append((inputs, target, volume[target]))
         return _stacked(rows)
 
-    def _task(
-        self, rng: np.random.Generator, modalities: Sequence[int], device: torch.device
-    ) -> tuple[Tensor, int]:
+    def _task(self, rng: np.random.Generator, modalities: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
         """1 for the sources (M,) among the modalities of a case, and one target of the others."""
         available, missing = draw_sources(rng, modalities)
         sources = torch.zeros(self.modalities)
