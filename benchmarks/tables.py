@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from modfill.modalities import MODALITIES, NAMES
+from modfill.modalities import BRATS, MODALITIES
 
 SHOWN = ("psnr", "psnr_brain", "ssim", "psnr_matched", "ssim_matched")
 OURS = "modfill"
@@ -191,7 +191,7 @@ def plot(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _short(modality: str) -> str:
-    return NAMES[modality].split()[0]
+    return BRATS[modality].short
 
 
 def _row(*cells: object) -> str:
