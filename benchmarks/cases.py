@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from benchmarks.scales import scales
 from modfill.cases.reading import Case
 from modfill.metrics import brain_box, score, sharpness
 from modfill.modalities import MODALITIES
@@ -49,7 +50,7 @@ def in_unit_range(prepared: Prepared, volume: np.ndarray, unit: Sequence[float])
 
 
 def figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
-    """Every figure of `modfill.metrics.score`, and `sharpness`, of a predicted modality.
+    """Every figure of `modfill.metrics.score`, `sharpness`, and other papers' `scales`, of a predicted modality.
 
     The prediction is in unit range, on the grid of a complete case.
     """
@@ -57,4 +58,6 @@ def figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
     box = brain_box(brain)
     tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
     compared = case.volume(target)[box], predicted[box], brain[box]
-    return score(*compared, tumour) | {"sharpness": sharpness(*compared)}
+    others = scales(case.volume(target), predicted, brain, None if segmentation is None else segmentation > 0,
+                    case.images[target].affine)  # fmt: skip
+    return score(*compared, tumour) | {"sharpness": sharpness(*compared)} | others
