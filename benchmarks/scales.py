@@ -1,12 +1,12 @@
 """The figures that other papers give, of the same images: one function for each definition.
 
-All are defined on the whole BraTS grid in the acquired image's intensities, where `modfill.metrics` works in unit range.
+All are defined on the whole BraTS grid in the acquired image's intensities; `modfill.metrics` works in unit range.
 A figure of one definition compares with no figure of another, and none compares with a matched figure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from modfill.metrics import C1, C2, SMALLEST, WINDOW_RADIUS, WINDOW_SIGMA, brain
 
 __all__ = ["COLUMNS", "Pair", "brasyn", "cwdm", "pair_on_grid", "scales", "wfm"]
 
-Volume = NDArray[np.float32]
+Volume = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
 COLUMNS = ("psnr_cwdm_224", "psnr_cwdm_240", "psnr_wfm", "ssim_wfm", "ssim_brasyn_healthy", "ssim_brasyn_tumour",
@@ -110,8 +110,8 @@ def cwdm(pair: Pair) -> dict[str, float]:
     """PSNR in the range of cWDM (Friedrich et al. 2024, arXiv 2411.17203), dB.
 
     Its loader clips an image to its 0.1 and 99.9 percentiles over the *whole* volume, maps them to [0, 1], pads 155
-    planes to 160 and takes the central 224x224. Its sampler clips the synthetic image to [0, 1] and sets it to 0 outside
-    the brain. Both were read in forks of github.com/pfriedri/cwdm (`guided_diffusion/bratsloader.py`,
+    planes to 160 and takes the central 224x224. Its sampler clips the synthetic image to [0, 1] and sets it to 0
+    outside the brain. Both were read in forks of github.com/pfriedri/cwdm (`guided_diffusion/bratsloader.py`,
     `scripts/sample.py`). The paper's evaluation could not be read: over which voxels it averages and how it takes SSIM
     is not known. Hence two figures, and no SSIM.
 
@@ -131,9 +131,9 @@ def wfm(pair: Pair) -> dict[str, float]:
     """PSNR (dB) and SSIM as WFM's evaluation takes them (Tur et al. 2026, arXiv 2604.21146).
 
     From its code (github.com/stojkovicMihajlo/WFM, commit 143b2b5: `guided_diffusion/bratsloader.py`,
-    `scripts/sample_wfm.py`, `scripts/evaluate.py`): the range of cWDM, the central 224x224x155 voxels, each image divided
-    by its own maximum. PSNR has range 1 and averages over all voxels. SSIM is scikit-image's with its defaults: a uniform
-    window of 7 voxels in 3D, sample covariance, mean over all voxels but 3 at each border; data range 1.
+    `scripts/sample_wfm.py`, `scripts/evaluate.py`): the range of cWDM, the central 224x224x155 voxels, each image
+    divided by its own maximum. PSNR has range 1 and averages over all voxels. SSIM is scikit-image's with its defaults:
+    a uniform window of 7 voxels in 3D, sample covariance, mean over all voxels but 3 at each border; data range 1.
 
     Returns:
         `psnr_wfm` and `ssim_wfm`.
@@ -141,7 +141,7 @@ def wfm(pair: Pair) -> dict[str, float]:
     central = _inside(pair.start, pair.grid, BORDER)
     start, shape = np.maximum(np.subtract(pair.start, BORDER), 0), np.subtract(pair.grid, np.multiply(2, BORDER))
     r, p = (volume[central] for volume in _whole_volume_range(pair))
-    r, p = (volume / max(volume.max(), SMALLEST) for volume in (r, p))
+    r, p = (volume / max(float(volume.max()), SMALLEST) for volume in (r, p))
     counted = _inside(start, shape, (UNIFORM_RADIUS,) * 3)
     error = (r - p).astype(np.float64) ** 2
     return {
@@ -191,29 +191,29 @@ def _whole_volume_range(pair: Pair) -> tuple[Volume, Volume]:
 
 def _own_range(volume: Volume, voxels: int) -> Volume:
     low, high = _quantiles(volume, (0.005, 0.995), voxels)
-    low = max(low, np.float32(0))
+    low = max(low, 0.0)
     return np.clip((volume - low) / max(high - low, SMALLEST), 0, 1)
 
 
-def _quantiles(volume: Volume, fractions: Sequence[float], voxels: int) -> list[np.float32]:
+def _quantiles(volume: Volume, fractions: Sequence[float], voxels: int) -> list[float]:
     """`np.quantile` of a volume that is padded with zeros to so many voxels; sorts only what is not 0."""
     values = np.sort(volume[volume != 0])
     negative, zeros = int(np.searchsorted(values, 0)), voxels - values.size
 
-    def ranked(rank: int) -> np.float32:
+    def ranked(rank: int) -> float:
         if negative <= rank < negative + zeros:
-            return np.float32(0)
-        return values[rank if rank < negative else rank - zeros]
+            return 0.0
+        return float(values[rank if rank < negative else rank - zeros])
 
     found = []
     for fraction in fractions:
         below = int(fraction * (voxels - 1))
-        share = np.float32(fraction * (voxels - 1) - below)
+        share = fraction * (voxels - 1) - below
         found.append(ranked(below) + share * (ranked(min(below + 1, voxels - 1)) - ranked(below)))
     return found
 
 
-def _inside(start: Sequence[int], shape: Sequence[int], border: Sequence[int]) -> tuple[slice, ...]:
+def _inside(start: Iterable[int], shape: Iterable[int], border: Iterable[int]) -> tuple[slice, ...]:
     """Of a crop that begins at `start` of a volume: the part that is not in the volume's border."""
     return tuple(slice(max(b - s, 0), max(size - b - s, 0)) for s, size, b in zip(start, shape, border, strict=True))
 
@@ -234,15 +234,14 @@ def _uniform_ssim(r: Volume, p: Volume) -> Volume:
 
 
 def _gaussian_ssim(r: Volume, p: Volume, start: Sequence[int], grid: Sequence[int]) -> Volume:
-    """torchmetrics' map of a crop that begins at `start`: mirrored at the grid's border, 0 beyond the crop elsewhere."""
+    """The map of torchmetrics, of a crop that begins at `start`; mirrored at the grid's border, 0 beyond elsewhere."""
     span = max(float(np.ptp(r)), float(np.ptp(p)), SMALLEST)
+    shape = r.shape
     ends = [(WINDOW_RADIUS * (s == 0), WINDOW_RADIUS * (s + n == size))
-            for s, n, size in zip(start, r.shape, grid, strict=True)]  # fmt: skip
-    similarity = _ssim(
-        *(np.pad(volume / span, ends, mode="reflect") for volume in (r, p)),
-        lambda v: ndimage.gaussian_filter(v, WINDOW_SIGMA, mode="constant", radius=WINDOW_RADIUS),
-    )
-    return similarity[tuple(slice(low, low + n) for (low, _), n in zip(ends, r.shape, strict=True))]
+            for s, n, size in zip(start, shape, grid, strict=True)]  # fmt: skip
+    r, p = (np.pad(volume / span, ends, mode="reflect") for volume in (r, p))
+    similarity = _ssim(r, p, lambda v: ndimage.gaussian_filter(v, WINDOW_SIGMA, mode="constant", radius=WINDOW_RADIUS))
+    return similarity[tuple(slice(low, low + n) for (low, _), n in zip(ends, shape, strict=True))]
 
 
 def _ssim(r: Volume, p: Volume, smooth: Callable[[Volume], Volume], sample: float = 1.0) -> Volume:

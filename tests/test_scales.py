@@ -11,7 +11,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from benchmarks.scales import COLUMNS, GRID, Pair, brasyn, cwdm, pair_on_grid, scales, wfm
 
-SMALL = (44, 46, 34)  # a grid in place of 240x240x155
+SMALL = (40, 42, 24)  # a grid in place of 240x240x155
 AFFINE = np.diag((-1.0, -1.0, 1.0, 1.0))
 
 
@@ -20,19 +20,19 @@ def whole() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Reference, prediction and tumour on the small grid: the brain begins in its first plane."""
     rng = np.random.default_rng(3)
     x, y, z = np.meshgrid(*(np.arange(n) for n in SMALL), indexing="ij")
-    brain = ((x - 22) / 16) ** 2 + ((y - 22) / 17) ** 2 + ((z - 11) / 14) ** 2 < 1
+    brain = ((x - 20) / 15) ** 2 + ((y - 20) / 16) ** 2 + ((z - 7) / 11) ** 2 < 1
     assert brain[:, :, 0].any() and brain[:8].any()
     fields = [gaussian_filter(rng.standard_normal(SMALL), 1.5) for _ in range(2)]
     reference = (600 + 900 * fields[0]).clip(20) * brain
     prediction = (580 + 700 * fields[0] + 300 * fields[1]).clip(5) * brain
-    tumour = brain & ((x - 16) ** 2 + (y - 20) ** 2 + (z - 12) ** 2 < 30)
+    tumour = brain & ((x - 15) ** 2 + (y - 19) ** 2 + (z - 8) ** 2 < 30)
     return reference, prediction, tumour
 
 
 @pytest.fixture(scope="module")
 def placed(whole: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[Pair, np.ndarray]:
     """The pair and the tumour, from a case that was cropped to its brain."""
-    crop = (slice(5, 40), slice(4, 41), slice(0, 27))
+    crop = (slice(5, 36), slice(4, 37), slice(0, 19))
     assert all(not np.delete(v, np.r_[s], axis).any() for v in whole[:2] for axis, s in enumerate(crop))
     affine = AFFINE.copy()
     affine[:3, 3] = (-5, 239 - 4, 0)
