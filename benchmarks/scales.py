@@ -133,7 +133,9 @@ def wfm(pair: Pair) -> dict[str, float]:
     From its code (github.com/stojkovicMihajlo/WFM, commit 143b2b5: `guided_diffusion/bratsloader.py`,
     `scripts/sample_wfm.py`, `scripts/evaluate.py`): the range of cWDM, the central 224x224x155 voxels, each image
     divided by its own maximum. PSNR has range 1 and averages over all voxels. SSIM is scikit-image's with its defaults:
-    a uniform window of 7 voxels in 3D, sample covariance, mean over all voxels but 3 at each border; data range 1.
+    a uniform window of 7 voxels in 3D, sample covariance, mean over all voxels but 3 at each border; data range 1. Its
+    option `--use_mask` takes PSNR over the reference's non-zero voxels; whether the published figures use it could not
+    be read.
 
     Returns:
         `psnr_wfm` and `ssim_wfm`.
