@@ -184,10 +184,12 @@ def matrix(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> s
 def scales_of_others(frame: pd.DataFrame) -> str:
     """Means of one missing modality by the definitions of other papers (`benchmarks.scales`), beside what they state.
 
-    Empty for rows that an older version wrote.
+    Rows that an older version wrote have no such figures and are left out.
     """
-    frame = frame[frame.sources.str.count(r"\+") == len(MODALITIES) - 2]
-    if frame.empty or not set(SCALES) <= set(frame) or frame.psnr_wfm.isna().all():
+    if not set(SCALES) <= set(frame):
+        return ""
+    frame = frame[frame.sources.str.count(r"\+") == len(MODALITIES) - 2].dropna(subset=["psnr_wfm"])
+    if frame.empty:
         return ""
     columns = ("psnr", "psnr_brain", "ssim_brain", *SCALES)
     lines = [
@@ -199,10 +201,9 @@ def scales_of_others(frame: pd.DataFrame) -> str:
     for method, rows in frame.groupby("method", sort=False):
         targets = [(_short(m), rows[rows.target == m]) for m in MODALITIES if (rows.target == m).any()]
         for label, part in [*targets, ("all", rows)]:
-            means = part.groupby("case_id")[list(columns)].mean().mean()
-            lines.append(
-                _row(method, label, *(f"{means[c]:.2f}" if "psnr" in c else f"{means[c]:.3f}" for c in columns))
-            )
+            means = part.groupby("case_id")[list(columns)].mean().mean().items()
+            cells = ("" if pd.isna(v) else f"{v:.2f}" if name.startswith("psnr") else f"{v:.3f}" for name, v in means)
+            lines.append(_row(method, label, *cells))
     for name, figures in PUBLISHED.items():
         lines.append(_row(f"*{name}*", "all", *(figures.get(c, "") for c in columns)))
     return "\n".join(lines) + "\n"
