@@ -50,7 +50,7 @@ def in_unit_range(prepared: Prepared, volume: np.ndarray, unit: Sequence[float])
 
 
 def figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
-    """Every figure of `modfill.metrics.score`, `sharpness`, and other papers' `scales`, of a predicted modality.
+    """Every figure of `modfill.metrics.score`, and `sharpness`, of a predicted modality.
 
     The prediction is in unit range, on the grid of a complete case.
     """
@@ -58,6 +58,11 @@ def figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
     box = brain_box(brain)
     tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
     compared = case.volume(target)[box], predicted[box], brain[box]
-    others = scales(case.volume(target), predicted, brain, None if segmentation is None else segmentation > 0,
-                    case.images[target].affine)  # fmt: skip
-    return score(*compared, tumour) | {"sharpness": sharpness(*compared)} | others
+    return score(*compared, tumour) | {"sharpness": sharpness(*compared)}
+
+
+def others_figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
+    """The figures of other papers, `benchmarks.scales`, of a predicted modality; arguments as of `figures`."""
+    segmentation = segmentation_of(case)
+    tumour = None if segmentation is None else segmentation > 0
+    return scales(case.volume(target), predicted, brain_of(case), tumour, case.images[target].affine)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.baselines import Method
-from benchmarks.cases import figures, reduced
+from benchmarks.cases import figures, others_figures, reduced
 from benchmarks.methods import add_arguments, selected_methods
 from benchmarks.scales import COLUMNS as SCALES
 from benchmarks.tables import append, plot, read, scored, summary
@@ -38,7 +38,10 @@ def evaluate(method: Method, case: Case, sources: tuple[str, ...]) -> list[dict]
     targets = [m for m in MODALITIES if m not in sources]
     predictions = method.complete(reduced(case, sources), targets)
     own = {"method": method.name, "case_id": case.case_id, "sources": "+".join(sources)}
-    return [{**own, "target": t, **figures(case, t, predictions[t])} for t in targets]
+    return [
+        {**own, "target": t, **figures(case, t, predictions[t]), **others_figures(case, t, predictions[t])}
+        for t in targets
+    ]
 
 
 def run(methods: list[Method], cohort: Path, out: Path, counts: Iterable[int] = COUNTS) -> pd.DataFrame:
