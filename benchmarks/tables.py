@@ -205,7 +205,7 @@ def scales_of_others(frame: pd.DataFrame) -> str:
             cells = ("" if pd.isna(v) else f"{v:.2f}" if name.startswith("psnr") else f"{v:.3f}" for name, v in means)
             lines.append(_row(method, label, *cells))
     for name, figures in PUBLISHED.items():
-        lines.append(_row(f"*{name}*", "all", *(figures.get(c, "") for c in columns)))
+        lines.append(_row(f"*{name}*", "", *(figures.get(c, "") for c in columns)))
     return "\n".join(lines) + "\n"
 
 
