@@ -162,8 +162,8 @@ def brasyn(pair: Pair, tumour: Mask) -> dict[str, float]:
 
     That script averages over the region's voxels, but stops with an error as it stands. A participant's copy
     (github.com/AImageLab-zip/BraSyn25, `final_eval/get_ssim.py`) averages over the whole masked volume, where every
-    voxel far from the region counts as 1. Which of both the challenge's tables give could not be read. torchmetrics up
-    to about 1.2 left out 5 voxels at each border of the volume.
+    voxel far from the region counts as 1. Which of both the challenge's tables give could not be read. Versions 1.0 to
+    1.2 of torchmetrics left 5 voxels at each border of the volume out of that mean; 1.4 and later do not.
 
     Args:
         pair: the images; the prediction's scale does not matter.
