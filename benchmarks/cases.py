@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from benchmarks.scales import scales
 from modfill.cases.reading import Case
 from modfill.metrics import brain_box, score, sharpness
 from modfill.modalities import MODALITIES
@@ -58,3 +59,10 @@ def figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
     tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
     compared = case.volume(target)[box], predicted[box], brain[box]
     return score(*compared, tumour) | {"sharpness": sharpness(*compared)}
+
+
+def others_figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
+    """The figures of other papers, `benchmarks.scales`, of a predicted modality; arguments as of `figures`."""
+    segmentation = segmentation_of(case)
+    tumour = None if segmentation is None else segmentation > 0
+    return scales(case.volume(target), predicted, brain_of(case), tumour, case.images[target].affine)

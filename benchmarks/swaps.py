@@ -50,7 +50,7 @@ def fit(cases: Sequence[dict[tuple[str, str], npt.NDArray[np.float64]]]) -> Weig
     """Fisher's discriminant for each pair, through 0 and with the mean 1, rounded for reading.
 
     Args:
-        cases: What `describe_pairs` gives, for each case.
+        cases: the result of `describe_pairs` for each case.
     """
     weights = {}
     for pair in PAIRS:

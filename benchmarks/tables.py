@@ -8,12 +8,26 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.scales import COLUMNS as SCALES
 from modfill.modalities import BRATS, MODALITIES
 
 SHOWN = ("psnr", "psnr_brain", "ssim", "psnr_matched", "ssim_matched")
 OURS = "modfill"
 PAPER = {"T1 to T2": ("t1n", "t2w"), "T2 to FLAIR": ("t2w", "t2f")}  # the BraTS tasks of its Table 1
 TUMOUR_TASKS = PAPER | {"3 to FLAIR": ("t1n+t1c+t2w", "t2f"), "3 to T1ce": ("t1n+t2w+t2f", "t1c")}
+
+SCALE_NAMES = {
+    "psnr": "protocol PSNR", "psnr_brain": "brain only PSNR", "ssim_brain": "brain only SSIM",
+    "psnr_cwdm_224": "cWDM PSNR, 224x224x160", "psnr_cwdm_240": "cWDM PSNR, 240x240x155",
+    "psnr_wfm": "WFM PSNR", "ssim_wfm": "WFM SSIM",
+    "ssim_brasyn_healthy": "BraSyn SSIM, healthy", "ssim_brasyn_tumour": "BraSyn SSIM, tumour",
+    "ssim_brasyn_healthy_volume": "BraSyn healthy, whole volume",
+    "ssim_brasyn_tumour_volume": "BraSyn tumour, whole volume",
+}  # fmt: skip
+PUBLISHED = {
+    "cWDM, as published, BraTS 2023": {"psnr_cwdm_224": "29.35-29.74", "psnr_cwdm_240": "29.35-29.74"},
+    "WFM, as published, BraTS 2024": {"psnr_wfm": "26.8", "ssim_wfm": "0.94"},
+}
 
 
 def scored(table: Path, columns: Sequence[str], keys: int) -> set[tuple[str, ...]]:
@@ -50,23 +64,25 @@ def summary(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> 
     """All tables of the translation benchmark as Markdown.
 
     Every method by number of sources, modfill's wins, the paper's two tasks, the tumour, sharpness, the gain of one
-    more source, the paper's Table 2, and every task.
+    more source, the paper's Table 2, the scales of others, and every task. A table whose tasks were not scored is left
+    out.
 
     Args:
         frame: the rows of `translation.csv`.
         reconstruction: those of `reconstruction.csv`, for the diagonal of Table 2.
     """
     parts = [overview(frame), wins(frame), papers_tasks(frame), tumour(frame), sharp(frame),
-             added(frame), matrix(frame, reconstruction), every_task(frame)]  # fmt: skip
+             added(frame), matrix(frame, reconstruction), scales_of_others(frame), every_task(frame)]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
 
 def overview(frame: pd.DataFrame) -> str:
-    """The paper's Table 1: means over 1→1, 2→1, 3→1 and all 28 tasks, ± the standard deviation over the cases."""
+    """The paper's Table 1: means over 1→1, 2→1, 3→1 and all tasks, ± the standard deviation over the cases."""
     frame = frame.assign(count=frame.sources.str.count(r"\+") + 1)
     lines = [_row("method", "tasks", *SHOWN), _rule(2 + len(SHOWN))]
     for name, rows in frame.groupby("method", sort=False):
-        for label, part in [(f"{n}→1", rows[rows["count"] == n]) for n in (1, 2, 3)] + [("all 28", rows)]:
+        parts = [(f"{n}→1", part) for n, part in rows.groupby("count")]
+        for label, part in parts + [(_all(rows), rows)] * (len(parts) > 1):
             by_case = part.groupby("case_id")[list(SHOWN)].mean()
             lines.append(_row(name, label, *(f"{by_case[s].mean():.3f} ± {by_case[s].std():.3f}" for s in SHOWN)))
     return "\n".join(lines) + "\n"
@@ -87,6 +103,8 @@ def wins(frame: pd.DataFrame) -> str:
 
 def papers_tasks(frame: pd.DataFrame) -> str:
     """The paper's Table 1 for the two tasks that it shares with these cases, beside the paper's own figures."""
+    if not any(((frame.sources == source) & (frame.target == target)).any() for source, target in PAPER.values()):
+        return ""
     lines = [_row("method", *(f"{name}, psnr / psnr_matched / ssim" for name in PAPER)), _rule(1 + len(PAPER))]
     for name in frame.method.unique():
         cells = []
@@ -103,9 +121,11 @@ def tumour(frame: pd.DataFrame) -> str:
     frame = frame.dropna(subset=["psnr_tumour"])
     if frame.empty:
         return ""
-    lines = [_row("in the tumour", *TUMOUR_TASKS, "all 28"), _rule(2 + len(TUMOUR_TASKS))]
+    scored_tasks = set(zip(frame.sources, frame.target, strict=True))
+    tasks = {name: task for name, task in TUMOUR_TASKS.items() if task in scored_tasks}
+    lines = [_row("in the tumour", *tasks, _all(frame)), _rule(2 + len(tasks))]
     for name, rows in frame.groupby("method", sort=False):
-        parts = [rows[(rows.sources == s) & (rows.target == t)] for s, t in TUMOUR_TASKS.values()] + [rows]
+        parts = [rows[(rows.sources == s) & (rows.target == t)] for s, t in tasks.values()] + [rows]
         cells = (f"{part.psnr_tumour.mean():.2f} / {part.psnr_tumour_matched.mean():.2f}" for part in parts)
         lines.append(_row(name, *cells))
     return "\n".join(lines) + "\n"
@@ -122,7 +142,7 @@ def sharp(frame: pd.DataFrame) -> str:
 def added(frame: pd.DataFrame) -> str:
     """Table of the effect of one more source on modfill: matched PSNR by number of sources, and the worst step."""
     own = frame[frame.method == OURS]
-    if own.empty:
+    if own.sources.str.count(r"\+").nunique() < len(MODALITIES) - 1:
         return ""
     means = own.groupby(["target", "sources"]).psnr_matched.mean()
     lines = [
@@ -161,6 +181,34 @@ def matrix(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> s
     return "\n".join(lines) + "\n"
 
 
+def scales_of_others(frame: pd.DataFrame) -> str:
+    """Means of one missing modality by the definitions of other papers (`benchmarks.scales`), beside what they state.
+
+    Rows that an older version wrote have no such figures and are left out.
+    """
+    if not set(SCALES) <= set(frame):
+        return ""
+    frame = frame[frame.sources.str.count(r"\+") == len(MODALITIES) - 2].dropna(subset=["psnr_wfm"])
+    if frame.empty:
+        return ""
+    columns = ("psnr", "psnr_brain", "ssim_brain", *SCALES)
+    lines = [
+        "Scales of others: one missing modality from all others, never matched. cWDM's published PSNR stands in the "
+        "columns of cWDM and WFM's figures in those of WFM; no other two figures of this table compare.\n",
+        _row("method", "to", *(SCALE_NAMES[name] for name in columns)),
+        _rule(2 + len(columns)),
+    ]
+    for method, rows in frame.groupby("method", sort=False):
+        targets = [(_short(m), rows[rows.target == m]) for m in MODALITIES if (rows.target == m).any()]
+        for label, part in [*targets, ("all", rows)]:
+            means = part.groupby("case_id")[list(columns)].mean().mean().items()
+            cells = ("" if pd.isna(v) else f"{v:.2f}" if name.startswith("psnr") else f"{v:.3f}" for name, v in means)
+            lines.append(_row(method, label, *cells))
+    for name, figures in PUBLISHED.items():
+        lines.append(_row(f"*{name}*", "", *(figures.get(c, "") for c in columns)))
+    return "\n".join(lines) + "\n"
+
+
 def every_task(frame: pd.DataFrame) -> str:
     """Every task of every method, ± the standard deviation over the cases."""
     lines = [_row("method", "sources", "target", *SHOWN), _rule(3 + len(SHOWN))]
@@ -182,12 +230,17 @@ def plot(frame: pd.DataFrame, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for name in frame.method.unique():
         values = by_case[name]
-        [line] = axes.plot((1, 2, 3), values.groupby("count").mean(), marker="o", label=name)
+        means = values.groupby("count").mean()
+        [line] = axes.plot(means.index, means, marker="o", label=name)
         axes.scatter(values.index.get_level_values("count"), values, s=6, alpha=0.4, color=line.get_color())
     axes.set(xlabel="sources", ylabel="matched PSNR, dB", xticks=(1, 2, 3))
     figure.legend(loc="outside right upper")
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _all(rows: pd.DataFrame) -> str:
+    return f"all {len(set(zip(rows.sources, rows.target, strict=True)))}"
 
 
 def _short(modality: str) -> str:

@@ -3,30 +3,33 @@
     python -m benchmarks.translation --cases DIR --train DIR --methods copy mean voxelwise modfill --out DIR
 
 Writes `translation.csv`, a row per method, case, source set and target, `translation.md`, means and standard deviations
-in the paper's forms, and a plot. A stopped run is resumed.
+in the paper's forms, and a plot. A stopped run is resumed. `--sources 3` restricts it to tasks with three sources.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.baselines import Method
-from benchmarks.cases import figures, reduced
+from benchmarks.cases import figures, others_figures, reduced
 from benchmarks.methods import add_arguments, selected_methods
+from benchmarks.scales import COLUMNS as SCALES
 from benchmarks.tables import append, plot, read, scored, summary
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
 from modfill.modalities import MODALITIES
 
+COUNTS = range(1, len(MODALITIES))
 
-def tasks() -> Iterator[tuple[str, ...]]:
-    """The 14 source sets that leave something to synthesise."""
-    for count in range(1, len(MODALITIES)):
+
+def tasks(counts: Iterable[int] = COUNTS) -> Iterator[tuple[str, ...]]:
+    """The source sets of so many modalities; by default the 14 that leave something to synthesise."""
+    for count in counts:
         yield from combinations(MODALITIES, count)
 
 
@@ -35,18 +38,28 @@ def evaluate(method: Method, case: Case, sources: tuple[str, ...]) -> list[dict]
     targets = [m for m in MODALITIES if m not in sources]
     predictions = method.complete(reduced(case, sources), targets)
     own = {"method": method.name, "case_id": case.case_id, "sources": "+".join(sources)}
-    return [{**own, "target": t, **figures(case, t, predictions[t])} for t in targets]
+    return [
+        {**own, "target": t, **figures(case, t, predictions[t]), **others_figures(case, t, predictions[t])}
+        for t in targets
+    ]
 
 
-def run(methods: list[Method], cohort: Path, out: Path) -> pd.DataFrame:
-    """Every method on every task of every complete case below `cohort`, appended to `translation.csv`."""
+def run(methods: list[Method], cohort: Path, out: Path, counts: Iterable[int] = COUNTS) -> pd.DataFrame:
+    """Every method on every task of every complete case below `cohort`, appended to `translation.csv`.
+
+    Args:
+        methods: ready to complete cases.
+        cohort: a folder of complete cases.
+        out: the folder of `translation.csv`.
+        counts: the numbers of sources of the tasks.
+    """
     out.mkdir(parents=True, exist_ok=True)
     table = out / "translation.csv"
     done = scored(table, COLUMNS, keys=3)
     for files in find_cases(cohort):
         case = read_case(files)
         for method in methods:
-            for sources in tasks():
+            for sources in tasks(counts):
                 if (method.name, case.case_id, "+".join(sources)) not in done:
                     append(table, COLUMNS, evaluate(method, case, sources))
             print(f"{method.name} {case.case_id}", flush=True)
@@ -56,7 +69,7 @@ def run(methods: list[Method], cohort: Path, out: Path) -> pd.DataFrame:
 COLUMNS = ("method", "case_id", "sources", "target", *(
     f"{name}{suffix}" for suffix in ("", "_matched")
     for name in ("psnr", "psnr_brain", "nmse", "ssim", "ssim_brain", "psnr_tumour", "ssim_tumour")
-), "sharpness")  # fmt: skip
+), "sharpness", *SCALES)  # fmt: skip
 
 
 def main() -> None:
@@ -64,9 +77,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
     add_arguments(parser)
+    parser.add_argument("--sources", type=int, nargs="+", default=COUNTS, choices=COUNTS, metavar="N",
+                        help="only tasks with N sources (default: 1 2 3)")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
-    frame = run(selected_methods(options, parser), options.cases, options.out)
+    frame = run(selected_methods(options, parser), options.cases, options.out, options.sources)
     diagonal = options.out / "reconstruction.csv"
     reconstruction = pd.read_csv(diagonal) if diagonal.exists() else None
     (options.out / "translation.md").write_text(summary(frame, reconstruction), encoding="utf8")

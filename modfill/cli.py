@@ -159,9 +159,9 @@ def _complete_into(
 
 def _runs(options: argparse.Namespace) -> dict[Path, Settings]:
     """The settings of each output folder: one, or one for each sample."""
-    from modfill.settings import Settings, numbered_samples
+    from modfill.settings import Mode, Settings, numbered_samples
 
-    mode = options.mode if options.samples is None else "sample"
+    mode: Mode = options.mode if options.samples is None else "sample"
     settings = Settings(mode, options.steps, options.seed, options.uncertainty)
     if options.samples is None:
         return {options.out: settings}

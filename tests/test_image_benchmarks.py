@@ -62,9 +62,20 @@ def test_a_table_of_an_older_version_is_not_gone_on_with(
     table = tmp_path / "translation.csv"
     table.write_text("method,case_id,sources,target,psnr\ncopy,p1,t1n,t1c,20\n")
     before = table.read_text()
-    with pytest.raises(ValueError, match=r"translation\.csv must have the columns .*sharpness, got .*psnr; .* --out$"):
+    with pytest.raises(ValueError, match=r"translation\.csv must have the columns .*_volume, got .*psnr; .* --out$"):
         started(translation, monkeypatch, "--cases", cohort, "--out", tmp_path, "--methods", "copy")
     assert table.read_text() == before
+
+
+def test_tasks_of_one_number_of_sources(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--cases", cohort, "--methods", "copy", "--out", tmp_path)
+    started(translation, monkeypatch, *options, "--sources", "3")
+    first = read(tmp_path / "translation.csv")
+    assert sorted(first.target) == sorted(MODALITIES) and set(first.sources.str.count(r"\+")) == {2}
+    assert first.psnr_wfm.notna().all() and first.ssim_brasyn_tumour.isna().all()  # no segmentation
+    assert "Scales of others" in (tmp_path / "translation.md").read_text()
+    started(translation, monkeypatch, *options)
+    assert len(read(tmp_path / "translation.csv")) == 28
 
 
 def test_a_case_with_a_number_for_a_name_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.tables import SHOWN, added, matrix, overview, papers_tasks, plot, sharp, summary, tumour, wins
+from benchmarks.scales import COLUMNS as SCALES
+from benchmarks.tables import (
+    SHOWN,
+    added,
+    matrix,
+    overview,
+    papers_tasks,
+    plot,
+    scales_of_others,
+    sharp,
+    summary,
+    tumour,
+    wins,
+)
 from modfill.modalities import MODALITIES
 
 TUMOUR = ("psnr_tumour", "psnr_tumour_matched")
@@ -71,3 +84,27 @@ def test_how_sharp_the_images_of_a_target_are() -> None:
 def test_the_paper_s_tasks_stand_beside_its_figures() -> None:
     table = papers_tasks(rows({"modfill": 20.0}))
     assert "| modfill | 21.25 / 21.25 / 21.250 | 21.25 / 21.25 / 21.250 |" in table and "25.818" in table
+
+
+def test_scales_of_others_stand_beside_what_they_publish() -> None:
+    frame = rows({"copy": 19.0, "modfill": 20.0})
+    assert scales_of_others(frame) == ""  # an older version's rows
+    for place, name in enumerate(SCALES):
+        frame[name] = frame.sources.str.count(r"\+") + place / 10
+    frame["psnr_brain"] = frame["ssim_brain"] = 1.0
+    frame.loc[(frame.method == "modfill") & (frame.target == "t1c"), "psnr_wfm"] = 6.2
+    table = scales_of_others(frame)
+    assert "| modfill | T1ce | 23.25 | 1.00 | 1.000 | 2.00 | 2.10 | 6.20 | 2.300 | 2.400 |" in table
+    assert "| modfill | all | 23.25 | 1.00 | 1.000 | 2.00 | 2.10 | 3.20 | 2.300 | 2.400 |" in table
+    assert "29.35-29.74 | 29.35-29.74 |  |" in table and "| 26.8 | 0.94 |" in table
+    assert table in summary(frame)
+
+
+def test_tables_of_tasks_with_three_sources_only(tmp_path: Path) -> None:
+    frame = rows({"copy": 19.0, "modfill": 20.0})
+    frame = frame[frame.sources.str.count(r"\+") == 2]
+    text = summary(frame)
+    assert "| modfill | 3→1 | 23.250 ± 0.354 |" in text and "| in the tumour | 3 to FLAIR | 3 to T1ce | all 4 |" in text
+    assert "1→1" not in text and "all 28" not in text and "nan" not in text
+    plot(frame, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 5_000
