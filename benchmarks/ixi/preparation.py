@@ -7,6 +7,7 @@ that T1 shows.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from benchmarks.ixi.archive import MODALITIES
 from modfill import __version__
@@ -30,7 +32,6 @@ from modfill.prepare.picture import draw
 from modfill.prepare.record import SUFFIX, grid_to, package_versions, read_record, scan_to
 from modfill.prepare.registration import Registration, head_mask, isotropic, register, sitk_array
 from modfill.prepare.scan import Matrix, Scan, as_sitk, read_scan
-from modfill.training.data import file_digest
 
 __all__ = ["SHAPE", "Result", "prepare_archive", "prepare_subject"]
 
@@ -93,14 +94,18 @@ def prepare_subject(subject: str, files: Mapping[str, Path], out: Path) -> Path:
     if _finished(folder, files):
         return folder
     scans = {m: read_scan(path) for m, path in files.items()}
-    registrations = _register(scans)
+    t1 = _in_ras(scans[REFERENCE])
+    registrations = _register(t1, scans)
     matrices = {m: registrations[m].matrix if m in registrations else np.eye(4) for m in scans}
-    head = _head(scans, matrices)
+    head = _head(t1)
+    for modality in MOVING:
+        head &= _covered(Grid.of(scans[modality]), Grid.of(t1), matrices[modality])
     if not head.any():
         raise CaseError(f"case {subject}: T1, T2 and PD must show one head, got none that all of them show; check them")
-    grid, cut = grid_of(Grid.of(scans[REFERENCE]), head)
-    shown = resample(head.astype(np.float32), Grid.of(scans[REFERENCE]), grid, order=0) > 0
-    heads = {m: resample(scan.voxels, Grid.of(scan), grid, matrices[m]) for m, scan in scans.items()}
+    grid, low, cut = window(Grid.of(t1), head)
+    shown = _moved(head, low)
+    heads = {REFERENCE: _moved(t1.voxels, low)}
+    heads |= {m: _resampled(scans[m], grid, shown, matrices[m]) for m in MOVING}
     picture = folder / f"{subject}-prepared.png"
     with writable(picture, CaseError, subject), replacing(picture) as temporary:
         draw(heads, shown, grid.affine, {m: m.upper() for m in MODALITIES}, temporary, mask="head")
@@ -121,28 +126,53 @@ def prepare_subject(subject: str, files: Mapping[str, Path], out: Path) -> Path:
     return folder
 
 
-def grid_of(t1: Grid, head: NDArray[np.bool_]) -> tuple[Grid, int]:
-    """The grid of `SHAPE` around a head, in T1's own voxels, with axes ordered and directed as RAS.
+def window(t1: Grid, head: NDArray[np.bool_]) -> tuple[Grid, NDArray[np.int_], int]:
+    """The grid of `SHAPE` around a head, of T1's own voxels.
 
     Args:
-        t1: the grid of T1.
+        t1: the grid of T1 in the order of RAS.
         head: the mask on it, not empty.
 
     Returns:
-        The grid, centred on the head, and how many voxels of the head it cuts. From a head that is too long, the lower
-        end is cut.
+        The grid, centred on the head; its first voxel in T1's voxels, which may lie outside; and how many voxels of the
+        head it cuts. From a head that is too long, the lower end is cut.
     """
-    order = nib.io_orientation(t1.affine)
-    affine = t1.affine @ nib.orientations.inv_ornt_aff(order, t1.shape)
-    index = np.argwhere(nib.apply_orientation(head, order))
+    index = np.argwhere(head)
     start, stop = index.min(0), index.max(0) + 1
     low = np.maximum((start + stop - SHAPE) // 2, stop - SHAPE)
     cut = int((index < low).any(axis=1).sum())
+    affine = t1.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ low
-    return Grid(SHAPE, affine), cut
+    return Grid(SHAPE, affine), low, cut
 
 
-def _register(scans: Mapping[str, Scan]) -> dict[str, Registration]:
+def _in_ras(scan: Scan) -> Scan:
+    """The same scan with its axes in the order and direction of RAS."""
+    order = nib.io_orientation(scan.affine)
+    affine = scan.affine @ nib.orientations.inv_ornt_aff(order, scan.voxels.shape)
+    return Scan(scan.path, nib.apply_orientation(scan.voxels, order), affine, scan.sha256, scan.integer)
+
+
+def _moved(voxels: NDArray[Any], low: NDArray[np.int_]) -> NDArray[Any]:
+    """The window of `SHAPE` that begins at voxel `low`; 0 in its padding."""
+    own = tuple(slice(max(a, 0), a + n) for a, n in zip(low.tolist(), SHAPE, strict=True))
+    part = voxels[own]
+    out = np.zeros(SHAPE, voxels.dtype)
+    out[tuple(slice(max(-a, 0), max(-a, 0) + n) for a, n in zip(low.tolist(), part.shape, strict=True))] = part
+    return out
+
+
+def _resampled(scan: Scan, grid: Grid, shown: NDArray[np.bool_], matrix: Matrix) -> NDArray[np.float32]:
+    """A scan on a grid, in the box of a mask."""
+    (box,) = ndimage.find_objects(shown.astype(np.uint8))
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
+    out = np.zeros(grid.shape, np.float32)
+    out[box] = resample(scan.voxels, Grid.of(scan), Grid(shown[box].shape, affine), matrix)
+    return out
+
+
+def _register(t1: Scan, scans: Mapping[str, Scan]) -> dict[str, Registration]:
     """T2's and PD's positions relative to T1. They come from one acquisition: on the same grid, one serves both."""
     found: dict[str, Registration] = {}
     for modality in MOVING:
@@ -150,25 +180,32 @@ def _register(scans: Mapping[str, Scan]) -> dict[str, Registration]:
         same = [m for m in found if scans[m].voxels.shape == scan.voxels.shape
                 and np.allclose(scans[m].affine, scan.affine, rtol=0, atol=_SAME_GRID)]  # fmt: skip
         try:
-            found[modality] = found[same[0]] if same else register(scans[REFERENCE], scan)
+            found[modality] = found[same[0]] if same else register(t1, scan)
         except RuntimeError as error:  # of SimpleITK
             raise CaseError(f"{scan.path} cannot be registered: {str(error).splitlines()[-1]}") from error
     return found
 
 
-def _head(scans: Mapping[str, Scan], matrices: Mapping[str, Matrix]) -> NDArray[np.bool_]:
-    """The head on T1's grid, where all fields of view reach."""
-    t1 = scans[REFERENCE]
+def _head(t1: Scan) -> NDArray[np.bool_]:
+    """The head on T1's grid."""
     small = head_mask(isotropic(as_sitk(t1), _HEAD_SPACING))
-    to_small = np.diag([-1.0, -1.0, 1.0, 1.0])
-    to_small[:3, :3] = to_small[:3, :3] @ np.array(small.GetDirection()).reshape(3, 3) * small.GetSpacing()
-    to_small[:3, 3] = np.array(small.GetOrigin()) * [-1, -1, 1]
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(small.GetDirection()).reshape(3, 3) * small.GetSpacing()
+    affine[:3, 3] = small.GetOrigin()
+    affine[:2] *= -1  # LPS -> RAS
     voxels = sitk_array(small).T.astype(np.float32)
-    head = resample(voxels, Grid(voxels.shape, to_small), Grid.of(t1), order=1) > 0.5
-    for modality in MOVING:
-        ones = np.ones(scans[modality].voxels.shape, np.float32)
-        head &= resample(ones, Grid.of(scans[modality]), Grid.of(t1), matrices[modality], order=0) > 0
-    return np.asarray(head)
+    return np.asarray(resample(voxels, Grid(voxels.shape, affine), Grid.of(t1), order=1) > 0.5)
+
+
+def _covered(own: Grid, to: Grid, matrix: Matrix) -> NDArray[np.bool_]:
+    """Where a field of view reaches on another grid, from the latter's world by a matrix."""
+    way = np.linalg.inv(own.affine) @ matrix @ to.affine
+    steps = np.ogrid[tuple(slice(n) for n in to.shape)]
+    inside = np.ones(to.shape, bool)
+    for row, size in zip(way[:3], own.shape, strict=True):
+        place = sum(row[k] * steps[k] for k in range(3)) + row[3]
+        inside &= (place >= 0) & (place <= size - 1)
+    return inside
 
 
 def _write(
@@ -191,7 +228,12 @@ def _finished(folder: Path, files: Mapping[str, Path]) -> bool:
         return False
     made = {scan["Modality"]: scan["SHA256"] for scan in note["Scans"]}
     there = all((folder / f"{folder.name}-{m}.nii.gz").exists() for m in files)
-    return there and made == {m: file_digest(path) for m, path in files.items()}
+    return there and made == {m: _digest(path) for m, path in files.items()}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _use_threads(number: int) -> None:
