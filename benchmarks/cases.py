@@ -9,10 +9,12 @@ import nibabel as nib
 import numpy as np
 
 from modfill.cases.reading import Case
-from modfill.metrics import brain_box, score, sharpness
-from modfill.modalities import MODALITIES
+from modfill.metrics import PAPER_VOXELS, brain_box, score, sharpness
 from modfill.preprocessing.intensity import IntensityScale
 from modfill.preprocessing.prepare import Prepared
+
+PAPER_VOLUMES = {frozenset(("t1", "t2", "pd")): 256 * 160 * 224}
+"""Voxels of the volumes over which the paper averages, of the sets of modalities for which it is not 192x192x144."""
 
 
 def reduced(case: Case, sources: tuple[str, ...]) -> Case:
@@ -33,7 +35,7 @@ def segmentation_of(case: Case) -> np.ndarray | None:
 
 def brain_of(case: Case) -> np.ndarray:
     """The protocol's brain (X, Y, Z) of a complete case: where at least two modalities are not 0."""
-    return np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2
+    return np.sum([case.volume(m) > 0 for m in case.images], axis=0) >= 2
 
 
 def in_unit_range(prepared: Prepared, volume: np.ndarray, unit: Sequence[float]) -> np.ndarray:
@@ -57,4 +59,5 @@ def figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
     box = brain_box(brain)
     tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
     compared = case.volume(target)[box], predicted[box], brain[box]
-    return score(*compared, tumour) | {"sharpness": sharpness(*compared)}
+    voxels = PAPER_VOLUMES.get(frozenset(case.images), PAPER_VOXELS)
+    return score(*compared, tumour, voxels) | {"sharpness": sharpness(*compared)}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.papers_matrix import papers_matrix
 from modfill.modalities import MODALITIES, NAMES
 
 SHOWN = ("psnr", "psnr_brain", "ssim", "psnr_matched", "ssim_matched")
@@ -50,14 +51,15 @@ def summary(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> 
     """All tables of the translation benchmark as Markdown.
 
     Every method by number of sources, modfill's wins, the paper's two tasks, the tumour, sharpness, the gain of one
-    more source, the paper's Table 2, and every task.
+    more source, the paper's Table 2, plain and matched and in its own form, and every task.
 
     Args:
         frame: the rows of `translation.csv`.
         reconstruction: those of `reconstruction.csv`, for the diagonal of Table 2.
     """
     parts = [overview(frame), wins(frame), papers_tasks(frame), tumour(frame), sharp(frame),
-             added(frame), matrix(frame, reconstruction), every_task(frame)]  # fmt: skip
+             added(frame), matrix(frame, reconstruction), papers_matrix(frame, OURS, reconstruction),
+             every_task(frame)]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
 
