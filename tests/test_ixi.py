@@ -162,6 +162,7 @@ def test_phantoms_lie_on_ixi_s_grids() -> None:
 def test_a_phantom_s_movement_is_that_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phantoms, "FIELD", (60, 60, 60))
     monkeypatch.setattr(phantoms, "BRAIN_CENTRE", np.full(3, 30.0))
+    monkeypatch.setattr(phantoms, "smooth_noise", lambda rng, sigma, shape: np.zeros(shape))  # no bias field
     rng = np.random.default_rng(3)
     shown = np.zeros(phantoms.FIELD, bool)
     shown[30:50, 25:40, 10:35] = True
@@ -171,7 +172,7 @@ def test_a_phantom_s_movement_is_that_of_its_file(monkeypatch: pytest.MonkeyPatc
     for moved in (np.eye(4), true := phantoms._movement(rng)):
         scanned = phantoms._acquired(rng, np.ones(int(shown.sum())), shown, Grid((40, 40, 40), coarse), moved)
         centres.append(coarse @ [*np.argwhere(scanned > 0.5 * scanned.max()).mean(0), 1])
-    assert np.linalg.norm(true @ centres[0] - centres[1]) < 0.3 < np.linalg.norm(centres[0] - centres[1])
+    assert np.linalg.norm(true @ centres[0] - centres[1]) < 0.5 < np.linalg.norm(centres[0] - centres[1])
 
 
 def test_table_d_has_three_figures_for_each_target_and_the_reconstruction_on_its_diagonal() -> None:

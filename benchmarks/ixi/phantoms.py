@@ -25,6 +25,7 @@ from modfill.demo.phantom import draw_anatomy, smooth_noise
 from modfill.errors import ModfillError
 from modfill.prepare.grid import Grid, resample
 from modfill.prepare.images import save_image
+from modfill.prepare.scan import inverse
 
 __all__ = ["MOVED", "head", "write_phantom"]
 
@@ -101,7 +102,7 @@ def write_phantom(number: int, out: Path, labels: Path | None = None) -> str:
         return subject
     rng = np.random.default_rng(number)
     fractions, myelin = head(rng, labels)
-    shown = sum(fractions.values()) > 0.02
+    shown = np.sum(list(fractions.values()), axis=0) > 0.02
     flat, local = {name: part[shown] for name, part in fractions.items()}, myelin[shown]
     tr = rng.uniform(5700, 8200)  # of both echoes
     signals = {
@@ -230,7 +231,7 @@ def _acquired(
     voxels *= np.exp(rng.uniform(0.04, 0.1) * smooth_noise(rng, 60, FIELD))
     own = np.eye(4)
     own[:3, 3] = -BRAIN_CENTRE
-    sampled = resample(voxels, Grid(FIELD, own), grid, np.linalg.inv(moved), order=1)
+    sampled = resample(voxels, Grid(FIELD, own), grid, inverse(moved), order=1)
     level = rng.uniform(0.02, 0.04)
     real, imaginary = (level * rng.standard_normal(grid.shape, np.float32) for _ in range(2))
     return np.asarray(np.rint(np.hypot(sampled + real, imaginary) * rng.uniform(250, 500)), np.int16)
