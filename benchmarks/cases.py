@@ -19,7 +19,8 @@ PAPER_VOLUMES = {frozenset(("t1", "t2", "pd")): 256 * 160 * 224}
 
 def reduced(case: Case, sources: tuple[str, ...]) -> Case:
     """The case with only these modalities."""
-    return Case(case.case_id, {m: case.images[m] for m in sources}, {m: case.paths[m] for m in sources}, {})
+    images, paths = {m: case.images[m] for m in sources}, {m: case.paths[m] for m in sources}
+    return Case(case.case_id, images, paths, {}, modality_set=case.modality_set)
 
 
 def segmentation_path(case: Case) -> Path:

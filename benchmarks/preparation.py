@@ -31,7 +31,7 @@ from scipy.spatial.transform import Rotation
 from modfill import ModalityCompleter
 from modfill.demo.phantom import make_case
 from modfill.metrics import match, psnr, unit_range
-from modfill.modalities import MODALITIES, SHORT_NAMES
+from modfill.modalities import BRATS, MODALITIES
 from modfill.prepare import prepare_study, restore
 from modfill.prepare.grid import Grid, resample
 from modfill.prepare.record import grid_from, matrix_from, read_record
@@ -171,7 +171,7 @@ def study(folder: Path, prepared: Path, out: Path) -> str:
     for target in case.paths:
         native = _native_score(completer, case.paths, target, note, out)
         same = _score(completer, known, target, out / "known" / target)
-        lines.append(f"| {SHORT_NAMES[target]} | {native:.2f} | {same:.2f} |")
+        lines.append(f"| {BRATS[target].short} | {native:.2f} | {same:.2f} |")
         print(lines[-1], flush=True)
     return "\n".join(lines) + "\n"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.papers_matrix import papers_matrix
-from modfill.modalities import MODALITIES, NAMES
+from modfill.modalities import BRATS, MODALITIES
 
 SHOWN = ("psnr", "psnr_brain", "ssim", "psnr_matched", "ssim_matched")
 OURS = "modfill"
@@ -51,12 +51,15 @@ def summary(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> 
     """All tables of the translation benchmark as Markdown.
 
     Every method by number of sources, modfill's wins, the paper's two tasks, the tumour, sharpness, the gain of one
-    more source, the paper's Table 2, plain and matched and in its own form, and every task.
+    more source, the paper's Table 2 (of IXI its Table D), plain and matched and in its own form, and every task.
 
     Args:
         frame: the rows of `translation.csv`.
         reconstruction: those of `reconstruction.csv`, for the diagonal of Table 2.
     """
+    if not set(frame.target) <= set(MODALITIES):
+        parts = [overview(frame), wins(frame), papers_matrix(frame, OURS, reconstruction), every_task(frame)]
+        return "\n".join(part for part in parts if part)
     parts = [overview(frame), wins(frame), papers_tasks(frame), tumour(frame), sharp(frame),
              added(frame), matrix(frame, reconstruction), papers_matrix(frame, OURS, reconstruction),
              every_task(frame)]  # fmt: skip
@@ -64,11 +67,12 @@ def summary(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> 
 
 
 def overview(frame: pd.DataFrame) -> str:
-    """The paper's Table 1: means over 1→1, 2→1, 3→1 and all 28 tasks, ± the standard deviation over the cases."""
+    """The paper's Table 1: means over 1→1, 2→1, 3→1 and all tasks, ± the standard deviation over the cases."""
     frame = frame.assign(count=frame.sources.str.count(r"\+") + 1)
     lines = [_row("method", "tasks", *SHOWN), _rule(2 + len(SHOWN))]
     for name, rows in frame.groupby("method", sort=False):
-        for label, part in [(f"{n}→1", rows[rows["count"] == n]) for n in (1, 2, 3)] + [("all 28", rows)]:
+        parts = [(f"{n}→1", part) for n, part in rows.groupby("count")]
+        for label, part in [*parts, (_all(rows), rows)]:
             by_case = part.groupby("case_id")[list(SHOWN)].mean()
             lines.append(_row(name, label, *(f"{by_case[s].mean():.3f} ± {by_case[s].std():.3f}" for s in SHOWN)))
     return "\n".join(lines) + "\n"
@@ -184,7 +188,8 @@ def plot(frame: pd.DataFrame, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for name in frame.method.unique():
         values = by_case[name]
-        [line] = axes.plot((1, 2, 3), values.groupby("count").mean(), marker="o", label=name)
+        means = values.groupby("count").mean()
+        [line] = axes.plot(means.index, means, marker="o", label=name)
         axes.scatter(values.index.get_level_values("count"), values, s=6, alpha=0.4, color=line.get_color())
     axes.set(xlabel="sources", ylabel="matched PSNR, dB", xticks=(1, 2, 3))
     figure.legend(loc="outside right upper")
@@ -192,8 +197,12 @@ def plot(frame: pd.DataFrame, path: Path) -> None:
     plt.close(figure)
 
 
+def _all(rows: pd.DataFrame) -> str:
+    return f"all {len(set(zip(rows.sources, rows.target, strict=True)))}"
+
+
 def _short(modality: str) -> str:
-    return NAMES[modality].split()[0]
+    return BRATS[modality].short if modality in MODALITIES else modality.upper()
 
 
 def _row(*cells: object) -> str:

@@ -1,6 +1,7 @@
-"""Score methods on all 28 (source set, target) tasks of complete cases.
+"""Score methods on all (source set, target) tasks of complete cases: 28 of the BraTS set, 9 of IXI's.
 
     python -m benchmarks.translation --cases DIR --train DIR --methods copy mean voxelwise modfill --out DIR
+    python -m benchmarks.translation --modalities ixi --weights FILE --cases DIR --methods copy modfill --out DIR
 
 Writes `translation.csv`, a row per method, case, source set and target, `translation.md`, means and standard deviations
 in the paper's forms, and a plot. A stopped run is resumed.
@@ -9,7 +10,7 @@ in the paper's forms, and a plot. A stopped run is resumed.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -21,32 +22,32 @@ from benchmarks.methods import add_arguments, selected_methods
 from benchmarks.tables import append, plot, read, scored, summary
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
-from modfill.modalities import MODALITIES
+from modfill.modalities import BRATS
 
 
-def tasks() -> Iterator[tuple[str, ...]]:
-    """The 14 source sets that leave something to synthesise."""
-    for count in range(1, len(MODALITIES)):
-        yield from combinations(MODALITIES, count)
+def tasks(modalities: Sequence[str] = BRATS.names) -> Iterator[tuple[str, ...]]:
+    """The source sets that leave something to synthesise: 14 of four modalities, 6 of three."""
+    for count in range(1, len(modalities)):
+        yield from combinations(modalities, count)
 
 
 def evaluate(method: Method, case: Case, sources: tuple[str, ...]) -> list[dict]:
     """One row per target of a source set."""
-    targets = [m for m in MODALITIES if m not in sources]
+    targets = case.modality_set.without(sources)
     predictions = method.complete(reduced(case, sources), targets)
     own = {"method": method.name, "case_id": case.case_id, "sources": "+".join(sources)}
     return [{**own, "target": t, **figures(case, t, predictions[t])} for t in targets]
 
 
-def run(methods: list[Method], cohort: Path, out: Path) -> pd.DataFrame:
+def run(methods: list[Method], cohort: Path, out: Path, modalities: str | None = None) -> pd.DataFrame:
     """Every method on every task of every complete case below `cohort`, appended to `translation.csv`."""
     out.mkdir(parents=True, exist_ok=True)
     table = out / "translation.csv"
     done = scored(table, COLUMNS, keys=3)
-    for files in find_cases(cohort):
+    for files in find_cases(cohort, modality_set=modalities):
         case = read_case(files)
         for method in methods:
-            for sources in tasks():
+            for sources in tasks(case.modality_set.names):
                 if (method.name, case.case_id, "+".join(sources)) not in done:
                     append(table, COLUMNS, evaluate(method, case, sources))
             print(f"{method.name} {case.case_id}", flush=True)
@@ -66,7 +67,7 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
-    frame = run(selected_methods(options, parser), options.cases, options.out)
+    frame = run(selected_methods(options, parser), options.cases, options.out, options.modalities)
     diagonal = options.out / "reconstruction.csv"
     reconstruction = pd.read_csv(diagonal) if diagonal.exists() else None
     (options.out / "translation.md").write_text(summary(frame, reconstruction), encoding="utf8")

@@ -12,7 +12,7 @@ import torch
 
 from modfill.cases.reading import synthetic_file
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES
+from modfill.modalities import ModalitySet
 
 __all__ = ["ACQUIRED", "acquired_mask", "acquired_only", "choose_dropped", "count_range", "of_synthetic_file"]
 
@@ -23,32 +23,35 @@ Image = TypeVar("Image")
 Item = TypeVar("Item")
 
 
-def acquired_mask(acquired: Iterable[str]) -> torch.Tensor:
-    """The mask: bool (4,) in the order of `MODALITIES`, true where the modality was acquired."""
-    return torch.tensor([modality in acquired for modality in MODALITIES])
+def acquired_mask(acquired: Iterable[str], modality_set: ModalitySet) -> torch.Tensor:
+    """The mask: bool (M,) in the order of the set, true where the modality was acquired."""
+    return torch.tensor([modality in acquired for modality in modality_set.names])
 
 
-def acquired_only(present: Mapping[str, Image], former: Any, label: str) -> dict[str, Image]:
+def acquired_only(
+    present: Mapping[str, Image], former: Any, label: str, modality_set: ModalitySet
+) -> dict[str, Image]:
     """Leave out images that a former completion synthesised.
 
     Args:
         present: by modality.
         former: the mask that the data already carry, as a tensor, array or list; or None.
         label: name of the data in messages.
+        modality_set: of the mask.
 
     Raises:
         CaseError: the mask has another form.
     """
     if former is None:
         return dict(present)
-    mask = np.asarray(former)
-    if mask.shape != (len(MODALITIES),) or mask.dtype.kind not in "biuf":
+    mask, names = np.asarray(former), modality_set.names
+    if mask.shape != (len(names),) or mask.dtype.kind not in "biuf":
         got = f"shape {mask.shape}" if mask.dtype.kind in "biuf" else repr(former)
         raise CaseError(
-            f"{label}: {ACQUIRED} must mark each of {', '.join(MODALITIES)} as acquired or not, got {got}; "
+            f"{label}: {ACQUIRED} must mark each of {', '.join(names)} as acquired or not, got {got}; "
             "give one subject at a time, or leave it out"
         )
-    return {modality: image for modality, image in present.items() if mask[MODALITIES.index(modality)]}
+    return {modality: image for modality, image in present.items() if mask[names.index(modality)]}
 
 
 def of_synthetic_file(path: Any) -> bool:
@@ -60,20 +63,23 @@ def of_synthetic_file(path: Any) -> bool:
     return isinstance(path, str | Path) and synthetic_file(Path(path))
 
 
-def count_range(num_dropped: Any) -> tuple[int, int]:
+def count_range(num_dropped: Any, modality_set: ModalitySet) -> tuple[int, int]:
     """The least and the greatest number of modalities to remove.
 
     Args:
-        num_dropped: one whole number or two.
+        num_dropped: one whole number or two; None takes from one to all but one.
+        modality_set: of the data.
 
     Raises:
         ModfillError: it has another form, a number is out of range, or the two are not in order.
     """
+    count = len(modality_set.names)
+    num_dropped = (1, count - 1) if num_dropped is None else num_dropped
     numbers: Any = [num_dropped] * 2 if isinstance(num_dropped, Integral) else num_dropped
     whole = isinstance(numbers, Sequence) and len(numbers) == 2 and all(isinstance(n, Integral) for n in numbers)
-    if not whole or not 0 <= numbers[0] <= numbers[1] < len(MODALITIES):
+    if not whole or not 0 <= numbers[0] <= numbers[1] < count:
         raise ModfillError(
-            f"num_dropped must be from 0 to {len(MODALITIES) - 1}, or such a pair in order, got {num_dropped!r}"
+            f"num_dropped must be from 0 to {count - 1}, or such a pair in order, got {num_dropped!r}"
         )
     return int(numbers[0]), int(numbers[1])
 

@@ -21,7 +21,7 @@ from modfill.atomic import replacing, writable
 from modfill.cases.checks import check_grids, check_shape, content_problem
 from modfill.cases.reading import Case, case_from_arrays
 from modfill.errors import CaseError, WeightsError
-from modfill.modalities import MODALITIES, by_modality, modalities_of
+from modfill.modalities import BRATS, ModalitySet
 from modfill.process import give_back_freed_memory
 from modfill.settings import Settings, without_uncertainty
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from modfill.completer import ModalityCompleter
 
-__all__ = ["CompletionCache", "Synthetic", "complete_arrays", "shared_completer"]
+__all__ = ["CompletionCache", "Synthetic", "complete_arrays", "modality_set_of", "shared_completer"]
 
 _DIGEST = 32  # bytes of a SHA-256
 
@@ -123,7 +123,7 @@ def complete_arrays(
         cache: folder of a `CompletionCache`; None keeps nothing.
 
     Returns:
-        The synthesised modalities, in the order of `MODALITIES`.
+        The synthesised modalities, in the order of the weights' set.
 
     Raises:
         CaseError: the arrays, a target or a setting cannot be used.
@@ -132,9 +132,10 @@ def complete_arrays(
     """
     settings = without_uncertainty(settings)
     label = case_id or "without a name"
-    arrays = by_modality(arrays, f"case {label}: modality")
-    targets = _targets(arrays, targets)
-    affine = _checked_affine(label, arrays, affine)
+    known = modality_set_of(weights)
+    arrays = known.by_modality(arrays, f"case {label}: modality")
+    targets = _targets(arrays, targets, known)
+    affine = _checked_affine(label, arrays, affine, known)
     if not targets:
         _require_content(label, arrays)
         return {}
@@ -145,7 +146,7 @@ def complete_arrays(
     done = {target: entry for target, key in keys.items() if store and (entry := store.get(key)) is not None}
     lacking = [target for target in targets if target not in done]
     if lacking:
-        case = case_from_arrays(arrays, affine, case_id)
+        case = case_from_arrays(arrays, affine, case_id, known)
         done |= _synthesise(shared_completer(weights, device), case, lacking, settings)
         del case
         give_back_freed_memory()
@@ -155,17 +156,22 @@ def complete_arrays(
     return {target: done[target] for target in targets}
 
 
-def _targets(arrays: Mapping[str, npt.NDArray], targets: str | Sequence[str] | None) -> list[str]:
-    """The modalities to synthesise, each once, in the order of `MODALITIES`."""
-    wanted = [m for m in MODALITIES if m not in arrays] if targets is None else modalities_of(targets, "a target")
-    return sorted(set(wanted), key=MODALITIES.index)
+def _targets(
+    arrays: Mapping[str, npt.NDArray], targets: str | Sequence[str] | None, known: ModalitySet
+) -> tuple[str, ...]:
+    """The modalities to synthesise, each once, in the order of the set."""
+    return known.without(arrays) if targets is None else known.in_order(known.modalities_of(targets, "a target"))
 
 
 def _checked_affine(
-    case_id: str, arrays: Mapping[str, npt.NDArray], affine: npt.ArrayLike | Mapping[str, npt.ArrayLike]
+    case_id: str,
+    arrays: Mapping[str, npt.NDArray],
+    affine: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+    known: ModalitySet,
 ) -> npt.ArrayLike:
     """The affine of all arrays. Raises CaseError for arrays of unusable shapes, and for grids that differ."""
-    affine = by_modality(affine, f"case {case_id}: an affine's modality") if isinstance(affine, Mapping) else affine
+    if isinstance(affine, Mapping):
+        affine = known.by_modality(affine, f"case {case_id}: an affine's modality")
     for modality, array in arrays.items():
         check_shape(f"case {case_id}: {modality}", array.shape)
     return _common_affine(case_id, arrays, affine) if isinstance(affine, Mapping) else affine
@@ -226,6 +232,20 @@ def shared_completer(weights: str | Path | None = None, device: str | torch.devi
         if key not in _completers:
             _completers[key] = ModalityCompleter(path, device=device)
         return _completers[key]
+
+
+def modality_set_of(weights: str | Path | None) -> ModalitySet:
+    """The modalities that weights know. Raises WeightsError if the file cannot be read."""
+    if weights is None:
+        return BRATS
+    return _set_in(Path(weights), _weights_hash(Path(weights)))
+
+
+@lru_cache(maxsize=16)
+def _set_in(path: Path, sha256: str) -> ModalitySet:
+    from modfill.weights.file import WeightsFile
+
+    return WeightsFile.open(path).preset.modality_set
 
 
 def _adapt_to_fork() -> None:

@@ -17,11 +17,11 @@ from modfill.integrations.availability import (
     count_range,
     of_synthetic_file,
 )
-from modfill.integrations.cache import Synthetic, complete_arrays
+from modfill.integrations.cache import Synthetic, complete_arrays, modality_set_of
 
 from modfill.cases.filenames import nifti_stem
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, modalities_of, modality_of, nearest_source
+from modfill.modalities import ModalitySet
 from modfill.settings import Settings, without_uncertainty
 
 try:
@@ -40,8 +40,8 @@ class CompleteModalitiesd(MapTransform):
     With one key per modality, each a MetaTensor (1, X, Y, Z), a modality is missing when its key is absent or None;
     load with `allow_missing_keys=True`. With a single key, a MetaTensor (C, X, Y, Z) of stacked modalities, a modality
     is missing when its channel is all zero. An added image has the nearest source's type and metadata, and a file name
-    of its own. The data also receive `acquired_modalities`: a bool tensor (4,) in the order t1n, t1c, t2w, t2f, true
-    where the image was acquired. An image that this mask marks as synthetic, or whose file modfill wrote, is never a
+    of its own. The data also receive `acquired_modalities`: a bool tensor in the order of the weights' modalities
+    (t1n, t1c, t2w, t2f), true where the image was acquired. An image that this mask marks as synthetic, or whose file modfill wrote, is never a
     source.
 
     Put it before normalisation: the background must be 0. It is not random, so `CacheDataset` keeps its result.
@@ -50,8 +50,8 @@ class CompleteModalitiesd(MapTransform):
     their `subject_id`, if they have one, or by their voxels.
 
     Args:
-        keys: one key per modality, or the one key of a stack.
-        modalities: which modality each key, or each channel of the stack, is.
+        keys: one key per modality, or the one key of a stack; None takes the modalities' names.
+        modalities: which modality each key, or each channel of the stack, is; None takes the order of the weights.
         weights: a file that `modfill train` wrote; None takes the shipped ones.
         cache: folder of completed images, shared by all workers and runs; None keeps nothing.
         settings: mode, steps, samples and seed; None takes the defaults.
@@ -63,16 +63,17 @@ class CompleteModalitiesd(MapTransform):
 
     def __init__(
         self,
-        keys: KeysCollection = MODALITIES,
+        keys: KeysCollection | None = None,
         *,
-        modalities: Sequence[str] = MODALITIES,
+        modalities: Sequence[str] | None = None,
         weights: str | Path | None = None,
         cache: str | Path | None = None,
         settings: Settings | None = None,
         device: str | torch.device = "cpu",
     ):
-        super().__init__(keys, allow_missing_keys=True)
-        self.modalities = _modalities_of(self.keys, modalities)
+        self.modality_set = modality_set_of(weights)
+        super().__init__(self.modality_set.names if keys is None else keys, allow_missing_keys=True)
+        self.modalities = _modalities_of(self.keys, modalities, self.modality_set)
         self.settings = without_uncertainty(settings)
         self.weights, self.cache, self.device = weights, cache, str(device)
 
@@ -81,7 +82,7 @@ class CompleteModalitiesd(MapTransform):
         completed = dict(data)
         stacked = len(self.keys) == 1
         present = self._channels(data) if stacked else self._images(data)
-        sources = acquired_only(present, data.get(ACQUIRED), _label(data))
+        sources = acquired_only(present, data.get(ACQUIRED), _label(data), self.modality_set)
         if not stacked:  # a stack has the metadata of one of its channels
             sources = {modality: image for modality, image in sources.items() if not _from_synthetic_file(image)}
         if not sources:
@@ -103,9 +104,9 @@ class CompleteModalitiesd(MapTransform):
             completed[self.keys[0]] = image
         else:
             for modality, synthetic in made.items():
-                like = sources[nearest_source(modality, tuple(sources))]
+                like = sources[self.modality_set.nearest_source(modality, sources)]
                 completed[self.keys[self.modalities.index(modality)]] = _meta_tensor(synthetic, modality, like)
-        completed[ACQUIRED] = acquired_mask(sources)
+        completed[ACQUIRED] = acquired_mask(sources, self.modality_set)
         return completed
 
     def _images(self, data: Mapping[Hashable, Any]) -> dict[str, MetaTensor]:
@@ -134,10 +135,12 @@ class RandModalityDropoutd(RandomizableTransform, MapTransform):
     the data complete again.
 
     Args:
-        keys: those that may be removed, or the one key of a stack.
-        num_dropped: how many are removed, or the least and the greatest number, drawn evenly.
+        keys: those that may be removed, or the one key of a stack; None takes the modalities' names.
+        num_dropped: how many are removed, or the least and the greatest number, drawn evenly; None takes from one to
+            all but one.
         prob: probability that any are removed.
-        modalities: which modality each key, or each channel of the stack, is.
+        modalities: which modality each key, or each channel of the stack, is; None takes the order of the set.
+        modality_set: a set, the name of a built-in one, or a TOML file; None is the BraTS set.
 
     Raises:
         ModfillError: an argument cannot be used; on a call, CaseError if there is nothing under the keys, or no stack.
@@ -145,19 +148,22 @@ class RandModalityDropoutd(RandomizableTransform, MapTransform):
 
     def __init__(
         self,
-        keys: KeysCollection = MODALITIES,
+        keys: KeysCollection | None = None,
         *,
-        num_dropped: int | tuple[int, int] = (1, 3),
+        num_dropped: int | tuple[int, int] | None = None,
         prob: float = 1.0,
-        modalities: Sequence[str] = MODALITIES,
+        modalities: Sequence[str] | None = None,
+        modality_set: ModalitySet | str | Path | None = None,
     ):
-        MapTransform.__init__(self, keys, allow_missing_keys=True)
+        self.modality_set = ModalitySet.of(modality_set)
+        MapTransform.__init__(self, self.modality_set.names if keys is None else keys, allow_missing_keys=True)
         RandomizableTransform.__init__(self, prob)
         if not 0 <= prob <= 1:
             raise ModfillError(f"prob must be from 0 to 1, got {prob}")
-        self.num_dropped = count_range(num_dropped)
-        own_names = all(key in MODALITIES for key in self.keys)
-        self.modalities = _modalities_of(self.keys, tuple(map(str, self.keys)) if own_names else modalities)
+        self.num_dropped = count_range(num_dropped, self.modality_set)
+        own_names = all(key in self.modality_set.names for key in self.keys)
+        which = tuple(map(str, self.keys)) if own_names else modalities
+        self.modalities = _modalities_of(self.keys, which, self.modality_set)
         self.dropped: list[Any] = []
 
     def randomize(self, data: tuple[Mapping[str, Any], Mapping[str, Any]]) -> None:
@@ -181,7 +187,7 @@ class RandModalityDropoutd(RandomizableTransform, MapTransform):
         present = self._channels(data) if stacked else self._keys(data)
         if not present:
             raise _nothing_acquired(data, self.keys, "none")
-        acquired = acquired_only(present, data.get(ACQUIRED), _label(data))
+        acquired = acquired_only(present, data.get(ACQUIRED), _label(data), self.modality_set)
         if not stacked:
             acquired = {m: key for m, key in acquired.items() if not _from_synthetic_file(data[key])}
         self.randomize((present, acquired))
@@ -210,22 +216,25 @@ class RandModalityDropoutd(RandomizableTransform, MapTransform):
         return {modality: i for i, modality in enumerate(self.modalities) if image[i].any()}
 
 
-def _modalities_of(keys: Sequence[Hashable], modalities: Sequence[str]) -> tuple[str, ...]:
+def _modalities_of(
+    keys: Sequence[Hashable], modalities: Sequence[str] | None, modality_set: ModalitySet
+) -> tuple[str, ...]:
     """The modalities of keys or channels.
 
     Raises:
         ModfillError: two keys are one modality, or a key that is a name of a modality stands for another one.
     """
-    modalities = modalities_of(modalities, "modalities: each")
+    known = modality_set.names
+    modalities = known if modalities is None else modality_set.modalities_of(modalities, "modalities: each")
     if len(set(modalities)) < max(len(modalities), 2):
         got = ", ".join(modalities) or "none"
-        raise ModfillError(f"modalities must be two or more different ones of {', '.join(MODALITIES)}, got '{got}'")
+        raise ModfillError(f"modalities must be two or more different ones of {', '.join(known)}, got '{got}'")
     if len(keys) not in (1, len(modalities)) or len(set(keys)) < len(keys):
         raise ModfillError(
             f"keys must be one stack or another key for each of {', '.join(modalities)}, got {len(keys)} "
             f"keys ({', '.join(map(str, keys))}); give modalities= in the order of the keys"
         )
-    named = [modality_of(str(key)) for key in keys]
+    named = [modality_set.modality_of(str(key)) for key in keys]
     if len(keys) > 1 and None not in named and named != list(modalities):
         raise ModfillError(
             f"modalities must be those that the keys {', '.join(map(str, keys))} name, got {', '.join(modalities)}; "

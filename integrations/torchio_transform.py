@@ -16,10 +16,10 @@ from modfill.integrations.availability import (
     count_range,
     of_synthetic_file,
 )
-from modfill.integrations.cache import complete_arrays
+from modfill.integrations.cache import complete_arrays, modality_set_of
 
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, by_modality, nearest_source
+from modfill.modalities import ModalitySet
 from modfill.settings import Settings, without_uncertainty
 
 try:
@@ -37,9 +37,9 @@ class CompleteModalities(tio.Transform):
     """Add the modalities that a subject lacks, synthesised from those it has.
 
     A modality is missing when its key is absent or None. Each one is added as a `ScalarImage` on the sources' grid, in
-    the type of the nearest source. The subject also receives `acquired_modalities`: a bool tensor (4,) in the order
-    t1n, t1c, t2w, t2f, true where the image was acquired. An image that this mask marks as synthetic, or whose file
-    modfill wrote, is never a source.
+    the type of the nearest source. The subject also receives `acquired_modalities`: a bool tensor in the order
+    of the weights' modalities (t1n, t1c, t2w, t2f), true where the image was acquired. An image that this mask marks as
+    synthetic, or whose file modfill wrote, is never a source.
 
     Put it before any transform that moves the background away from 0, e.g. `ZNormalization`. With a cache folder each
     subject is synthesised once, and not once an epoch. The noise depends on seed, subject and target only. A subject is
@@ -74,7 +74,8 @@ class CompleteModalities(tio.Transform):
                 f"CompleteModalities: p must be 1, got {self.probability}: incomplete subjects cannot be collated"
             )
         self.weights = None if weights is None else str(weights)
-        self.names = _all_names(names)
+        self.modality_set = modality_set_of(self.weights)
+        self.names = _all_names(names, self.modality_set)
         self.cache = None if cache is None else str(cache)
         self.settings = without_uncertainty(settings)
         self.device = str(device)
@@ -84,12 +85,11 @@ class CompleteModalities(tio.Transform):
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Complete one subject; changes and returns it."""
         present = _present(subject, self.names)
-        sources = _acquired(subject, present)
+        sources = _acquired(subject, present, self.modality_set)
         if not sources:
             raise _nothing_acquired(subject, self.names)
-        targets = [
-            m for m in MODALITIES if m not in present and _is_included(self.names[m], self.include, self.exclude)
-        ]
+        lacking = self.modality_set.without(present)
+        targets = [m for m in lacking if _is_included(self.names[m], self.include, self.exclude)]
         with np.errstate(divide="warn", over="warn", invalid="warn"):  # TorchIO turns these warnings into errors
             made = complete_arrays(
                 {m: _array(subject, self.names[m], image) for m, image in sources.items()},
@@ -102,10 +102,10 @@ class CompleteModalities(tio.Transform):
                 cache=self.cache,
             )
         for modality, synthetic in made.items():
-            like = sources[nearest_source(modality, tuple(sources))]
+            like = sources[self.modality_set.nearest_source(modality, sources)]
             tensor = torch.from_numpy(synthetic.volume)[None].to(like.data.dtype)
             subject.add_image(tio.ScalarImage(tensor=tensor, affine=like.affine), self.names[modality])
-        subject[ACQUIRED] = acquired_mask(sources)
+        subject[ACQUIRED] = acquired_mask(sources, self.modality_set)
         subject.update_attributes()
         return subject
 
@@ -117,8 +117,10 @@ class RandomModalityDropout(RandomTransform):
     removal is recorded in the history as `ModalityDropout`.
 
     Args:
-        num_dropped: how many are removed, or the least and the greatest number, drawn evenly.
+        num_dropped: how many are removed, or the least and the greatest number, drawn evenly; None takes from one to
+            all but one.
         names: image name by modality where it differs.
+        modality_set: a set, the name of a built-in one, or a TOML file; None is the BraTS set.
         **kwargs: of `torchio.Transform`. `include` and `exclude` choose which images may be removed.
 
     Raises:
@@ -126,11 +128,17 @@ class RandomModalityDropout(RandomTransform):
     """
 
     def __init__(
-        self, num_dropped: int | tuple[int, int] = (1, 3), *, names: Mapping[str, str] | None = None, **kwargs: Any
+        self,
+        num_dropped: int | tuple[int, int] | None = None,
+        *,
+        names: Mapping[str, str] | None = None,
+        modality_set: ModalitySet | str | Path | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.num_dropped = count_range(num_dropped)
-        self.names = _all_names(names)
+        self.modality_set = ModalitySet.of(modality_set)
+        self.num_dropped = count_range(num_dropped, self.modality_set)
+        self.names = _all_names(names, self.modality_set)
         _check_choice(self.include, self.exclude, self.names)
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
@@ -142,7 +150,7 @@ class RandomModalityDropout(RandomTransform):
         count = int(torch.randint(low, high + 1, ()))
         candidates = [name for m in present if _is_included(name := self.names[m], self.include, self.exclude)]
         order = [candidates[i] for i in torch.randperm(len(candidates)).tolist()]
-        dropped = choose_dropped(order, [self.names[m] for m in _acquired(subject, present)], count)
+        dropped = choose_dropped(order, [self.names[m] for m in _acquired(subject, present, self.modality_set)], count)
         if not dropped:
             return subject
         transformed = ModalityDropout(dropped, **self._get_base_args())(subject)
@@ -171,10 +179,10 @@ class ModalityDropout(tio.Transform):
         return subject
 
 
-def _all_names(names: Mapping[str, str] | None) -> dict[str, str]:
+def _all_names(names: Mapping[str, str] | None, modality_set: ModalitySet) -> dict[str, str]:
     """The image name of every modality."""
-    given = by_modality(names or {}, "names: a modality")
-    complete = {modality: given.get(modality, modality) for modality in MODALITIES}
+    given = modality_set.by_modality(names or {}, "names: a modality")
+    complete = {modality: given.get(modality, modality) for modality in modality_set.names}
     if len(set(complete.values())) < len(complete):
         raise ModfillError(f"names must be another for each modality, got {', '.join(complete.values())}")
     return complete
@@ -205,9 +213,11 @@ def _present(subject: tio.Subject, names: Mapping[str, str]) -> dict[str, tio.Sc
     return found
 
 
-def _acquired(subject: tio.Subject, present: Mapping[str, tio.ScalarImage]) -> dict[str, tio.ScalarImage]:
+def _acquired(
+    subject: tio.Subject, present: Mapping[str, tio.ScalarImage], modality_set: ModalitySet
+) -> dict[str, tio.ScalarImage]:
     """Those of the images that are not synthetic. Raises CaseError where the subject's mask cannot be used."""
-    unmarked = acquired_only(present, subject.get(ACQUIRED), _label(subject))
+    unmarked = acquired_only(present, subject.get(ACQUIRED), _label(subject), modality_set)
     return {modality: image for modality, image in unmarked.items() if not of_synthetic_file(image.path)}
 
 
@@ -215,7 +225,7 @@ def _nothing_acquired(subject: tio.Subject, names: Mapping[str, str]) -> CaseErr
     got = (f"{name} (synthetic)" if name in names.values() else name for name in subject.get_images_names())
     return CaseError(
         f"{_label(subject)} must have an acquired image under one of {', '.join(names.values())}, got "
-        f"{', '.join(got)}; give the names, e.g. names={{'t1c': 't1gd'}}"
+        f"{', '.join(got)}; give the names, e.g. names={{'{next(iter(names))}': '{(subject.get_images_names() or ['image'])[0]}'}}"
     )
 
 

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modfill import __version__
-from modfill.errors import ModfillError, SettingsError
+from modfill.errors import CaseError, ModfillError, SettingsError
 from modfill.process import Terminated, end_now_if_busy, terminable, tune_process
-from modfill.terminal.arguments import Parser, build_parser, joined_targets
+from modfill.terminal.arguments import FILES, Parser, build_parser, joined_targets
 from modfill.terminal.flags import in_flags
 from modfill.terminal.log import shown
 
 if TYPE_CHECKING:
     from modfill.cases.files import CaseFiles
+    from modfill.modalities import ModalitySet
     from modfill.outputs.naming import OutputFolder
 
 _LOG = logging.getLogger("modfill")
@@ -81,28 +82,32 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.cohort.parts import Meeting, Share
     from modfill.cohort.progress import case_bar, follow
     from modfill.completer import ModalityCompleter
-    from modfill.modalities import MODALITIES
+    from modfill.modalities import BRATS
     from modfill.outputs.naming import output_folder
     from modfill.settings import Settings
 
-    named = {modality: path for modality in MODALITIES if (path := getattr(options, modality)) is not None}
+    named = _named_files(options, options.image, parser)
     if sum([options.cohort is not None, bool(named), options.prepare is not None]) != 1:
         parser.error("complete needs CASE_OR_COHORT, files such as --t1 FILE --flair FILE, or --prepare STUDY")
+    settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
+    completer = ModalityCompleter(options.weights, device=options.device, settings=settings)
+    known = completer.modality_set
+    if options.prepare is not None and known.names != BRATS.names:
+        parser.error(f"--prepare knows {', '.join(BRATS.names)} only, got weights of {', '.join(known.names)}")
+    options.targets = _targets(options, known, parser)
     share, prepared, unprepared = Share.of_shard(options.shard), None, 0
     if options.prepare is not None:
         if options.dry_run or share.label:
             parser.error("--prepare writes cases in one process: run modfill prepare first, then complete CASES")
         options.cohort = options.out / "prepared"
         prepared, unprepared = _prepared(options.prepare, options.cohort, ignore_unexplained=options.ignore_unexplained)
-    settings = Settings(options.mode, options.steps, options.samples, options.seed, options.uncertainty)
     if named:
-        cohort = Cohort("folders", [case_of_files(named)])
+        cohort = Cohort("folders", [case_of_files(named, modality_set=known)], modality_set=known)
     else:
-        cohort = find_cohort(options.cohort, ignore_unexplained=options.ignore_unexplained)
+        cohort = find_cohort(options.cohort, modality_set=known, ignore_unexplained=options.ignore_unexplained)
     if prepared is not None:  # an earlier run may have left the images of a study that failed now
         cohort = replace(cohort, cases=[case for case in cohort.cases if case.case_id in prepared])
     found = share.of(cohort.cases)
-    completer = ModalityCompleter(options.weights, device=options.device, settings=settings)
     if options.dry_run:
         return _plan(found, output_folder(options.out, options.naming, cohort), options)
     meeting = Meeting(share.rank)
@@ -133,9 +138,26 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
     return 1 if outcome.problems or unprepared else 0
 
 
+def _named_files(options: argparse.Namespace, images: Sequence[tuple[str, Path]], parser: Parser) -> dict[str, Path]:
+    """The files that are named one by one, by any name of their modality."""
+    named = {short: path for short in FILES if (path := getattr(options, short)) is not None}
+    for name, path in images:
+        if name in named:
+            parser.error(f"argument --image: {name} must be named once, got {named[name]} and {path}")
+        named[name] = path
+    return named
+
+
+def _targets(options: argparse.Namespace, known: ModalitySet, parser: Parser) -> tuple[str, ...] | None:
+    """The modalities of --targets."""
+    try:
+        return None if options.targets is None else known.modalities_of(options.targets, "--targets: each")
+    except CaseError as error:
+        parser.error(str(error))
+
+
 def _plan(found: Sequence[CaseFiles], out: OutputFolder, options: argparse.Namespace) -> int:
     """Tell what would be done, by names and headers alone; nothing is written."""
-    from modfill.modalities import MODALITIES
     from modfill.reports.scan import scan_case
 
     failing = 0
@@ -145,7 +167,7 @@ def _plan(found: Sequence[CaseFiles], out: OutputFolder, options: argparse.Names
             failing += 1
             _LOG.error("%s", case.problem or f"case {case.case_id}: {next(iter(case.unusable.values()))}")
             continue
-        missing = [m for m in MODALITIES if m in case.missing and (options.targets is None or m in options.targets)]
+        missing = [m for m in case.missing if options.targets is None or m in options.targets]
         for target in missing:
             place = out.place(files.case_id, target)
             state = " (finished before, if its sources are the same)" if place.sidecar.exists() else ""
@@ -156,10 +178,9 @@ def _plan(found: Sequence[CaseFiles], out: OutputFolder, options: argparse.Names
 
 
 def _prepare(options: argparse.Namespace, parser: Parser) -> int:
-    from modfill.modalities import MODALITIES
     from modfill.prepare import prepare_study
 
-    named = {modality: path for modality in MODALITIES if (path := getattr(options, modality)) is not None}
+    named = _named_files(options, [], parser)
     if (options.study is None) == (not named):
         parser.error("prepare needs either STUDY or files such as --t1 FILE --flair FILE")
     choices = {"bias_correction": options.bias_correction, "ignore_unexplained": options.ignore_unexplained}
@@ -174,7 +195,6 @@ def _prepare(options: argparse.Namespace, parser: Parser) -> int:
 
 def _prepared(folder: Path, out: Path, **choices: bool) -> tuple[set[str], int]:
     """Prepare all studies of a folder: the cases' ids, and how many failed. Raises CaseError if no case is left."""
-    from modfill.errors import CaseError
     from modfill.prepare import prepare_studies
 
     done: set[str] = set()
@@ -210,8 +230,10 @@ def _report(options: argparse.Namespace, parser: Parser) -> int:
 def _scan(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.reports.scan import scan_cohort
     from modfill.reports.scan_page import as_text, save_csv, save_html
+    from modfill.weights.file import WeightsFile
 
-    scan = scan_cohort(options.cohort, deep=options.deep)
+    known = WeightsFile.open(options.weights).preset.modality_set if options.weights else options.modalities
+    scan = scan_cohort(options.cohort, modality_set=known, deep=options.deep)
     print(in_flags(as_text(scan)))
     if options.csv:
         save_csv(scan, options.csv)
@@ -246,6 +268,7 @@ def _train(options: argparse.Namespace, parser: Parser) -> int:
     weights = train_preset(
         options.preset, data=options.data, out=options.out, validate=options.validate, stage=options.stage,
         minutes=options.minutes, seed=options.seed, weights=options.weights, regions=options.regions,
+        modality_set=options.modalities,
     )  # fmt: skip
     print(f"weights: {weights}")
     return 0
@@ -258,7 +281,6 @@ def _nnunet(options: argparse.Namespace, parser: Parser) -> int:
 
 
 def _info(options: argparse.Namespace, parser: Parser) -> int:
-    from modfill.modalities import NAMES
     from modfill.model.config import STAGES
     from modfill.weights.checkpoint import load
     from modfill.weights.file import SHIPPED
@@ -272,7 +294,8 @@ def _info(options: argparse.Namespace, parser: Parser) -> int:
         "sha256": file.sha256,
         "preset": file.preset.name,
         "trained": list(file.stages),
-        "modalities": {modality: NAMES[modality] for modality in file.preset.modalities},
+        "modality_set": file.preset.modality_set.name,
+        "modalities": file.preset.modality_set.long_names,
         "parameters": parts,
     }
     if options.json:
@@ -281,7 +304,8 @@ def _info(options: argparse.Namespace, parser: Parser) -> int:
     print(f"modfill {__version__}")
     print(f"weights     {file.path.name}, {file.path.stat().st_size / 1e6:.1f} MB, sha256 {file.sha256}")
     print(f"preset      {file.preset.name}, trained: {','.join(file.stages)}")
-    print(f"modalities  {', '.join(f'{m} ({NAMES[m]})' for m in file.preset.modalities)}")
+    known = file.preset.modality_set
+    print(f"modalities  {known.name}: {', '.join(f'{m} ({name})' for m, name in known.long_names.items())}")
     for name, count in parts.items():
         print(f"{name:11s} {count / 1e6:.2f} M parameters")
     return 0

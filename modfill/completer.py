@@ -19,6 +19,7 @@ from modfill.cohort.parts import Part
 from modfill.cohort.pipeline import CohortResults, run_cohort
 from modfill.completion import Completion, Progress
 from modfill.errors import SettingsError
+from modfill.modalities import ModalitySet
 from modfill.outputs.linking import Links
 from modfill.outputs.naming import Naming, OutputFolder, output_folder
 from modfill.results import Completed
@@ -54,6 +55,11 @@ class ModalityCompleter:
         self.networks = Networks(weights, device)
         self.settings = settings or Settings()
 
+    @property
+    def modality_set(self) -> ModalitySet:
+        """The modalities that the weights know."""
+        return self.networks.modality_set
+
     def __repr__(self) -> str:
         file = self.networks.file
         return f"<ModalityCompleter {file.path.name} ({file.preset.name}, {file.sha256[:8]}), {self.settings}>"
@@ -88,11 +94,10 @@ class ModalityCompleter:
 
         Raises:
             CaseError: the case or a target cannot be used, or the output cannot be written.
-            SettingsError: a target is none of the weights' modalities.
             WeightsError: the weights are damaged.
             ModfillError: memory does not suffice.
         """
-        folder = _folder(out)
+        folder = OutputFolder(Path(out), modality_set=self.modality_set) if isinstance(out, str | Path) else out
         completion = Completion(
             self.networks,
             settings or self.settings,
@@ -104,8 +109,8 @@ class ModalityCompleter:
             progress=progress,
         )
         if isinstance(case, Mapping):
-            case = case_of_files(case)
-        files = find_case(case) if isinstance(case, str | Path) else case
+            case = case_of_files(case, modality_set=self.modality_set)
+        files = find_case(case, modality_set=self.modality_set) if isinstance(case, str | Path) else case
         if folder is None or _is_refused(files):
             return completion(files)
         with case_locked(folder.path, files.case_id):
@@ -136,7 +141,9 @@ class ModalityCompleter:
             ModfillError: as `complete`; SettingsError if the settings ask for uncertainty, which arrays cannot carry.
         """
         plain = without_uncertainty(settings or self.settings)
-        done = self.complete(case_from_arrays(arrays, affine, case_id), targets=targets, settings=plain)
+        done = self.complete(
+            case_from_arrays(arrays, affine, case_id, self.modality_set), targets=targets, settings=plain
+        )
         return {modality: np.asarray(image.dataobj) for modality, image in done.images.items()}
 
     def complete_cohort(
@@ -186,7 +193,7 @@ class ModalityCompleter:
             ModfillError: the folder cannot be written, or `shard` is none of 1/N to N/N.
         """
         part = Part.parse(shard)
-        whole = _whole(cohort, None if isinstance(out, OutputFolder) else naming)
+        whole = self._whole(cohort, None if isinstance(out, OutputFolder) else naming)
         folder = out if isinstance(out, OutputFolder) else output_folder(Path(out), naming, whole)
         completion = Completion(
             self.networks,
@@ -208,25 +215,20 @@ class ModalityCompleter:
         begin_description(folder, whole, linked=link)  # after `run_cohort` has checked the folder and the settings
         return results
 
-
-def _folder(out: str | Path | OutputFolder | None) -> OutputFolder | None:
-    return out if out is None or isinstance(out, OutputFolder) else OutputFolder(Path(out))
+    def _whole(self, cohort: str | Path | Cohort | Sequence[CaseFiles], naming: str | None) -> Cohort:
+        """The cohort that was given or found. Raises SettingsError for cases alone if the naming needs more than them."""
+        if isinstance(cohort, Cohort):
+            return cohort
+        if isinstance(cohort, str | Path):
+            return find_cohort(cohort, modality_set=self.modality_set)
+        if naming in ("nnunet", "auto"):
+            raise SettingsError(
+                f"naming '{naming}' must have the whole cohort, which gives the channels' order, got a list of cases; "
+                "give the folder, what find_cohort gave, or an OutputFolder"
+            )
+        return Cohort("folders", list(cohort), modality_set=self.modality_set)
 
 
 def _is_refused(files: CaseFiles | Case) -> bool:
     """Return whether a case is refused before anything is written, so that it needs no lock."""
     return id_problem(files.case_id) is not None or (isinstance(files, CaseFiles) and files.problem is not None)
-
-
-def _whole(cohort: str | Path | Cohort | Sequence[CaseFiles], naming: str | None) -> Cohort:
-    """The cohort that was given or found. Raises SettingsError for cases alone if the naming needs more than them."""
-    if isinstance(cohort, Cohort):
-        return cohort
-    if isinstance(cohort, str | Path):
-        return find_cohort(cohort)
-    if naming in ("nnunet", "auto"):
-        raise SettingsError(
-            f"naming '{naming}' must have the whole cohort, which gives the channels' order, got a list of cases; "
-            "give the folder, what find_cohort gave, or an OutputFolder"
-        )
-    return Cohort("folders", list(cohort))

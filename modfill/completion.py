@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from modfill.cases.files import CaseFiles
 from modfill.cases.reading import Case, read_case, require_usable
-from modfill.errors import CaseError, within_memory
+from modfill.errors import CaseError, SettingsError, within_memory
 from modfill.job import Job
-from modfill.modalities import MODALITIES
 from modfill.outputs.earlier import Earlier
 from modfill.outputs.linking import Links
 from modfill.outputs.naming import OutputFolder
@@ -45,7 +44,8 @@ class Completion:
         progress: called with each step.
 
     Raises:
-        SettingsError: a target is none of the weights' modalities.
+        CaseError: a target is none of the weights' modalities.
+        SettingsError: the output folder is for others.
     """
 
     def __init__(
@@ -63,6 +63,8 @@ class Completion:
         progress: Progress | None = None,
     ):
         self._networks, self._settings, self._out = networks, settings, out
+        if out is not None:
+            self._require_same_set(out, "the output folder")
         self._targets = None if targets is None else networks.modalities(targets)
         self._overwrite, self._in_cohort = overwrite, in_cohort
         self._allow_synthetic, self._assume_aligned = allow_synthetic, assume_aligned
@@ -81,6 +83,7 @@ class Completion:
             ModfillError: memory does not suffice.
         """
         self._progress("read", 0.0)
+        self._require_same_set(files, f"case {files.case_id}")
         earlier = Earlier.of(files.case_id, self._out)
         earlier.remove_leftovers()
         if isinstance(files, CaseFiles):
@@ -140,6 +143,15 @@ class Completion:
         self._progress("write", 1.0)
         return job.done
 
+    def _require_same_set(self, found: CaseFiles | Case | OutputFolder, what: str) -> None:
+        """Refuse what was found or made for other modalities than the weights'."""
+        wanted, got = self._networks.modality_set.names, found.modality_set.names
+        if wanted != got:
+            raise SettingsError(
+                f"{what} must be for the weights' modalities {', '.join(wanted)}, got {', '.join(got)}; "
+                "give modality_set=ModalityCompleter(weights).modality_set when you look for cases"
+            )
+
     def _all_finished(self, files: CaseFiles, earlier: Earlier) -> Job | None:
         """The job of a case for which nothing is left to do, without reading a voxel of its sources; else None."""
         available = None if self._overwrite else earlier.sources(files, allow_synthetic=self._allow_synthetic)
@@ -147,7 +159,7 @@ class Completion:
             return None
         job = Job(earlier, Completed(files.case_id))
         asked = settings_keys(self._settings, self._networks.file.description)
-        for target in self._wanted(files.case_id, [m for m in MODALITIES if m not in available]):
+        for target in self._wanted(files.case_id, files.modality_set.without(available)):
             digest = earlier.same_as_asked(target, asked)
             if digest is None:
                 return None
@@ -158,10 +170,9 @@ class Completion:
 
     def _wanted(self, case_id: str, missing: Sequence[str]) -> Iterator[str]:
         """The modalities to synthesise, each once. Raises CaseError for one that is not missing."""
-        known = self._networks.preset.modalities
         for target in dict.fromkeys(missing if self._targets is None else self._targets):
-            if target in missing and target in known:
+            if target in missing:
                 yield target
             elif not self._in_cohort:
-                choice = ", ".join(m for m in missing if m in known) or "none is"
+                choice = ", ".join(missing) or "none is"
                 raise CaseError(f"case {case_id}: a target must be missing ({choice}), got '{target}'; leave it out")

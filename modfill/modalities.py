@@ -1,74 +1,259 @@
-"""The modalities of a case and the names their files go by, as tables."""
+"""Sets of modalities as data: the names of each modality, in files and in words, and what is nearest to it.
+
+A set is a TOML file. The built-in ones, `brats` and `ixi`, lie in `modfill/sets`; a user's own has the same form:
+
+    name = "stroke"
+    skull_stripped = true           # false if the cases are whole heads (default: true)
+
+    [modalities.flair]              # letters and digits; names the outputs
+    short = "FLAIR"                 # in reports (default: the name)
+    long = "FLAIR"                  # with an explanation (default: the short name)
+    aliases = ["t2_flair", "fla"]   # further names of files, columns and channels; "_" stands for any separator
+    weak_aliases = []               # names at the end of a file's name, unless another modality stands before them
+    nearest = "adc"                 # the modality most like it (default: the first other one)
+    bids = "FLAIR"                  # [datatype/][entities_]suffix, or a list, of which the first is written
+    channel = "FLAIR"               # nnU-Net's channel (default: the short name)
+    brats2021 = "flair"             # in the naming brats2021 (default: the name)
+
+    [modalities.adc]
+    short = "ADC"
+    bids = "dwi/ADC"
+    unsafe = "Restricted diffusion is inferred and may be wrong or absent."   # in the sidecars of synthetic ones
+
+A modality with `enhanced = "t1"` is the modality t1 with contrast agent. Each alias of t1 with a word for contrast
+agent (`t1_gd`) is an alias of it, and each with a word for its absence (`t1_pre`) is one of t1.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import tomllib
 from collections.abc import Collection, Iterable, Mapping
-from typing import TypeVar
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
 
-from modfill.errors import CaseError
+from modfill.errors import CaseError, SettingsError
+from modfill.sets.checking import checked
+from modfill.sets.words import CONTRAST_WORDS, LEADING_CONTRAST_WORDS, NATIVE_WORDS
 
-__all__ = [
-    "ALIASES",
-    "MODALITIES",
-    "NAMES",
-    "NEAREST",
-    "SHORT_NAMES",
-    "by_modality",
-    "modalities_of",
-    "modality_of",
-    "nearest_source",
-]
+__all__ = ["BRATS", "BUILT_IN", "MODALITIES", "Modality", "ModalitySet", "uniform"]
 
 _T = TypeVar("_T")
+_FOLDER = Path(__file__).parent / "sets"
 
-MODALITIES = ("t1n", "t1c", "t2w", "t2f")
-"""The BraTS set, in the order used everywhere."""
-
-SHORT_NAMES = {"t1n": "T1", "t1c": "T1ce", "t2w": "T2", "t2f": "FLAIR"}
-"""The usual short name of each modality."""
-
-NAMES = SHORT_NAMES | {"t1c": f"{SHORT_NAMES['t1c']} (T1 with contrast agent)"}
-"""The same, with an explanation where one is needed."""
-
-NEAREST = {"t1n": "t1c", "t1c": "t1n", "t2w": "t2f", "t2f": "t2w"}
-"""The modality most like each one."""
-
-_AGENTS = ("gadovist", "gadavist", "dotarem", "clariscan", "magnevist", "prohance", "multihance", "omniscan",
-           "elucirem", "vueway", "gadobutrol", "gadoterate", "gadoteridol", "gadodiamide", "gadobenate")  # fmt: skip
-CONTRAST_WORDS = (
-    *("c", "ce", "gd", "gad", "gado", "gadolinium", "post", "contrast", "postcontrast", "post_contrast", "enhanced"),
-    *("postgd", "postgad", "post_gd", "post_gad", "gd_dtpa", "gddtpa", "enh", "post_c"),
-    *("km", "kontrast", "kontrastmittel", "mdc", "mezzo_di_contrasto", "contraste", "con_contraste", "avec_contraste"),
-    *("with_contrast", "with_gd", "mit_km", "contrasto", "civ", "inj", *_AGENTS),
-)
-NATIVE_WORDS = ("pre", "native", "nativ", "precontrast", "pre_contrast", "non_contrast", "noncontrast", "nc", "pregd",
-                 "pregad", "pre_gd", "pre_gad", "ohne_km", "sans_contraste", "senza_mdc", "sin_contraste")  # fmt: skip
+BUILT_IN = ("brats", "ixi")
+"""The names of the sets in `modfill/sets`."""
 
 
-def _joined(fronts: tuple[str, ...], ends: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{a}{separator}{b}" for a in fronts for b in ends for separator in ("", "_"))
+@dataclass(frozen=True)
+class Modality:
+    """One modality, as its set's file describes it; the head of this module explains the keys."""
+
+    name: str
+    short: str
+    long: str
+    nearest: str
+    bids: tuple[str, ...]
+    channel: str
+    brats2021: str
+    aliases: tuple[str, ...] = ()
+    weak_aliases: tuple[str, ...] = ()
+    enhanced: str = ""
+    unsafe: str = ""
 
 
-_T1 = ("t1", "t1w")
-_FRONT_WORDS = tuple(word for word in CONTRAST_WORDS if word not in ("c", "enh", "inj", "civ"))  # of "post_T1"
+@dataclass(frozen=True)
+class ModalitySet:
+    """The modalities that a model knows, in the order used everywhere.
 
-ALIASES: dict[str, tuple[str, ...]] = {
-    "t1n": (*_T1, "t1n", *_joined(_T1, NATIVE_WORDS), *_joined(NATIVE_WORDS, _T1), "pre"),
-    "t1c": (
-        *_joined(_T1, CONTRAST_WORDS),
-        *("t1cw", "t1c_w", "t1cew", "t1ce_w", "ct1", "ct1w"),
-        *_joined(_FRONT_WORDS, _T1),
-        # BIDS tells contrast before the suffix; without these it would pass for a native T1.
-        *("ce_gadolinium_t1w", "ce_gd_t1w"),
-        "post",
-    ),
-    "t2w": ("t2", "t2w"),
-    "t2f": ("flair", "fla", "t2f", "t2_f", "t2fla", "t2_fla", "t2flair", "t2_flair", "t2wflair", "t2w_flair"),
-}
-"""Names of each modality in files, lower case; ``_`` stands for any separator: ``-``, ``_``, ``+`` or a blank."""
+    Attributes:
+        name: Name of the set.
+        modalities: At least two.
+        skull_stripped: Whether cases show the brain alone. If not, they are heads, and what is said of the brain holds
+            for all that is not background.
+    """
 
-UNNAMED_T1 = ("pre", "post")  # a T1 is meant, unless another modality stands before
+    name: str
+    modalities: tuple[Modality, ...]
+    skull_stripped: bool = True
+
+    @classmethod
+    def of(cls, which: ModalitySet | str | Path | None) -> ModalitySet:
+        """A set by its name or file.
+
+        Args:
+            which: The name of a built-in set, a TOML file, or a set; None is the BraTS set.
+
+        Raises:
+            SettingsError: There is no such set, or the file does not describe one.
+        """
+        if isinstance(which, ModalitySet):
+            return which
+        if which is None or str(which) in BUILT_IN:
+            return _built_in(str(which or "brats"))
+        if not os.path.isfile(which):
+            raise SettingsError(
+                f"modalities must be {', '.join(BUILT_IN)} or a TOML file, got '{which}', which is not there; correct it"
+            )
+        return _read(Path(which))
+
+    @classmethod
+    def from_table(cls, table: Any, where: str = "the set of modalities") -> ModalitySet:
+        """A set from the content of its file, as TOML or JSON gives it; the inverse of `table`.
+
+        Args:
+            table: The content.
+            where: The file, with which a message begins.
+
+        Raises:
+            SettingsError: It does not describe a set, or two modalities share a name.
+        """
+        name, described, stripped = checked(table, where)
+        found = cls(name, tuple(Modality(modality, **keys) for modality, keys in described.items()), stripped)
+        found._refuse_shared_names(where)
+        return found
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """The set as `from_table` takes it, for the metadata of weights."""
+        described = {m.name: {key: value for key, value in asdict(m).items() if value} for m in self.modalities}
+        whole = {} if self.skull_stripped else {"skull_stripped": False}
+        return {"name": self.name, **whole, "modalities": {n: _without_name(keys) for n, keys in described.items()}}
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The modalities' names."""
+        return tuple(modality.name for modality in self.modalities)
+
+    @property
+    def short_names(self) -> dict[str, str]:
+        """The usual short name of each modality."""
+        return {modality.name: modality.short for modality in self.modalities}
+
+    @property
+    def long_names(self) -> dict[str, str]:
+        """The same, with an explanation where one is needed."""
+        return {modality.name: modality.long for modality in self.modalities}
+
+    def __getitem__(self, name: str) -> Modality:
+        return self.modalities[self.names.index(name)]
+
+    def enhanced_form(self, name: str) -> str | None:
+        """The modality that is this one with contrast agent, or None."""
+        return next((modality.name for modality in self.modalities if modality.enhanced == name), None)
+
+    @cached_property
+    def aliases(self) -> dict[str, tuple[str, ...]]:
+        """All names of each modality in files, lower case; ``_`` stands for ``-``, ``_``, ``+`` or a blank."""
+        return {m.name: tuple(dict.fromkeys((*self._strong_aliases(m), *m.weak_aliases))) for m in self.modalities}
+
+    @cached_property
+    def weak_aliases(self) -> frozenset[str]:
+        """Aliases at the end of a file's name alone, unless another modality stands before them."""
+        return frozenset(alias for modality in self.modalities for alias in modality.weak_aliases)
+
+    @cached_property
+    def longest_aliases_first(self) -> tuple[tuple[str, str], ...]:
+        """Alias and modality."""
+        pairs = [(alias, modality) for modality, aliases in self.aliases.items() for alias in aliases]
+        return tuple(sorted(pairs, key=lambda pair: -len(pair[0])))
+
+    def _strong_aliases(self, modality: Modality) -> tuple[str, ...]:
+        joined: tuple[str, ...] = ()
+        if self.enhanced_form(modality.name):
+            joined += (*_joined(modality.aliases, NATIVE_WORDS), *_joined(NATIVE_WORDS, modality.aliases))
+        if modality.enhanced:
+            native = self[modality.enhanced].aliases
+            joined += (*_joined(native, CONTRAST_WORDS), *_joined(LEADING_CONTRAST_WORDS, native))
+        written = (uniform(name) for name in (modality.short, modality.channel, modality.brats2021))
+        return (modality.name, *modality.aliases, *written, *joined)
+
+    def _refuse_shared_names(self, where: str) -> None:
+        owners: dict[str, str] = {}
+        for modality, aliases in self.aliases.items():
+            for alias in aliases:
+                owner = owners.setdefault(alias, modality)
+                if owner != modality:
+                    raise SettingsError(
+                        f"{where}: an alias must belong to one modality, got '{alias}' for {owner} and {modality}; "
+                        "remove one"
+                    )
+
+    def modality_of(self, name: str) -> str | None:
+        """The modality that a channel, column or the like is named after, e.g. ``T1 Gd``; None if it is no alias."""
+        words = "_".join(word for word in uniform(name.strip()).split("_") if word)
+        if words in self.weak_aliases:
+            return None
+        return next((modality for modality, aliases in self.aliases.items() if words in aliases), None)
+
+    def nearest_source(self, target: str, available: Collection[str]) -> str:
+        """The available modality most like `target`, whose intensities and data type a synthetic image takes.
+
+        Args:
+            target: A modality of the set.
+            available: At least one modality; without the nearest, the first one counts.
+        """
+        nearest = self[target].nearest
+        return nearest if nearest in available else next(iter(available))
+
+    def in_order(self, modalities: Collection[str]) -> tuple[str, ...]:
+        """Those modalities of the set that are among `modalities`, in the order of the set."""
+        return tuple(name for name in self.names if name in modalities)
+
+    def without(self, modalities: Collection[str]) -> tuple[str, ...]:
+        """Those modalities of the set that are not among `modalities`, in the order of the set."""
+        return tuple(name for name in self.names if name not in modalities)
+
+    def modalities_of(self, names: str | Iterable[str], what: str = "a modality") -> tuple[str, ...]:
+        """The modalities that a user named, in their order.
+
+        Args:
+            names: Names that ``modality_of`` knows, e.g. ``flair`` or ``T1ce``; a string is one name.
+            what: What they are for, with which the message begins.
+
+        Raises:
+            CaseError: If a name is no modality's.
+        """
+        given = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
+        found = []
+        for name in given:
+            modality = self.modality_of(name) if isinstance(name, str) else None
+            if modality is None:
+                raise CaseError(
+                    f"{what} must be one of {', '.join(self.names)}, or a name of theirs such as "
+                    f"{self._example()}, got {name!r}; correct or leave it out"
+                )
+            found.append(modality)
+        return tuple(found)
+
+    def _example(self) -> str:
+        other = (m.short for m in self.modalities if uniform(m.short) != m.name)
+        return next(other, self.names[0].upper())
+
+    def by_modality(
+        self, items: Mapping[str, _T], what: str = "a modality", others: Collection[str] = ()
+    ) -> dict[str, _T]:
+        """The same items under the modalities that their keys name.
+
+        Args:
+            items: By a name that ``modality_of`` knows.
+            what: What the keys are, with which a message begins.
+            others: Names that are no modality's and stay as they are, e.g. of other channels of a dataset.
+
+        Raises:
+            CaseError: If a key is no modality's, or two are the same one's.
+        """
+        found: dict[str, _T] = {}
+        names: dict[str, str] = {}
+        for name in items:
+            modality = name if name in others else self.modalities_of([name], what)[0]
+            if modality in found:
+                raise CaseError(f"{what} must be named once, got {names[modality]!r} and {name!r}; leave one out")
+            found[modality], names[modality] = items[name], name
+        return found
 
 
 def uniform(name: str) -> str:
@@ -77,63 +262,28 @@ def uniform(name: str) -> str:
     return re.sub(r"[-+\s]", "_", name)
 
 
-def modality_of(name: str) -> str | None:
-    """The modality that a channel, column or the like is named after, e.g. ``T1 Gd``; None if it is no alias."""
-    words = "_".join(word for word in uniform(name.strip()).split("_") if word)
-    if words in UNNAMED_T1:
-        return None
-    return next((modality for modality, aliases in ALIASES.items() if words in aliases), None)
+def _joined(fronts: Collection[str], ends: Collection[str]) -> tuple[str, ...]:
+    return tuple(f"{a}{separator}{b}" for a in fronts for b in ends for separator in ("", "_"))
 
 
-def nearest_source(target: str, available: tuple[str, ...]) -> str:
-    """The available modality most like `target`, whose intensities and data type a synthetic image takes.
-
-    Args:
-        target: a modality of ``MODALITIES``.
-        available: at least one modality; without the nearest, the first one counts.
-    """
-    return NEAREST[target] if NEAREST[target] in available else available[0]
+def _without_name(keys: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in keys.items() if key != "name"}
 
 
-def modalities_of(names: str | Iterable[str], what: str = "a modality") -> tuple[str, ...]:
-    """The modalities that a user named, in their order.
-
-    Args:
-        names: Names that ``modality_of`` knows, e.g. ``flair`` or ``T1ce``; a string is one name.
-        what: What they are for, with which the message begins.
-
-    Raises:
-        CaseError: If a name is no modality's.
-    """
-    given = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
-    found = []
-    for name in given:
-        modality = modality_of(name) if isinstance(name, str) else None
-        if modality is None:
-            raise CaseError(
-                f"{what} must be one of {', '.join(MODALITIES)}, or a name of theirs such as T1ce or flair, "
-                f"got {name!r}; correct or leave it out"
-            )
-        found.append(modality)
-    return tuple(found)
+def _read(path: Path) -> ModalitySet:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} must be a TOML file, got an error: {error}; correct it") from error
+    return ModalitySet.from_table(table, str(path))
 
 
-def by_modality(items: Mapping[str, _T], what: str = "a modality", others: Collection[str] = ()) -> dict[str, _T]:
-    """The same items under the modalities that their keys name.
+@lru_cache
+def _built_in(name: str) -> ModalitySet:
+    return _read(_FOLDER / f"{name}.toml")
 
-    Args:
-        items: By a name that ``modality_of`` knows.
-        what: What the keys are, with which a message begins.
-        others: Names that are no modality's and stay as they are, e.g. of other channels of a dataset.
 
-    Raises:
-        CaseError: If a key is no modality's, or two are the same one's.
-    """
-    found: dict[str, _T] = {}
-    names: dict[str, str] = {}
-    for name in items:
-        modality = name if name in others else modalities_of([name], what)[0]
-        if modality in found:
-            raise CaseError(f"{what} must be named once, got {names[modality]!r} and {name!r}; leave one out")
-        found[modality], names[modality] = items[name], name
-    return found
+BRATS = ModalitySet.of("brats")
+"""The set of the shipped weights."""
+
+MODALITIES = BRATS.names

@@ -13,7 +13,7 @@ from modfill.cases.nifti import read_header
 from modfill.cases.reading import read_case
 from modfill.completer import ModalityCompleter
 from modfill.errors import CaseError, SettingsError, WeightsError
-from modfill.modalities import MODALITIES
+from modfill.modalities import ModalitySet
 from modfill.outputs.naming import OutputFolder
 from modfill.outputs.sidecar import decisive, source_paths
 from modfill.process import threads
@@ -74,11 +74,15 @@ def reproduce(
             f"{completer.networks.file.path} must be the weights that made {path.name} (SHA-256 "
             f"{note['Weights']['SHA256'][:12]}…), got {completer.networks.file.sha256[:12]}…; give weights=…"
         )
-    place = None if out is None else OutputFolder(Path(out)).place(note["CaseID"], note["Modality"])
+    place = (
+        None
+        if out is None
+        else OutputFolder(Path(out), modality_set=completer.modality_set).place(note["CaseID"], note["Modality"])
+    )
     if place is not None and place.sidecar.resolve() == path.resolve():
         raise SettingsError(f"out must be another folder than that of {path}, got {out}; choose a new one")
     case = read_case(
-        _sources(note, path, sources),
+        _sources(note, path, sources, completer.modality_set),
         allow_synthetic=any(source.get("Synthetic") for source in note["Sources"]),
         assume_aligned="assume-aligned" in note.get("Overrides", ()),
     )
@@ -92,7 +96,7 @@ def reproduce(
     return Reproduction(completed, note["Modality"], "VoxelSHA256" not in differences, differences)
 
 
-def _sources(note: Mapping[str, Any], path: Path, folder: str | Path | None) -> CaseFiles:
+def _sources(note: Mapping[str, Any], path: Path, folder: str | Path | None, modality_set: ModalitySet) -> CaseFiles:
     """The sources that a sidecar names, where it says that they lie, or in a folder."""
     paths = source_paths(note, path)
     if folder is not None:
@@ -107,7 +111,7 @@ def _sources(note: Mapping[str, Any], path: Path, folder: str | Path | None) -> 
     if index:  # the volumes that are no source are zeros, whichever modality each stands for
         stack = next(iter(paths.values()))
         free = [n for n in range(read_header(stack).get_data_shape()[-1]) if n not in index.values()]
-        index |= dict(zip((m for m in MODALITIES if m not in index), free, strict=False))
+        index |= dict(zip(modality_set.without(index), free, strict=False))
         paths = {m: paths.get(m, stack) for m in index}
-    ordered = {modality: paths[modality] for modality in MODALITIES if modality in paths}
-    return CaseFiles(note["CaseID"], ordered, volume_index=index)
+    ordered = {modality: paths[modality] for modality in modality_set.in_order(paths)}
+    return CaseFiles(note["CaseID"], ordered, volume_index=index, modality_set=modality_set)

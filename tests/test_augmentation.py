@@ -129,7 +129,7 @@ def test_each_number_of_sources_is_as_likely() -> None:
     rng = np.random.default_rng(0)
     counts = np.zeros(4, int)
     for _ in range(600):
-        available, missing = draw_sources(rng, 4)
+        available, missing = draw_sources(rng, range(4))
         assert sorted(available + missing) == [0, 1, 2, 3]
         counts[len(available)] += 1
     assert counts[0] == 0 and counts[1:].min() > 150

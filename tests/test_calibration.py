@@ -39,7 +39,7 @@ def expected_and_observed(
 
 
 def test_there_is_a_task_for_every_subset_and_what_it_lacks() -> None:
-    found = tasks(4)
+    found = tasks(range(4))
     assert len(found) == len(set(found)) == 28
     assert all(target not in sources for sources, target in found)
 
@@ -52,7 +52,7 @@ def test_expected_psnr_is_the_observed_one_on_average(held_out: list[TrainingCas
     pairs = [
         expected_and_observed(model, case, sources, target)
         for index, case in enumerate(held_out)
-        for sources, target in tasks(4)[index::4]
+        for sources, target in tasks(range(4))[index::4]
     ]
     expected, observed = np.array(pairs).T
     slope, intercept = np.polyfit(expected, observed, 1)

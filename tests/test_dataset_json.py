@@ -10,6 +10,7 @@ import pytest
 from modfill.cases.layouts.dataset_json import channel_modalities, channel_number, read_dataset_json
 from modfill.cases.layouts.nnunet import channel_case
 from modfill.errors import ModfillError
+from modfill.modalities import BRATS
 from tests.nnunet_data import NAMES, description
 
 ALL = ("t1n", "t1c", "t2w", "t2f")
@@ -29,15 +30,15 @@ def test_names_are_read_by_the_table_of_aliases(names: tuple[str, ...], modaliti
     expected = modalities or ("t1c", "t1n", "t2f", "t2w")
     if modalities is None:  # "T2-w" is no alias: never half of an order
         with pytest.raises(ModfillError, match="channel 3 must be that of a modality, got 'T2-w'"):
-            channel_modalities(description(names), "Dataset501_Toy")
+            channel_modalities(description(names), "Dataset501_Toy", BRATS)
     else:
-        assert channel_modalities(description(names), "Dataset501_Toy") == expected
+        assert channel_modalities(description(names), "Dataset501_Toy", BRATS) == expected
 
 
 def test_the_old_key_modality_is_read() -> None:
     content = description()
     content["modality"] = content.pop("channel_names")
-    assert channel_modalities(content, "Dataset501_Toy") == ALL
+    assert channel_modalities(content, "Dataset501_Toy", BRATS) == ALL
 
 
 @pytest.mark.parametrize(
@@ -50,10 +51,10 @@ def test_the_old_key_modality_is_read() -> None:
 )
 def test_doubtful_names_are_refused_until_told(names: tuple[str, ...], reason: str) -> None:
     with pytest.raises(ModfillError, match=reason) as caught:
-        channel_modalities(description(names), "Dataset501_Toy")
+        channel_modalities(description(names), "Dataset501_Toy", BRATS)
     assert str(caught.value).startswith("Dataset501_Toy: ") and "channels" in str(caught.value)
     told = ALL[: len(names)]
-    assert channel_modalities(description(names), "Dataset501_Toy", told) == told
+    assert channel_modalities(description(names), "Dataset501_Toy", BRATS, told) == told
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_doubtful_names_are_refused_until_told(names: tuple[str, ...], reason: s
 )
 def test_what_is_told_must_fit(told: tuple[str, ...], reason: str) -> None:
     with pytest.raises(ModfillError, match=reason):
-        channel_modalities(description(), "Dataset501_Toy", told)
+        channel_modalities(description(), "Dataset501_Toy", BRATS, told)
 
 
 @pytest.mark.parametrize(
@@ -89,20 +90,20 @@ def test_what_is_told_must_fit(told: tuple[str, ...], reason: str) -> None:
 def test_channels_of_another_kind_keep_their_names(names: tuple[str, ...], foreign: bool) -> None:
     if not foreign:
         with pytest.raises(ModfillError, match="Dataset501_Toy: .* must be"):
-            channel_modalities(description(names), "Dataset501_Toy")
+            channel_modalities(description(names), "Dataset501_Toy", BRATS)
         return
     known = dict(zip(NAMES, ALL, strict=True))
     expected = tuple(known.get(name, name) for name in names)
-    assert channel_modalities(description(names), "Dataset501_Toy") == expected
-    assert channel_modalities(description(("?",) * len(names)), "Dataset501_Toy", names) == expected
+    assert channel_modalities(description(names), "Dataset501_Toy", BRATS) == expected
+    assert channel_modalities(description(("?",) * len(names)), "Dataset501_Toy", BRATS, names) == expected
     with pytest.raises(ModfillError, match="must be that of a modality"):
-        channel_modalities(description(names), "Dataset501_Toy", foreign=False)
+        channel_modalities(description(names), "Dataset501_Toy", BRATS, foreign=False)
 
 
 @pytest.mark.parametrize("numbers", [{"1": "T1", "2": "T2"}, {}, None, ["T1", "T2"]])
 def test_channels_must_be_numbered_from_0(numbers: object) -> None:
     with pytest.raises(ModfillError, match="channel_names must number the channels"):
-        channel_modalities({"channel_names": numbers}, "Dataset501_Toy")
+        channel_modalities({"channel_names": numbers}, "Dataset501_Toy", BRATS)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_missing_path_and_file_are_refused(tmp_path: Path) -> None:
 
 def test_empty_folder_is_refused(tmp_path: Path) -> None:
     message = refusal(touch(tmp_path / "p1"))
-    assert "p1" in message and "<case>-t1c.nii.gz" in message
+    assert "p1" in message and "<case>-t1n.nii.gz" in message
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modfill.cases.filenames import SEGMENTATION_WORDS, is_segmentation, split_name
-from modfill.modalities import ALIASES, MODALITIES, NAMES, NEAREST
+from modfill.modalities import BRATS, BUILT_IN, MODALITIES, ModalitySet
 
 NAMED = [
     ("Brats17_2013_2_1_t1.nii.gz", "Brats17_2013_2_1", "t1n"),
@@ -40,7 +40,7 @@ NAMED = [
 
 @pytest.mark.parametrize(("filename", "case_id", "modality"), NAMED)
 def test_split_name(filename: str, case_id: str, modality: str) -> None:
-    assert split_name(filename) == (case_id, modality)
+    assert split_name(filename, BRATS) == (case_id, modality)
 
 
 @pytest.mark.parametrize(
@@ -49,23 +49,24 @@ def test_split_name(filename: str, case_id: str, modality: str) -> None:
     + ["p1_t1_bias.nii.gz", "p1_swi.nii.gz", ".nii.gz", "", "patient1.nii.gz", "p1_t1.json"],
 )
 def test_no_modality(filename: str) -> None:
-    assert split_name(filename) is None
+    assert split_name(filename, BRATS) is None
 
 
 def test_each_alias_gives_its_modality_with_either_separator_and_letter_case() -> None:
-    for modality, aliases in ALIASES.items():
+    for modality, aliases in BRATS.aliases.items():
         for alias in aliases:
             for name in (alias, alias.upper(), alias.replace("_", "-")):
-                assert split_name(f"Case_1-{name}.nii.gz") == ("Case_1", modality)
-                assert split_name(f"{name}.nii") == ("", modality)
+                assert split_name(f"Case_1-{name}.nii.gz", BRATS) == ("Case_1", modality)
+                assert split_name(f"{name}.nii", BRATS) == ("", modality)
 
 
-def test_tables_cover_the_same_modalities() -> None:
-    aliases = [alias for names in ALIASES.values() for alias in names]
-    assert len(aliases) == len(set(aliases))
-    assert tuple(ALIASES) == tuple(NAMES) == tuple(NEAREST) == MODALITIES
-    assert all(NEAREST[NEAREST[modality]] == modality for modality in MODALITIES)
-    assert not set(aliases) & set(SEGMENTATION_WORDS)
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_built_in_set_is_what_its_table_says(name: str) -> None:
+    built_in = ModalitySet.of(name)
+    assert built_in.name == name and ModalitySet.from_table(built_in.table) == built_in
+    assert not {alias for names in built_in.aliases.values() for alias in names} & set(SEGMENTATION_WORDS)
+    assert all(modality.nearest in built_in.names for modality in built_in.modalities)
+    assert BRATS.names == MODALITIES == ("t1n", "t1c", "t2w", "t2f")
 
 
 @pytest.mark.parametrize(

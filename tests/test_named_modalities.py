@@ -14,7 +14,7 @@ from modfill.cases.reading import case_from_arrays
 from modfill.cli import main
 from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError
-from modfill.modalities import by_modality, modalities_of
+from modfill.modalities import BRATS
 from tests.case_files import brain_volumes, oblique_affine, write_case
 
 pytestmark = pytest.mark.usefixtures("in_float32")
@@ -72,14 +72,14 @@ def test_a_wrong_name_is_refused_before_any_work(
 
 
 def test_one_modality_has_one_name() -> None:
-    assert modalities_of(["T2", "t1_pre"]) == ("t2w", "t1n")
+    assert BRATS.modalities_of(["T2", "t1_pre"]) == ("t2w", "t1n")
     with pytest.raises(ModfillError, match="a key must be named once, got 'T1' and 't1n'; leave one out"):
-        by_modality({"T1": 1, "t1n": 2}, "a key")
+        BRATS.by_modality({"T1": 1, "t1n": 2}, "a key")
 
 
 def test_nnunet_channels_and_transforms_take_them() -> None:
     dataset = {"channel_names": {"0": "x"}, "labels": {"background": 0}, "numTraining": 1, "file_ending": ".nii.gz"}
-    assert channel_modalities(dataset, "here", "flair") == ("t2f",)
+    assert channel_modalities(dataset, "here", BRATS, "flair") == ("t2f",)
     torchio = pytest.importorskip("modfill.integrations.torchio_transform")
     assert torchio.CompleteModalities(names={"T1ce": "t1gd"}).names["t1c"] == "t1gd"
     monai = pytest.importorskip("modfill.integrations.monai_transform")

@@ -12,6 +12,7 @@ from modfill.cases.files import CaseFiles, Cohort
 from modfill.cases.marks import sidecar_path
 from modfill.errors import ModfillError
 from modfill.modalities import MODALITIES
+from modfill.modalities import BRATS
 from modfill.outputs.naming import NAMINGS, OutputFolder, output_folder, uncertainty_path
 
 OUT = Path("out")
@@ -50,7 +51,7 @@ def test_maps_are_no_images_of_the_case() -> None:
     assert bids.name == "sub-1_ce-gadolinium_desc-modfillUncertainty_T1w.nii.gz"
     assert uncertainty_path(OutputFolder(OUT, "nnunet").image("p", "t1c")).parent == OUT / "imagesTs" / "uncertainty"
     for naming in ("brats2023", "brats2021"):
-        assert split_name(uncertainty_path(OutputFolder(OUT, naming).image("p", "t1c")).name) is None
+        assert split_name(uncertainty_path(OutputFolder(OUT, naming).image("p", "t1c")).name, BRATS) is None
 
 
 @pytest.mark.parametrize("case_id", ["sub-01", "sub-01_ses-b", "BraTS-GLI-00001-000", "UPENN_11", "sub-a_b"])

@@ -8,7 +8,6 @@ import numpy as np
 
 from modfill.cases.reading import Case
 from modfill.metrics import unit_range
-from modfill.modalities import nearest_source
 
 
 def in_unit_range(case: Case) -> dict[str, np.ndarray]:
@@ -28,7 +27,7 @@ class CopyNearest:
     def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
         """Copy, in unit range."""
         volumes = in_unit_range(case)
-        return {t: volumes[nearest_source(t, case.available)] for t in targets}
+        return {t: volumes[case.modality_set.nearest_source(t, case.available)] for t in targets}
 
 
 class MeanAvailable:

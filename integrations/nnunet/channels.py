@@ -13,7 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from modfill.integrations.cache import shared_completer
+from modfill.integrations.cache import modality_set_of, shared_completer
 
 from modfill import __version__
 from modfill.cases.checks import check_shape, times
@@ -22,7 +22,7 @@ from modfill.cases.layouts.nnunet import missing_other
 from modfill.cases.nifti import empty_image, read_header, read_image
 from modfill.cases.reading import read_case, synthetic_file, warn_of_zeros
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, by_modality
+from modfill.modalities import ModalitySet
 from modfill.outputs.naming import OutputFolder
 
 _UNREADABLE = (OSError, ValueError, EOFError, zlib.error, nib.filebasedimages.ImageFileError)
@@ -57,6 +57,11 @@ class ChannelCompleter:
     channels: tuple[str, ...]
     weights: Path | None = None
     device: str = "auto"
+
+    @property
+    def modality_set(self) -> ModalitySet:
+        """The modalities that the weights know."""
+        return modality_set_of(self.weights)
 
     def complete(self, case: ChannelCase, *, out: Path, overwrite: bool = False) -> CompletedChannels:
         """Synthesise the channels that a case lacks. Acquired files are not copied.
@@ -100,7 +105,7 @@ class ChannelCompleter:
             return self._complete(case, cache)
         folder = cache / self._key(case)
         paths = {
-            self.channels.index(modality): OutputFolder(folder).place(case.case_id, modality).image
+            self.channels.index(modality): OutputFolder(folder, modality_set=self.modality_set).place(case.case_id, modality).image
             for modality in absent
         }
         if not all(path.exists() for path in paths.values()):  # an image appears after its sidecar
@@ -120,7 +125,7 @@ class ChannelCompleter:
         Raises:
             CaseError: the case cannot be completed, or a modality is none of the channels'.
         """
-        arrays = by_modality(arrays, f"case {case_id}: an array's modality", self.channels)
+        arrays = self.modality_set.by_modality(arrays, f"case {case_id}: an array's modality", self.channels)
         for name in arrays:
             if name not in self.channels:
                 raise CaseError(
@@ -134,10 +139,11 @@ class ChannelCompleter:
             got = ", ".join(f"{modality} with {times(shape)}" for modality, shape in shapes.items())
             raise CaseError(f"case {case_id}: all arrays must have one shape, got {got} voxels; resample them")
         targets = [modality for modality in self.channels if modality not in arrays]
-        problem = missing_other(case_id, [n for n, name in enumerate(self.channels) if name in arrays], self.channels)
+        there = [number for number, name in enumerate(self.channels) if name in arrays]
+        problem = missing_other(case_id, there, self.channels, self.modality_set)
         if problem:
             raise CaseError(problem)
-        sources = {modality: array for modality, array in arrays.items() if modality in MODALITIES}
+        sources = {modality: array for modality, array in arrays.items() if modality in self.modality_set.names}
         whole = dict(arrays)
         if targets:
             completer = shared_completer(self.weights, self.device)
@@ -157,7 +163,7 @@ class ChannelCompleter:
 
     def _absent(self, case: ChannelCase) -> list[str]:
         """The modalities that a case lacks, in the order of the channels."""
-        return [channel for channel in self.channels if channel in MODALITIES and channel not in case.paths]
+        return [channel for channel in self.channels if channel in self.modality_set.names and channel not in case.paths]
 
     def _completed(self, case: ChannelCase, files: Mapping[int, Path]) -> CompletedChannels:
         acquired, numbers = case.numbered(self.channels), range(len(self.channels))
@@ -200,27 +206,32 @@ def _holds_zeros(case_id: str, path: Path) -> bool:
         return False
 
 
-def without_zeros(arrays: Mapping[str, npt.NDArray], case_id: str) -> dict[str, npt.NDArray]:
+def without_zeros(
+    arrays: Mapping[str, npt.NDArray], case_id: str, modality_set: ModalitySet
+) -> dict[str, npt.NDArray]:
     """Arrays by modality without those of zeros, which stand for missing channels; a warning names each."""
-    blank = [modality for modality, array in arrays.items() if modality in MODALITIES and not np.any(array)]
+    blank = [modality for modality, array in arrays.items() if modality in modality_set.names and not np.any(array)]
     for modality in blank:
         warn_of_zeros(case_id, f"the array {modality}", modality)
     return {modality: array for modality, array in arrays.items() if modality not in blank}
 
 
-def channels_note(case: CompletedChannels, names: Sequence[str], channels: Sequence[str]) -> dict[str, Any]:
+def channels_note(
+    case: CompletedChannels, names: Sequence[str], channels: Sequence[str], modality_set: ModalitySet
+) -> dict[str, Any]:
     """The JSON beside a segmentation, about the channels that the segmentation was made from.
 
     Args:
         case: the completed case; without files if it came from arrays.
         names: dataset.json's names by channel number.
         channels: modalities by channel number.
+        modality_set: those that can be synthesised.
     """
     notes: list[dict[str, Any]] = [
         {
             "Channel": f"{number:04d}",
             "Name": name,
-            "Modality": modality if modality in MODALITIES else None,
+            "Modality": modality if modality in modality_set.names else None,
             "Synthetic": number in case.synthetic,
         }
         for number, (name, modality) in enumerate(zip(names, channels, strict=True))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modfill.integrations.cache import modality_set_of
 from modfill.integrations.nnunet.channels import ChannelCompleter
 from modfill.integrations.nnunet.shim import require_nnunet
 
@@ -48,7 +49,8 @@ class Options:
     def completer(self, dataset_json: dict[str, Any], where: str) -> ChannelCompleter:
         """The completer for one dataset. Raises ModfillError if its channels' modalities are doubtful, or no NIfTI."""
         require_nifti(dataset_json, where)
-        return ChannelCompleter(channel_modalities(dataset_json, where, self.channels), self.weights, self.device)
+        channels = channel_modalities(dataset_json, where, modality_set_of(self.weights), self.channels)
+        return ChannelCompleter(channels, self.weights, self.device)
 
     def complete_listing(self, listing: Listing, dataset_json: dict[str, Any], dataset_name: str) -> Listing:
         """The same listing without gaps; what it took is synthesised, or found in the dataset's cache.
@@ -59,7 +61,7 @@ class Options:
         completer, cache = self.completer(dataset_json, dataset_name), cache_folder(dataset_name)
         completed = {}
         for case_id, entry in listing.items():
-            case = channel_case(case_id, entry["images"], completer.channels)
+            case = channel_case(case_id, entry["images"], completer.channels, completer.modality_set)
             files = completer.complete_cached(case, cache).files
             completed[case_id] = {**entry, "images": [str(file) for file in files]}
         return completed
@@ -137,7 +139,7 @@ class ModalityCompletionPreprocessor(default_preprocessor.DefaultPreprocessor):
         if not image_files:
             raise ModfillError(f"{plans_manager.dataset_name}: a case must have at least one file, got none; add it")
         case_id = self.case_ids.get(image_files[0], case_of(image_files[0]))
-        case = channel_case(case_id, image_files, completer.channels)
+        case = channel_case(case_id, image_files, completer.channels, completer.modality_set)
         with tempfile.TemporaryDirectory() as passing:
             files = completer.complete_cached(case, self.cache or Path(passing)).files
             return super().run_case(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from modfill.integrations.cache import modality_set_of
 from modfill.integrations.nnunet.channels import ChannelCompleter, CompletedChannels, channels_note, without_zeros
 from modfill.integrations.nnunet.shim import require_nnunet
 
@@ -23,7 +24,6 @@ from modfill.cases.layouts.dataset_json import (
 )
 from modfill.cases.layouts.nnunet import case_of, channel_case, group_channels, unnumbered
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import by_modality, modalities_of
 from modfill.outputs.linking import write_json
 
 require_nnunet()
@@ -48,8 +48,9 @@ class ModalityCompletionPredictor(nnUNetPredictor):
 
     def __init__(self, channels: str | Sequence[str] | None = None, weights: Path | str | None = None, **options: Any):
         super().__init__(**options)
-        self.channels = None if channels is None else modalities_of(channels, "a channel")
         self.weights = None if weights is None else Path(weights)
+        known = modality_set_of(self.weights)
+        self.channels = None if channels is None else known.modalities_of(channels, "a channel")
 
     def predict_arrays(
         self, arrays: Mapping[str, npt.NDArray], affine: npt.ArrayLike, case_id: str = "case"
@@ -77,8 +78,8 @@ class ModalityCompletionPredictor(nnUNetPredictor):
         affine = np.asarray(affine, np.float64)
         check_affine(f"case {case_id}", affine)
         completer = self._completer()
-        arrays = by_modality(arrays, f"case {case_id}: an array's modality", completer.channels)
-        arrays = without_zeros(arrays, case_id)
+        arrays = completer.modality_set.by_modality(arrays, f"case {case_id}: an array's modality", completer.channels)
+        arrays = without_zeros(arrays, case_id, completer.modality_set)
         whole = completer.complete_arrays(arrays, affine, case_id)
         image = np.stack([whole[channel].astype(np.float32).transpose(2, 1, 0) for channel in completer.channels])
         spacing = [float(size) for size in voxel_sizes(affine)[::-1]]
@@ -109,7 +110,7 @@ class ModalityCompletionPredictor(nnUNetPredictor):
     def _completer(self) -> ChannelCompleter:
         where = self.plans_manager.dataset_name
         require_nifti(self.dataset_json, where)
-        channels = channel_modalities(self.dataset_json, where, self.channels)
+        channels = channel_modalities(self.dataset_json, where, modality_set_of(self.weights), self.channels)
         return ChannelCompleter(channels, self.weights, str(self.device))
 
     def _manage_input_and_output_lists(
@@ -136,7 +137,7 @@ class ModalityCompletionPredictor(nnUNetPredictor):
                 case_id, folder = case_of(files[0]), Path(self._passing.name) / str(number)
             else:  # files of two cases in different folders may have one name
                 case_id, folder = Path(outputs[number]).name, Path(outputs[number]).parent / "synthetic"
-            case = channel_case(case_id, files, completer.channels)
+            case = channel_case(case_id, files, completer.channels, completer.modality_set)
             completed = completer.complete(case, out=folder, overwrite=overwrite)
             if outputs is not None:
                 note = Path(outputs[number] + ".json")
@@ -147,7 +148,7 @@ class ModalityCompletionPredictor(nnUNetPredictor):
 
     def _note(self, case: CompletedChannels, completer: ChannelCompleter) -> dict[str, Any]:
         names = channel_names(self.dataset_json, self.plans_manager.dataset_name)
-        return channels_note(case, names, completer.channels)
+        return channels_note(case, names, completer.channels, completer.modality_set)
 
 
 def _check_input(cases: str | list[list[str]]) -> None:

@@ -20,7 +20,7 @@ from modfill.cohort.progress import follow
 from modfill.cohort.table import read_table
 from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError
-from modfill.modalities import MODALITIES
+from modfill.modalities import ModalitySet
 from modfill.outputs.linking import describe, remove_description
 from modfill.outputs.naming import OutputFolder, output_folder
 
@@ -67,9 +67,9 @@ def prepare_dataset(
     """
     share = Share.of_shard(shard)
     source, target = _folders(dataset_id, new_id)
-    cohort = _raw_cohort(source, channels)
-    out = output_folder(target, "nnunet", cohort)
     completer = ModalityCompleter(weights, device=device)
+    cohort = _raw_cohort(source, channels, completer.modality_set)
+    out = output_folder(target, "nnunet", cohort)
     _complete(completer, cohort, out, share, overwrite=overwrite, jobs=jobs)
     _describe_if_complete(source, out, cohort, share)
     return target
@@ -80,7 +80,7 @@ def _complete(
 ) -> None:
     """Complete this process's share of the cases, and wait for the other ranks."""
     meeting = Meeting(share.rank)
-    wanted = [modality for modality in MODALITIES if modality in cohort.channels]
+    wanted = cohort.modality_set.in_order(cohort.channels)
     results = completer.complete_cohort(
         cohort, out=out, targets=wanted, overwrite=overwrite, link=True, jobs=jobs, shard=str(share.part)
     )
@@ -133,10 +133,10 @@ def _numbered(raw: Path, number: int) -> list[Path]:
     return sorted(folder for folder in raw.glob(f"Dataset{number:03d}_*") if folder.is_dir())
 
 
-def _raw_cohort(source: Path, channels: Sequence[str] | None) -> Cohort:
+def _raw_cohort(source: Path, channels: Sequence[str] | None, modality_set: ModalitySet) -> Cohort:
     """The cases of a raw dataset. Raises ModfillError if it is none, or has no training cases."""
     load_description(source)
-    cohort = find_cohort(source, channels=channels)
+    cohort = find_cohort(source, modality_set=modality_set, channels=channels)
     if cohort.layout != "nnunet":
         raise ModfillError(
             f"{source} must hold a file for each channel, imagesTr/<case>_0000{FILE_ENDING}, got layout "

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from modfill.cases.filenames import is_other_sequence, is_segmentation, nifti_stem
+from modfill.modalities import ModalitySet
 
 __all__ = [
     "UNEXPLAINED",
@@ -36,20 +37,21 @@ _OWN_TABLE = b"case,status,targets,"  # beginning of the table that `cohort.tabl
 _DEEPEST = 4  # folders below a case's in which images are looked for
 
 
-def account(entries: Iterable[Path]) -> dict[str, str]:
+def account(entries: Iterable[Path], modality_set: ModalitySet) -> dict[str, str]:
     """Classify the files and folders beside a case's images.
 
     Args:
         entries: Files and folders that are no image of the case, hidden ones left out.
+        modality_set: The modalities that an image may be.
 
     Returns:
         Kind by name, e.g. ``segmentation``, ``another sequence``, ``sidecar``; ``UNEXPLAINED`` for an image of any
         format with an unknown name, and for a folder that holds one.
     """
-    return {entry.name: _kind(entry) for entry in entries}
+    return {entry.name: _kind(entry, modality_set) for entry in entries}
 
 
-def _kind(entry: Path) -> str:
+def _kind(entry: Path, modality_set: ModalitySet) -> str:
     name = entry.name.lower()
     if is_image(entry):
         stem = nifti_stem(entry.name)
@@ -60,7 +62,7 @@ def _kind(entry: Path) -> str:
             return "uncertainty map"
         if is_segmentation(plain):
             return "segmentation"
-        return "another sequence" if is_other_sequence(plain) else UNEXPLAINED
+        return "another sequence" if is_other_sequence(plain, modality_set) else UNEXPLAINED
     if entry.is_dir():
         if is_own_output(entry):
             return "output of modfill"

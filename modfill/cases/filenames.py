@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from modfill.modalities import ALIASES, CONTRAST_WORDS, NATIVE_WORDS, UNNAMED_T1, modality_of, uniform
+from modfill.modalities import BRATS, ModalitySet, uniform
+from modfill.sets.words import CONTRAST_WORDS, NATIVE_WORDS, SEGMENTATION_WORDS
 
 __all__ = [
     "SEGMENTATION_WORDS",
@@ -27,16 +28,8 @@ _OTHER_SEQUENCES = frozenset((
     *("aseg", "aparc", "parcellation", "tissues"),
 ))  # fmt: skip
 
-SEGMENTATION_WORDS = ("gt", "gtv", "label", "labels", "mask", "masks", "roi", "seg", "segm", "segmentation",
-                      "segmentations", "brainmask", "tumor", "tumour", "lesion", "lesions", "ce_mask")  # fmt: skip
-"""Last words of files that hold a segmentation or a mask; BraTS 2020 has a ``_Segm``, 2024 a ``_gtv``."""
-
 _QUALIFIERS = ("healthy", "unhealthy")  # BraTS' inpainting task has -mask-healthy and -mask-unhealthy
 _EXTENSIONS = (".nii.gz", ".nii")
-_LONGEST_FIRST = sorted(
-    ((alias, modality) for modality, aliases in ALIASES.items() for alias in aliases),
-    key=lambda entry: -len(entry[0]),
-)
 
 
 def nifti_stem(filename: str) -> str | None:
@@ -47,13 +40,14 @@ def nifti_stem(filename: str) -> str | None:
     return None
 
 
-def is_contrast_word(word: str) -> bool:
+def is_contrast_word(word: str, modality_set: ModalitySet) -> bool:
     """Return whether a word in a file's name stands for contrast agent, e.g. ``gd``, ``PostGad`` or ``T1ce``.
 
     Words are compared whole: ``postop`` does not stand for contrast agent.
     """
     parts = [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", word)]
-    if word.lower() in CONTRAST_WORDS or modality_of(word) == "t1c":
+    modality = modality_set.modality_of(word)
+    if word.lower() in CONTRAST_WORDS or (modality is not None and modality_set[modality].enhanced):
         return True
     return not set(parts) & set(_NEGATIONS) and any(part in CONTRAST_WORDS or part.startswith("gado") for part in parts)
 
@@ -63,7 +57,7 @@ def is_native_word(word: str) -> bool:
     return word.lower() in (*_NEGATIONS, *NATIVE_WORDS, "0", "false")
 
 
-def possible_splits(filename: str) -> list[tuple[str, str]]:
+def possible_splits(filename: str, modality_set: ModalitySet) -> list[tuple[str, str]]:
     """Every way to split ``<case_id><separator><alias>.nii[.gz]`` into case id and modality, longest alias first.
 
     Letter case does not matter and the separator is ``-``, ``_``, ``+`` or a blank. A bare ``t1c.nii.gz`` has the case
@@ -75,35 +69,38 @@ def possible_splits(filename: str) -> list[tuple[str, str]]:
     stem = re.sub(r"\s*\(\d+\)$", "", stem)
     name = uniform(stem)
     found: dict[str, str] = {}
-    for alias, modality in _LONGEST_FIRST:
+    for alias, modality in modality_set.longest_aliases_first:
         if name == alias or name.endswith("_" + alias):
             case_id = stem[: len(stem) - len(alias)].rstrip("-_+ ")
-            if alias in UNNAMED_T1 and possible_splits(f"{case_id}.nii"):
+            if alias in modality_set.weak_aliases and possible_splits(f"{case_id}.nii", modality_set):
                 continue  # "t2_post" may be after surgery
             found.setdefault(case_id, modality)
     return list(found.items())
 
 
-def split_name(filename: str) -> tuple[str, str] | None:
+def split_name(filename: str, modality_set: ModalitySet) -> tuple[str, str] | None:
     """Split ``<case_id><separator><alias>.nii[.gz]`` into case id and modality; the longest alias wins.
 
     ``p1_t2_flair.nii.gz`` is FLAIR of ``p1``, not of ``p1_t2``.
 
     Args:
         filename: Name of a file, without folders.
+        modality_set: The modalities to look for.
 
     Returns:
         ``(case_id, modality)``; the case id is ``""`` for a bare ``t1c.nii.gz``. None if the file is no
         NIfTI file or its name ends in no alias.
     """
-    return next(iter(possible_splits(filename)), None)
+    return next(iter(possible_splits(filename, modality_set)), None)
 
 
-def is_other_sequence(filename: str) -> bool:
-    """Return whether a NIfTI file's name ends like that of another sequence or map, e.g. ADC."""
+def is_other_sequence(filename: str, modality_set: ModalitySet) -> bool:
+    """Return whether a NIfTI file's name is that of a sequence or map that the set lacks, e.g. ADC."""
     stem = nifti_stem(filename)
-    words = [] if stem is None else re.split(r"[-_+\s]", stem.lower())
-    return bool(words) and any(word in _OTHER_SEQUENCES for word in words) and not possible_splits(filename)
+    if stem is None or possible_splits(filename, modality_set):
+        return False
+    words = re.split(r"[-_+\s]", stem.lower())
+    return any(word in _OTHER_SEQUENCES for word in words) or bool(possible_splits(filename, BRATS))
 
 
 def is_segmentation(filename: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from modfill.cases.filenames import nifti_stem
 from modfill.errors import CaseError
-from modfill.modalities import MODALITIES
+from modfill.modalities import BRATS, ModalitySet
 
 __all__ = ["LONGEST_NAME", "CaseFiles", "Cohort", "case_of_candidates", "folder_name", "id_problem", "nifti_files",
            "visible"]  # fmt: skip
@@ -25,12 +25,13 @@ class CaseFiles:
 
     Attributes:
         case_id: Name of the case.
-        paths: File by modality, in the order of ``MODALITIES``.
+        paths: File by modality, in the order of ``modality_set``.
         problem: The reason why the case cannot be used, in one line, or None.
         volume_index: Place along the fourth axis by modality, where one 4D file holds all modalities; else empty.
         label: Where the segmentation of a training case lies or should lie, in layouts with a dataset.json.
         others: Kind by name of every other file and folder of the case, as ``accounting.account`` gives it.
         overrides: Options by which the user ignored a problem of the files, e.g. ``ignore-unexplained``.
+        modality_set: The modalities that the files were searched for.
     """
 
     case_id: str
@@ -40,6 +41,7 @@ class CaseFiles:
     label: Path | None = None
     others: dict[str, str] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+    modality_set: ModalitySet = BRATS
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Cohort:
         dataset: Content of dataset.json; empty where the layout has none.
         channels: Modalities in the order of dataset.json; empty where the layout has none.
         left_alone: Kind by name of every file and folder that belongs to no case.
+        modality_set: The modalities that the files were searched for.
     """
 
     layout: str
@@ -59,6 +62,7 @@ class Cohort:
     dataset: Mapping[str, Any] = field(default_factory=dict)
     channels: tuple[str, ...] = ()
     left_alone: dict[str, str] = field(default_factory=dict)
+    modality_set: ModalitySet = BRATS
 
 
 def visible(folder: Path) -> list[Path]:
@@ -80,16 +84,19 @@ def folder_name(folder: Path) -> str:
     return os.path.basename(os.path.abspath(folder))
 
 
-def case_of_candidates(case_id: str, candidates: Mapping[str, Sequence[Path]], what_to_do: str) -> CaseFiles:
+def case_of_candidates(
+    case_id: str, candidates: Mapping[str, Sequence[Path]], modality_set: ModalitySet, what_to_do: str
+) -> CaseFiles:
     """Make a case of the files that may be each modality; more than one of a modality is a problem.
 
     Args:
         case_id: Name of the case.
         candidates: Files by modality.
+        modality_set: Gives the order of the modalities.
         what_to_do: Ends the message.
     """
     files: dict[str, Sequence[Path]] = defaultdict(list, candidates)
-    paths = {modality: files[modality][0] for modality in MODALITIES if files[modality]}
+    paths = {modality: files[modality][0] for modality in modality_set.names if files[modality]}
     problem = None
     for modality in paths:
         if len(files[modality]) > 1:

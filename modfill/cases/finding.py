@@ -17,7 +17,7 @@ from modfill.cases.layouts.dataset_json import described, is_foreign
 from modfill.cases.marks import has_mark, read_sidecar, sidecar_path
 from modfill.cases.nifti import Unusable, read_header
 from modfill.errors import CaseError, ModfillError, printable
-from modfill.modalities import MODALITIES, by_modality
+from modfill.modalities import ModalitySet
 
 __all__ = ["IGNORE_UNEXPLAINED", "case_of_files", "find_case", "find_cases", "find_cohort"]
 
@@ -28,51 +28,70 @@ IGNORE_UNEXPLAINED = "ignore-unexplained"
 """The entry in a case's ``overrides`` for completion in spite of unexplained images."""
 
 
-def find_cases(path: Path | str, *, ignore_unexplained: bool = False) -> list[CaseFiles]:
+def find_cases(
+    path: Path | str, *, modality_set: ModalitySet | str | Path | None = None, ignore_unexplained: bool = False
+) -> list[CaseFiles]:
     """Find the cases in a folder or table; see ``find_cohort``."""
-    return find_cohort(path, ignore_unexplained=ignore_unexplained).cases
+    return find_cohort(path, modality_set=modality_set, ignore_unexplained=ignore_unexplained).cases
 
 
-def find_case(path: Path | str, *, ignore_unexplained: bool = False) -> CaseFiles:
+def find_case(
+    path: Path | str, *, modality_set: ModalitySet | str | Path | None = None, ignore_unexplained: bool = False
+) -> CaseFiles:
     """Find the one case in a folder; see ``find_cohort``.
 
     Raises:
         CaseError: There is no case, or more than one.
     """
-    found = find_cases(path, ignore_unexplained=ignore_unexplained)
+    found = find_cases(path, modality_set=modality_set, ignore_unexplained=ignore_unexplained)
     if len(found) != 1:
         raise CaseError(f"{path} must hold one case, got {len(found)}; give one case's folder")
     return found[0]
 
 
-def case_of_files(files: Mapping[str, str | Path], *, case_id: str | None = None) -> CaseFiles:
+def case_of_files(
+    files: Mapping[str, str | Path],
+    *,
+    case_id: str | None = None,
+    modality_set: ModalitySet | str | Path | None = None,
+) -> CaseFiles:
     """Make a case of files that are named one by one. They may lie in different folders.
 
     Args:
         files: By modality, or by any name of it such as ``flair``.
         case_id: Name of the case; None takes the part before the modality in all files' names, else the name of
             the folder in which the first one lies.
+        modality_set: A set, the name of a built-in one, or a TOML file; None is the BraTS set.
 
     Raises:
         CaseError: A key is no modality's or one modality is named twice, there is no file, or a file is not there.
     """
-    paths = {modality: Path(path) for modality, path in by_modality(files, "a file's modality").items()}
+    known = ModalitySet.of(modality_set)
+    paths = {modality: Path(path) for modality, path in known.by_modality(files, "a file's modality").items()}
     if not paths:
-        raise CaseError("a case must have at least one file, got none; name one by its modality, e.g. t1='a.nii.gz'")
+        raise CaseError(
+            f"a case must have at least one file, got none; name one by its modality, e.g. {known.names[0]}='a.nii.gz'"
+        )
     for modality, path in paths.items():
         if not path.exists():
             raise CaseError(f"{path} must be the file of {modality}, got nothing there; correct the path")
-        split = split_name(path.name)
+        split = split_name(path.name, known)
         if split is not None and split[1] != modality:
             _LOG.warning("%s is used as %s, but its name is that of %s", path, modality, split[1])
-    named = {split[0] if (split := split_name(path.name)) else "" for path in paths.values()}
+    named = {split[0] if (split := split_name(path.name, known)) else "" for path in paths.values()}
     common = named.pop() if len(named) == 1 else ""
     case_id = case_id or common or folder_name(next(iter(paths.values())).parent) or "case"
-    ordered = {modality: paths[modality] for modality in MODALITIES if modality in paths}
-    return CaseFiles(case_id, ordered, problem=id_problem(case_id))
+    ordered = {modality: paths[modality] for modality in known.in_order(paths)}
+    return CaseFiles(case_id, ordered, problem=id_problem(case_id), modality_set=known)
 
 
-def find_cohort(path: Path | str, *, ignore_unexplained: bool = False, channels: Sequence[str] | None = None) -> Cohort:
+def find_cohort(
+    path: Path | str,
+    *,
+    modality_set: ModalitySet | str | Path | None = None,
+    ignore_unexplained: bool = False,
+    channels: Sequence[str] | None = None,
+) -> Cohort:
     """Find the cases in a folder or table, and their layout.
 
     Supported layouts, in the order in which they are tried:
@@ -86,6 +105,7 @@ def find_cohort(path: Path | str, *, ignore_unexplained: bool = False, channels:
 
     Args:
         path: Folder or table.
+        modality_set: A set, the name of a built-in one, or a TOML file; None is the BraTS set.
         ignore_unexplained: Complete a case that lacks a modality although it holds images with unknown names,
             instead of giving it a problem; recorded in its ``overrides``.
         channels: Modalities in the order of an nnU-Net dataset's channels, instead of the names in its dataset.json.
@@ -96,25 +116,27 @@ def find_cohort(path: Path | str, *, ignore_unexplained: bool = False, channels:
         it is listed in ``left_alone``.
 
     Raises:
+        SettingsError: If there is no such set of modalities.
         CaseError: If there is no such folder, nothing is found, or the only case has a problem.
         ModfillError: If a dataset.json or table cannot be read, or is ambiguous about the modalities; if
             `channels` are given for another layout than nnU-Net's.
     """
-    path = Path(path)
+    path, known = Path(path), ModalitySet.of(modality_set)
     if table.is_table(path):
-        cohort = table.find(path)
+        cohort = table.find(path, known)
     elif not os.path.isdir(path):  # also False for a name that is too long
         found = "a file" if os.path.exists(path) else "nothing there"
         raise CaseError(
             f"{path} must be a folder with NIfTI files, or a .csv or .tsv, got {found}; give a case, cohort or table"
         )
     elif _is_described(path):
-        cohort = decathlon.find(path) if decathlon.is_decathlon(path) else nnunet.find(path, channels)
+        cohort = decathlon.find(path, known) if decathlon.is_decathlon(path) else nnunet.find(path, known, channels)
     else:
-        cohort = bids.find(path) if bids.is_bids(path) else folders.find(path)
+        cohort = bids.find(path, known) if bids.is_bids(path, known) else folders.find(path, known)
     if channels is not None and cohort.layout != "nnunet":
         raise ModfillError(f"{path} must be an nnU-Net dataset to have channels, got {cohort.layout}; leave them out")
-    cohort = _without_own_output(cohort)
+    cases = [replace(case, modality_set=known) for case in cohort.cases]
+    cohort = _without_own_output(replace(cohort, cases=cases, modality_set=known))
     stray = sorted(name for name, kind in cohort.left_alone.items() if kind == UNEXPLAINED)
     if stray:
         _LOG.warning("%s: %s belong to no case and are left alone", path, " and ".join(map(printable, stray)))
@@ -172,7 +194,7 @@ def _is_synthetic(path: Path) -> bool:
 def _refuse_unexplained(case: CaseFiles, ignore: bool) -> CaseFiles:
     """Give a case a problem if it lacks a modality and holds an unexplained image, or record that this is ignored."""
     names = [name for name, kind in case.others.items() if kind == UNEXPLAINED]
-    missing = [modality for modality in MODALITIES if modality not in case.paths]
+    missing = case.modality_set.without(case.paths)
     if not names or not missing or case.problem or not case.paths:
         return case
     if ignore:

@@ -30,7 +30,7 @@ from modfill.cases.layouts.dataset_json import ChannelCase
 from modfill.cases.marks import has_mark, matches_sidecar, read_sidecar, sidecar_path
 from modfill.cases.nifti import Unusable, placed_like, read_header, read_image
 from modfill.errors import CaseError, within_memory
-from modfill.modalities import MODALITIES, by_modality
+from modfill.modalities import BRATS, ModalitySet
 
 __all__ = [
     "Case",
@@ -52,7 +52,7 @@ class Case:
 
     Attributes:
         case_id: Name of the case.
-        images: Usable acquired image by modality, in the order of ``MODALITIES``: float32 voxels in memory,
+        images: Usable acquired image by modality, in the order of ``modality_set``: float32 voxels in memory,
             scaling applied, with the file's affine and header (which keeps the data type on disk and the
             orientation codes).
         paths: File by modality of those images; empty for a case from arrays.
@@ -61,6 +61,7 @@ class Case:
         hashes: SHA-256 by modality of the files as they were read; empty for a case from arrays.
         volume_index: Place along the fourth axis by modality, of those images that share a 4D file.
         overrides: Options by which the user ignored a problem of the files; recorded in the sidecars.
+        modality_set: The modalities that a case may have.
     """
 
     case_id: str
@@ -71,6 +72,7 @@ class Case:
     hashes: dict[str, str] = field(default_factory=dict)
     volume_index: dict[str, int] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+    modality_set: ModalitySet = BRATS
 
     def __repr__(self) -> str:
         parts = [f"available {', '.join(self.available)}", f"missing {', '.join(self.missing) or 'none'}"]
@@ -81,13 +83,13 @@ class Case:
 
     @property
     def available(self) -> tuple[str, ...]:
-        """Modalities with a usable acquired image, in the order of ``MODALITIES``."""
+        """Modalities with a usable acquired image, in the order of ``modality_set``."""
         return tuple(self.images)
 
     @property
     def missing(self) -> tuple[str, ...]:
         """All other modalities: absent, unusable or synthetic."""
-        return tuple(modality for modality in MODALITIES if modality not in self.images)
+        return self.modality_set.without(self.images)
 
     def volume(self, modality: str) -> npt.NDArray[np.float32]:
         """Return the voxels of an available modality, float32, in the file's shape and intensities.
@@ -103,6 +105,7 @@ class Case:
 def inspect(
     case: str | Path | Mapping[str, str | Path],
     *,
+    modality_set: ModalitySet | str | Path | None = None,
     allow_synthetic: bool = False,
     assume_aligned: bool = False,
     ignore_unexplained: bool = False,
@@ -111,6 +114,8 @@ def inspect(
 
     Args:
         case: A folder with one case, or files by modality, or by any name of it such as ``flair``.
+        modality_set: A set, the name of a built-in one, or a TOML file; None is the BraTS set. That of trained weights
+            is ``ModalityCompleter.modality_set``.
         allow_synthetic: Use synthetic images as sources too; recorded in the sidecars.
         assume_aligned: Place images without orientation codes like those with them, as ``read_case`` does.
         ignore_unexplained: Accept a case that lacks a modality although it holds images with unknown names.
@@ -121,8 +126,8 @@ def inspect(
 
     def files() -> CaseFiles:
         if isinstance(case, Mapping):
-            return case_of_files(case)
-        return find_case(case, ignore_unexplained=ignore_unexplained)
+            return case_of_files(case, modality_set=modality_set)
+        return find_case(case, modality_set=modality_set, ignore_unexplained=ignore_unexplained)
 
     return read_case(files(), allow_synthetic=allow_synthetic, assume_aligned=assume_aligned)
 
@@ -180,11 +185,12 @@ def read_case(files: CaseFiles, *, allow_synthetic: bool = False, assume_aligned
         overrides = files.overrides
         if assume_aligned and _align(images):
             overrides += ("assume-aligned",)
-        images = _check(files.case_id, images, image_labels(files), unusable)
+        images = _check(files.case_id, images, image_labels(files), unusable, files.modality_set)
     paths = {modality: files.paths[modality] for modality in images}
     volume_index = {modality: index for modality, index in files.volume_index.items() if modality in images}
     read = {modality: hashes[modality] for modality in images}
-    return Case(files.case_id, images, paths, unusable, tuple(synthetic), read, volume_index, overrides)
+    made = tuple(synthetic)
+    return Case(files.case_id, images, paths, unusable, made, read, volume_index, overrides, files.modality_set)
 
 
 def _align(images: dict[str, nib.Nifti1Image]) -> bool:
@@ -238,7 +244,10 @@ def image_labels(files: CaseFiles) -> dict[str, str]:
 
 
 def case_from_arrays(
-    arrays: Mapping[str, npt.NDArray[np.generic]], affine: npt.ArrayLike, case_id: str = "case"
+    arrays: Mapping[str, npt.NDArray[np.generic]],
+    affine: npt.ArrayLike,
+    case_id: str = "case",
+    modality_set: ModalitySet | str | Path | None = None,
 ) -> Case:
     """Make a case of arrays on one grid, with the checks of ``read_case``.
 
@@ -246,6 +255,7 @@ def case_from_arrays(
         arrays: 3D array by modality, or a name of it such as ``flair``, any real type, 0 outside the brain; copied.
         affine: 4x4, from voxel indices to mm, as in nibabel.
         case_id: Name of the case.
+        modality_set: As for ``inspect``.
 
     Returns:
         The case, with at least one available modality.
@@ -254,9 +264,10 @@ def case_from_arrays(
         CaseError: As ``read_case``; also if a key is no modality.
     """
     affine = np.asarray(affine, dtype=np.float64)
-    arrays = by_modality(arrays, f"case {case_id}: modality")
+    known = ModalitySet.of(modality_set)
+    arrays = known.by_modality(arrays, f"case {case_id}: modality")
     images: dict[str, nib.Nifti1Image] = {}
-    for modality in (modality for modality in MODALITIES if modality in arrays):
+    for modality in known.in_order(arrays):
         array = np.asarray(arrays[modality])
         check_shape(f"case {case_id}: {modality}", array.shape)
         check_affine(f"case {case_id}: {modality}", affine)
@@ -267,8 +278,8 @@ def case_from_arrays(
         if array.dtype.kind in "iu":
             images[modality].set_data_dtype(array.dtype)
     unusable: dict[str, str] = {}
-    images = _check(case_id, images, {modality: modality for modality in images}, unusable)
-    return Case(case_id, images, {}, unusable)
+    images = _check(case_id, images, {modality: modality for modality in images}, unusable, known)
+    return Case(case_id, images, {}, unusable, modality_set=known)
 
 
 def require_usable(case: Case) -> None:
@@ -284,7 +295,11 @@ def require_usable(case: Case) -> None:
 
 
 def _check(
-    case_id: str, images: dict[str, nib.Nifti1Image], labels: dict[str, str], unusable: dict[str, str]
+    case_id: str,
+    images: dict[str, nib.Nifti1Image],
+    labels: dict[str, str],
+    unusable: dict[str, str],
+    known: ModalitySet,
 ) -> dict[str, nib.Nifti1Image]:
     """Return the usable images and add the others to ``unusable``, unless the whole case must be refused."""
     for modality in images:
@@ -300,5 +315,5 @@ def _check(
         raise CaseError(nothing_usable(case_id, unusable))
     check_grids(case_id, usable, labels)
     for modality, image in usable.items():
-        check_background(f"case {case_id}: {labels[modality]}", image)
+        check_background(f"case {case_id}: {labels[modality]}", image, stripped=known.skull_stripped)
     return usable

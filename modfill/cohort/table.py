@@ -13,7 +13,6 @@ from modfill.atomic import remove_leftovers, replacing, writable
 from modfill.cases.marks import expected_psnr
 from modfill.cohort.locks import locked
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES
 from modfill.outputs.naming import OutputFolder
 from modfill.outputs.sidecar import is_ours
 
@@ -76,7 +75,8 @@ def update_table(out: OutputFolder, row: Row) -> None:
 def _merged(former: Row, row: Row, out: OutputFolder) -> Row:
     """A case's new line, with the images of its former line that this run did not touch."""
     images = _images(former) | _images(row)
-    kept = [m for m in MODALITIES if m in images and (m in row["targets"].split() or _is_there(out, row["case"], m))]
+    found = out.modality_set.in_order(images)
+    kept = [m for m in found if m in row["targets"].split() or _is_there(out, row["case"], m)]
     merged = {**former, **row, "seconds": row["seconds"] or former.get("seconds", "")}
     for number, column in enumerate(_PER_IMAGE):
         merged[column] = " ".join(images[modality][number] for modality in kept)
@@ -88,7 +88,7 @@ def _merged(former: Row, row: Row, out: OutputFolder) -> Row:
 def _images(row: Row) -> dict[str, tuple[str, ...]]:
     """Target, expected PSNR and SHA-256 of each synthetic image of a line."""
     cells = [row.get(column, "").split(" ") for column in _PER_IMAGE]
-    return {image[0]: image for image in zip_longest(*cells, fillvalue="") if image[0] in MODALITIES}
+    return {image[0]: image for image in zip_longest(*cells, fillvalue="") if image[0]}
 
 
 def _is_there(out: OutputFolder, case_id: str, modality: str) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from modfill.atomic import replacing, writable
 from modfill.errors import ModfillError
 from modfill.metrics import brain_box
-from modfill.modalities import SHORT_NAMES
+from modfill.modalities import BRATS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ class Row:
     """One synthesised modality; all volumes (X, Y, Z) on one RAS grid with square voxels in the axial plane.
 
     Attributes:
-        modality: one of `MODALITIES`.
+        modality: one of the BraTS set.
         acquired, synthesised: unit range [0, 1], 0 outside the brain.
         uncertainty: standard deviation to be expected in unit range, at least 0.
         brain: mask, not empty.
@@ -147,7 +147,7 @@ def _letter(axes: Any, row: Row, column: str, first: bool) -> None:
     if first:
         axes.set_title(column, color=INK, size=11, pad=5)
     if column == "acquired":
-        axes.set_ylabel(SHORT_NAMES[row.modality], color=INK, size=13, weight="bold")
+        axes.set_ylabel(BRATS[row.modality].short, color=INK, size=13, weight="bold")
         axes.text(0.03, 0.975, "R", color=FAINT, size=9, **place)
         axes.text(0.97, 0.975, "L", color=FAINT, size=9, ha="right", **place)
     if column == "synthesised":

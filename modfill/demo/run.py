@@ -14,7 +14,7 @@ from modfill.completer import ModalityCompleter
 from modfill.demo.phantom import make_case, write_case
 from modfill.demo.picture import Row, draw_completion, require_matplotlib
 from modfill.metrics import brain_box, score, unit_range
-from modfill.modalities import MODALITIES, SHORT_NAMES
+from modfill.modalities import BRATS
 from modfill.results import Completed
 from modfill.settings import Settings
 
@@ -48,14 +48,14 @@ def run_demo(out: Path, weights: Path | None = None) -> None:
     shown = {modality: image for modality, image in acquired.items() if modality not in (*HIDDEN, "seg")}
     _LOG.info("writing its four modalities and segmentation ...")
     write_case(out / "acquired", CASE_ID, acquired)
-    _LOG.info("writing the input, without %s ...", " and ".join(SHORT_NAMES[m] for m in HIDDEN))
+    _LOG.info("writing the input, without %s ...", " and ".join(BRATS[m].short for m in HIDDEN))
     source = write_case(out / "input", CASE_ID, shown)
     _LOG.info("synthesising them on %s ...", completer.networks.device)
     done = completer.complete(source, out=out / "completed", targets=HIDDEN, overwrite=True)
     _LOG.info("measuring and drawing ...")
     rows = _measure(acquired, done)
-    title = f"modfill on a simulated case: {' and '.join(SHORT_NAMES[m] for m in HIDDEN)} from " + " and ".join(
-        SHORT_NAMES[modality] for modality in shown
+    title = f"modfill on a simulated case: {' and '.join(BRATS[m].short for m in HIDDEN)} from " + " and ".join(
+        BRATS[modality].short for modality in shown
     )
     draw_completion(out / "demo.png", rows, title)
     _tell(out, rows, time.monotonic() - began)
@@ -63,7 +63,7 @@ def run_demo(out: Path, weights: Path | None = None) -> None:
 
 def _measure(acquired: dict[str, nib.Nifti1Image], done: Completed) -> list[Row]:
     """Score what was synthesised against what was hidden, inside the box of the brain."""
-    real = {modality: _ras(acquired[modality]) for modality in MODALITIES}
+    real = {modality: _ras(acquired[modality]) for modality in BRATS.names}
     brain = np.sum([volume > 0 for volume in real.values()], axis=0) >= 2
     box = brain_box(brain)
     brain, tumour = brain[box], _ras(acquired["seg"])[box] > 0
@@ -87,7 +87,7 @@ def _tell(out: Path, rows: list[Row], seconds: float) -> None:
     """Tell the scores and where everything is."""
     _LOG.info("%-8s%s", "", "".join(f"{name:>14}" for name in FIGURES))
     for row in rows:
-        _LOG.info("%-8s%s", SHORT_NAMES[row.modality], "".join(f"{row.scores[name]:14.3f}" for name in FIGURES))
+        _LOG.info("%-8s%s", BRATS[row.modality].short, "".join(f"{row.scores[name]:14.3f}" for name in FIGURES))
     _LOG.info("PSNR in dB; matched: after the best linear fit of intensities.")
     _LOG.info("The phantom is a simulation: this shows that modfill works, not how well it does on patients.")
     places = {

@@ -38,11 +38,17 @@ class Brightness(nn.Module):
         self.register_buffer("correlation", torch.zeros(modalities * FIGURES, modalities * FIGURES))
 
     def fit(self, figures: Tensor) -> None:
-        """Estimate the distribution from complete cases, (N, M, FIGURES) as `IntensityScale.brightness` gives them."""
-        self.mean.copy_(figures.mean(0))
-        self.std.copy_(figures.std(0, correction=0))
+        """Estimate the distribution, each correlation from the cases that have both modalities.
+
+        Args:
+            figures: (N, M, FIGURES) as `IntensityScale.brightness` gives them, NaN for a missing modality.
+        """
+        self.mean.copy_(figures.nanmean(0))
+        self.std.copy_((figures - self.mean.cpu()).square().nanmean(0).sqrt())
         apart = ((figures - self.mean.cpu()) / self.std.cpu().clamp(min=1e-4)).flatten(1)
-        self.correlation.copy_(apart.T @ apart / len(apart))
+        known = apart.isfinite().to(apart.dtype)
+        apart = apart.nan_to_num(0)
+        self.correlation.copy_(apart.T @ apart / (known.T @ known).clamp(min=1))
 
     def forward(
         self, figures: Sequence[tuple[float, float, float]], sources: Sequence[int], target: int

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from modfill.modalities import MODALITIES
+from modfill.modalities import BRATS, ModalitySet
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Preset:
     """Everything that rebuilds and trains one ALDM."""
 
     name: str
-    modalities: tuple[str, ...] = MODALITIES
+    modality_set: ModalitySet = BRATS
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     translator: TranslatorConfig = field(default_factory=TranslatorConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
@@ -143,13 +143,18 @@ class Preset:
                 raise ValueError(f"channels of the {name} must be {levels}, got {getattr(self, name).channels}")
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """The names of the modalities, in the order of the networks' channels."""
+        return self.modality_set.names
+
+    @property
     def multiple(self) -> int:
         """Every edge of a volume must be a multiple of this: the halvings of translator and denoiser."""
         return FOLD**4
 
     def to_json(self) -> str:
         """The preset as JSON text, for a checkpoint's metadata."""
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self) | {"modality_set": self.modality_set.table})
 
     @classmethod
     def from_json(cls, text: str) -> Preset:
@@ -160,21 +165,23 @@ class Preset:
             ValueError: likewise, or a size is absurd: the text may come from a stranger's file.
         """
         raw = json.loads(text)
-        _check_depth("modalities", raw["modalities"])
+        raw["modality_set"] = _modality_set(raw)
         parts = {"autoencoder": AutoencoderConfig, "translator": TranslatorConfig, "denoiser": DenoiserConfig,
                  "losses": LossConfig}  # fmt: skip
         for name, part in parts.items():
             _check_sizes(raw[name])
             raw[name] = part(**_tuples(raw[name]))
-        _check_choices(raw)
         raw["training"] = {stage: StageConfig(**settings) for stage, settings in raw["training"].items()}
         return cls(**_tuples(raw))
 
 
-def _check_choices(raw: dict[str, Any]) -> None:
-    """Refuse unknown modalities."""
-    if sorted(raw["modalities"]) != sorted(MODALITIES):
-        raise ValueError(f"modalities must be {', '.join(MODALITIES)}, got {raw['modalities']}")
+def _modality_set(raw: dict[str, Any]) -> ModalitySet:
+    """The set of a preset's text; before there were others, it held the names of the BraTS set."""
+    if "modality_set" in raw:
+        return ModalitySet.from_table(raw["modality_set"])
+    if tuple(raw.pop("modalities")) != BRATS.names:
+        raise ValueError("modalities must be a set, got names; train the weights again")
+    return BRATS
 
 
 def _check_sizes(part: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ from modfill.cases.files import CaseFiles
 from modfill.cases.marks import has_mark, read_sidecar, voxel_hash
 from modfill.cases.nifti import read_header, read_image
 from modfill.errors import CaseError
-from modfill.modalities import MODALITIES
 from modfill.outputs.naming import OutputFolder, Place
 from modfill.outputs.sidecar import DECISIVE, is_ours
 from modfill.outputs.writing import remove
@@ -44,7 +43,7 @@ class Earlier:
         Raises:
             CaseError: a place would be outside of the folder.
         """
-        places = {} if out is None else {modality: out.place(case_id, modality) for modality in MODALITIES}
+        places = {} if out is None else {m: out.place(case_id, m) for m in out.modality_set.names}
         found = {modality: read_sidecar(place.sidecar) for modality, place in places.items()}
         return cls(case_id, places, {modality: note for modality, note in found.items() if note is not None})
 
@@ -158,7 +157,7 @@ def _unchanged_sources(files: CaseFiles, note: Mapping[str, Any], *, allow_synth
                 return None
     except (OSError, CaseError, LookupError, TypeError, AttributeError):  # of another case, or from arrays
         return None
-    return tuple(m for m in MODALITIES if m in sources) if set(sources) <= set(files.paths) else None
+    return files.modality_set.in_order(sources) if set(sources) <= set(files.paths) else None
 
 
 def _is_synthetic(note: Mapping[str, Any], modality: str) -> bool:

@@ -24,7 +24,6 @@ from modfill.cases.filenames import SEGMENTATION_WORDS, is_segmentation, nifti_s
 from modfill.cases.files import CaseFiles, Cohort
 from modfill.cases.layouts.dataset_json import FILE_ENDING, ChannelCase, channel_names
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import SHORT_NAMES
 from modfill.outputs.naming import OutputFolder, refuse_links
 
 __all__ = ["Links", "check_description", "describe", "remove_description", "write_json"]
@@ -275,8 +274,9 @@ def _nnunet_description(out: OutputFolder, cohort: Cohort) -> dict[str, Any]:
         dataset = {key: dataset[key] for key in _DECATHLON_KEYS if key in dataset}
         labels = _by_name(labels)
     dataset = {key: value for key, value in dataset.items() if key not in ("dataset", "modality")}
+    names = {modality.name: modality.channel for modality in out.modality_set.modalities} | names
     return dataset | {
-        "channel_names": {str(n): names[m] if m in names else SHORT_NAMES[m] for n, m in enumerate(out.channels)},
+        "channel_names": {str(number): names[channel] for number, channel in enumerate(out.channels)},
         "labels": labels,
         "numTraining": len(out.training),
         "file_ending": FILE_ENDING,

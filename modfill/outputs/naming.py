@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Literal
 
 from modfill.cases.files import Cohort, id_problem
-from modfill.cases.layouts.bids import BIDS_SUFFIXES, UNCERTAINTY
+from modfill.cases.layouts.bids import UNCERTAINTY, BidsName
 from modfill.cases.layouts.dataset_json import FILE_ENDING, IMAGE_FOLDERS
 from modfill.cases.marks import sidecar_path
 from modfill.errors import CaseError, ModfillError, SettingsError
-from modfill.modalities import MODALITIES
+from modfill.modalities import BRATS, ModalitySet
 
 __all__ = ["NAMINGS", "Naming", "OutputFolder", "Place", "output_folder", "refuse_links", "uncertainty_path"]
 
 Naming = Literal["brats2023", "brats2021", "nnunet", "bids"]
 
-_BRATS_2021 = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
 _SYNTHETIC = "desc-modfill"
 _NO_MAP_FOLDER = "uncertainty"
 
@@ -49,16 +48,22 @@ class OutputFolder:
     Attributes:
         path: The folder; made when the first output is written.
         naming: One of ``NAMINGS``.
-        channels: All modalities in the order of nnU-Net's channels, and the names of other channels among them.
+        channels: All modalities in the order of nnU-Net's channels, and the names of other channels among them; none
+            stands for those of the set.
         training: Cases that nnU-Net trains with: their images go to imagesTr, all others to imagesTs.
         uncompressed: Cases whose synthetic images end in ``.nii`` as their acquired ones do.
+        modality_set: The modalities that outputs may be.
     """
 
     path: Path
     naming: Naming = "brats2023"
-    channels: tuple[str, ...] = MODALITIES
+    channels: tuple[str, ...] = ()
     training: frozenset[str] = frozenset()
     uncompressed: frozenset[str] = frozenset()
+    modality_set: ModalitySet = BRATS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", self.channels or self.modality_set.names)
 
     def place(self, case_id: str, modality: str) -> Place:
         """Where a synthesised modality goes.
@@ -94,7 +99,7 @@ def _brats2023(out: OutputFolder, case_id: str, modality: str, acquired: bool) -
 
 
 def _brats2021(out: OutputFolder, case_id: str, modality: str, acquired: bool) -> str:
-    return f"{case_id}/{case_id}_{_BRATS_2021[modality]}"
+    return f"{case_id}/{case_id}_{out.modality_set[modality].brats2021}"
 
 
 def _nnunet(out: OutputFolder, case_id: str, modality: str, acquired: bool) -> str:
@@ -103,10 +108,10 @@ def _nnunet(out: OutputFolder, case_id: str, modality: str, acquired: bool) -> s
 
 
 def _bids(out: OutputFolder, case_id: str, modality: str, acquired: bool) -> str:
-    entities = _bids_entities(case_id)
-    agent = ["ce-gadolinium"] if modality == "t1c" else []
+    case, name = _bids_entities(case_id), BidsName.of(out.modality_set[modality].bids[0])
+    entities = [f"{key}-{value}" for key, value in name.entities.items()]
     description = [] if acquired else [_SYNTHETIC]
-    return "/".join([*entities, "anat", "_".join([*entities, *agent, *description, BIDS_SUFFIXES[modality]])])
+    return "/".join([*case, name.datatype, "_".join([*case, *entities, *description, name.suffix])])
 
 
 def _bids_entities(case_id: str) -> list[str]:
@@ -148,7 +153,7 @@ def output_folder(path: Path, naming: Naming | Literal["auto"], cohort: Cohort) 
     if naming == "auto":
         naming = _LIKE.get(cohort.layout) or _brats_year(cohort)
     training = frozenset(case.case_id for case in cohort.cases if case.label is not None)
-    channels = (*cohort.channels, *(modality for modality in MODALITIES if modality not in cohort.channels))
+    channels = (*cohort.channels, *cohort.modality_set.without(cohort.channels))
     subjects: dict[str, str] = {}
     for case in cohort.cases if naming == "bids" else ():
         name = "_".join(_bids_entities(case.case_id))
@@ -163,12 +168,12 @@ def output_folder(path: Path, naming: Naming | Literal["auto"], cohort: Cohort) 
         for case in (cohort.cases if auto and naming != "nnunet" else ())  # nnU-Net needs one ending
         if case.paths and all(file.name.lower().endswith(".nii") for file in case.paths.values())
     )
-    return OutputFolder(path, naming, channels, training, plain)
+    return OutputFolder(path, naming, channels, training, plain, cohort.modality_set)
 
 
 def _brats_year(cohort: Cohort) -> Naming:
     """BraTS 2021's naming if every file of the cohort has it."""
-    endings = {modality: re.compile(rf"_{name}\.nii(\.gz)?$") for modality, name in _BRATS_2021.items()}
+    endings = {m.name: re.compile(rf"_{m.brats2021}\.nii(\.gz)?$") for m in cohort.modality_set.modalities}
     files = [(modality, path) for case in cohort.cases for modality, path in case.paths.items()]
     return "brats2021" if all(endings[modality].search(path.name) for modality, path in files) else "brats2023"
 

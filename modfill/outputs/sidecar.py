@@ -13,13 +13,11 @@ from modfill.cases.marks import has_mark, read_sidecar, voxel_hash
 from modfill.cases.nifti import read_header
 from modfill.cases.reading import Case
 from modfill.errors import CaseError
-from modfill.modalities import NAMES
+from modfill.modalities import BRATS
 from modfill.outputs.naming import Place
 from modfill.settings import Settings
 
-__all__ = ["DECISIVE", "NO_AGENT", "decisive", "is_ours", "settings_keys", "sidecar", "source_paths"]
-
-NO_AGENT = "No contrast agent was given: enhancement is inferred from the other modalities and may be wrong or absent."
+__all__ = ["DECISIVE", "decisive", "is_ours", "settings_keys", "short_names", "sidecar", "source_paths"]
 
 DECISIVE = ("Sources", "Weights", "Mode", "Steps", "Samples", "Seed", "Uncertainty")
 """The keys that two outputs must share to be the same."""
@@ -65,22 +63,25 @@ def sidecar(
         found: what the synthesis adds: `Precision`, `UnitRange`, `ExpectedPSNR`, `VoxelSHA256` and the like.
         place: where the image goes; the sources' paths are relative to its folder. None leaves them out.
     """
-    sources = ", ".join(NAMES[m] for m in case.available)
+    names, modality = case.modality_set.long_names, case.modality_set[target]
+    sources = ", ".join(names[m] for m in case.available)
     packages = ({"Name": name, "Version": version(name)} for name in ("torch", "numpy"))
     note: dict[str, Any] = {
         "Synthetic": True,
         "Modality": target,
-        "Description": f"{NAMES[target]} synthesised from {sources}; not acquired, not for diagnosis",
+        "Description": f"{names[target]} synthesised from {sources}; not acquired, not for diagnosis",
         "CaseID": case.case_id,
         "GeneratedBy": [{"Name": "modfill", "Version": __version__}, *packages],
         **decisive,
-    }
+        "ModalitySet": {"Name": case.modality_set.name, "Modalities": list(names),
+                        "ShortNames": list(case.modality_set.short_names.values())},
+    }  # fmt: skip
     if place is not None and case.paths:
         note["SourcePaths"] = {m: _relative(source, place.image.parent) for m, source in case.paths.items()}
     if case.overrides:
         note["Overrides"] = list(case.overrides)
-    if target == "t1c":
-        note["ContrastAgent"] = NO_AGENT
+    if modality.unsafe:
+        note["ContrastAgent" if modality.enhanced else "Unsafe"] = modality.unsafe
     return {**note, **found}
 
 
@@ -98,6 +99,12 @@ def source_paths(note: Mapping[str, Any], path: Path) -> dict[str, Path]:
     """
     folder = os.path.realpath(path.parent)
     return {m: Path(os.path.normpath(os.path.join(folder, way))) for m, way in note.get("SourcePaths", {}).items()}
+
+
+def short_names(note: Mapping[str, Any]) -> dict[str, str]:
+    """The short names of a sidecar's set by modality, in its order; before there were others, it was the BraTS set."""
+    found = note.get("ModalitySet")
+    return BRATS.short_names if found is None else dict(zip(found["Modalities"], found["ShortNames"], strict=True))
 
 
 def _source(case: Case, modality: str) -> dict[str, Any]:

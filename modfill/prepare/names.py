@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from modfill.cases.filenames import is_contrast_word, is_native_word, is_other_sequence, split_name
-from modfill.modalities import modality_of
+from modfill.modalities import BRATS
 
 __all__ = ["are_sequences", "is_other", "is_scout", "modality_in", "patient_in", "patients_apart", "words_of"]
 
@@ -34,14 +34,14 @@ def words_of(name: str) -> list[str]:
 def modality_in(name: str) -> str | None:
     """The modality that a name states."""
     words = words_of(name)
-    split = split_name(name if name.lower().endswith((".nii", ".nii.gz")) else f"{name}.nii")
+    split = split_name(name if name.lower().endswith((".nii", ".nii.gz")) else f"{name}.nii", BRATS)
     if split and split[1] in ("t1c", "t2f"):
         return split[1]
     if any(_is_flair(word) for word in words):
         return "t2f"
     if any("*" in word for word in words):
         return None
-    agent = any(is_contrast_word(word) for word in words if word not in ("c", "pre")) and not any(
+    agent = any(is_contrast_word(word, BRATS) for word in words if word not in ("c", "pre")) and not any(
         word in ("pre", "without", "wo", "non", "no", "w/o") for word in words
     )
     if any(_is_t1(word) for word in words):
@@ -58,7 +58,7 @@ def is_scout(name: str) -> bool:
 
 def is_other(name: str) -> bool:
     """Whether a name states a sequence or a map that is none of the case's modalities."""
-    return any(word in _OTHER for word in words_of(name)) or is_other_sequence(name)
+    return any(word in _OTHER for word in words_of(name)) or is_other_sequence(name, BRATS)
 
 
 def are_sequences(folders: Sequence[str]) -> bool:
@@ -72,7 +72,7 @@ def are_sequences(folders: Sequence[str]) -> bool:
 
 
 def _modality_in_whole_words(name: str) -> str | None:
-    return modality_in(name) if any(modality_of(word) for word in words_of(name)) else None
+    return modality_in(name) if any(BRATS.modality_of(word) for word in words_of(name)) else None
 
 
 def patient_in(name: str) -> str:
@@ -87,7 +87,7 @@ def patient_in(name: str) -> str:
         for word in words[:end]
         if word not in _NO_PATIENT
         and (len(word) > 1 or word.isdigit())
-        and not is_contrast_word(word)
+        and not is_contrast_word(word, BRATS)
         and not is_native_word(word)
     )
 

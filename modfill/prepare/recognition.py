@@ -12,7 +12,7 @@ import numpy as np
 from modfill.cases.filenames import is_native_word, is_segmentation, nifti_stem
 from modfill.cases.nifti import Unusable, read_header
 from modfill.errors import CaseError
-from modfill.modalities import MODALITIES, SHORT_NAMES
+from modfill.modalities import BRATS
 from modfill.prepare.finding import Series
 from modfill.prepare.names import is_other, is_scout, modality_in, patients_apart, words_of
 
@@ -68,7 +68,7 @@ def recognise(series: Series) -> Verdict:
     if name and parameters and base.get(name, name) != parameters:
         return Verdict(
             None,
-            f"its name says {SHORT_NAMES[name]} ({from_name}), its parameters {SHORT_NAMES[parameters]} "
+            f"its name says {BRATS[name].short} ({from_name}), its parameters {BRATS[parameters].short} "
             f"({from_header})",
             True,
         )
@@ -95,28 +95,28 @@ def choose(all_series: Sequence[Series], named: Mapping[str, Path], *, ignore_un
         CaseError: a series is doubtful and could be a modality that is missing, two are equally good, or the series
             are of several patients.
     """
-    found: dict[str, list[Series]] = {m: [] for m in MODALITIES}
+    found: dict[str, list[Series]] = {m: [] for m in BRATS.names}
     reasons, doubtful = {}, []
     for series in all_series:
         key = _key(series)
         if any(_same(series, path) for path in named.values()):
             continue
         verdict = recognise(series)
-        reasons[key] = f"{SHORT_NAMES[verdict.modality] if verdict.modality else 'left out'}: {verdict.reason}"
+        reasons[key] = f"{BRATS[verdict.modality].short if verdict.modality else 'left out'}: {verdict.reason}"
         if verdict.modality and verdict.modality not in named:
             found[verdict.modality].append(series)
         elif verdict.doubtful:
             doubtful.append((key, verdict.reason))
     _require_one_patient([series for several in found.values() for series in several])
     chosen: dict[str, Series] = {}
-    for modality in MODALITIES:
+    for modality in BRATS.names:
         if modality in named:
             chosen[modality] = _named(modality, named[modality], all_series)
-            reasons[_key(chosen[modality])] = f"{SHORT_NAMES[modality]}: named by the user"
+            reasons[_key(chosen[modality])] = f"{BRATS[modality].short}: named by the user"
         elif found[modality]:
             chosen[modality] = _best(modality, found[modality], reasons)
-    if doubtful and len(chosen) < len(MODALITIES) and not ignore_unexplained:
-        missing = ", ".join(SHORT_NAMES[m] for m in MODALITIES if m not in chosen)
+    if doubtful and len(chosen) < len(BRATS.names) and not ignore_unexplained:
+        missing = ", ".join(BRATS[m].short for m in BRATS.names if m not in chosen)
         key, reason = doubtful[0]
         raise CaseError(
             f"{key} may be one of {missing}: {reason}; name the files (t1=FILE, …), or leave it out with "
@@ -197,12 +197,12 @@ def _best(modality: str, candidates: Sequence[Series], reasons: dict[str, str]) 
     first, second = (candidates[number] for _, number in graded[:2])
     if np.allclose(graded[0][0], graded[1][0], rtol=0.02):
         raise CaseError(
-            f"{SHORT_NAMES[modality]} must be one series, got {_key(first)} and {_key(second)} with the same voxels; "
+            f"{BRATS[modality].short} must be one series, got {_key(first)} and {_key(second)} with the same voxels; "
             f"name the one to take"
         )
     for series in candidates:
         if series is not first:
-            reasons[_key(series)] = f"left out: {SHORT_NAMES[modality]} too, but {_key(first)} has smaller voxels"
+            reasons[_key(series)] = f"left out: {BRATS[modality].short} too, but {_key(first)} has smaller voxels"
     return first
 
 
@@ -215,7 +215,7 @@ def _named(modality: str, path: Path, all_series: Sequence[Series]) -> Series:
     """The series at a path that the user named. Raises CaseError if there are several."""
     inside = [series for series in all_series if _same(series, path)]
     if len(inside) > 1:
-        raise CaseError(f"{path} must be one series for {SHORT_NAMES[modality]}, got {len(inside)}; name a subfolder")
+        raise CaseError(f"{path} must be one series for {BRATS[modality].short}, got {len(inside)}; name a subfolder")
     return inside[0] if inside else Series(path, path, path.name)
 
 

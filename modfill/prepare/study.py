@@ -20,7 +20,7 @@ from modfill.atomic import replacing, writable
 from modfill.cases.files import folder_name, id_problem
 from modfill.cases.marks import voxel_hash
 from modfill.errors import CaseError, ModfillError, SettingsError
-from modfill.modalities import MODALITIES, NAMES, SHORT_NAMES, by_modality, modality_of
+from modfill.modalities import BRATS
 from modfill.prepare.finding import find_series, find_studies
 from modfill.prepare.grid import Grid, grid_around, grid_of_reference, resample
 from modfill.prepare.images import save_image, stored
@@ -159,7 +159,7 @@ def _read(
 ) -> _Work:
     """Find, recognise and read the scans, and choose the reference."""
     if isinstance(study, Mapping):
-        named = {m: Path(path) for m, path in by_modality(study).items()}
+        named = {m: Path(path) for m, path in BRATS.by_modality(study).items()}
         choice = _named_files(named, scratch)
         folder = next(iter(named.values())).parent
     else:
@@ -174,7 +174,7 @@ def _read(
     for key, reason in choice.reasons.items():
         _LOG.info("%s: %s: %s", case_id, key, reason)
     if reference is not None:
-        wanted = modality_of(reference)
+        wanted = BRATS.modality_of(reference)
         if wanted not in scans:
             raise SettingsError(f"reference must be one of {', '.join(scans)}, got '{reference}'")
     else:
@@ -229,7 +229,7 @@ def _register(work: _Work) -> None:
                 raise CaseError(f"{scan.path} cannot be registered: {str(error).splitlines()[-1]}") from error
             _LOG.info(
                 "%s: %s registered to %s: information %.3f (%.3f before), perturbed start %.1f mm off, Dice %.2f",
-                work.case_id, SHORT_NAMES[modality], SHORT_NAMES[work.reference], *found.information, found.apart,
+                work.case_id, BRATS[modality].short, BRATS[work.reference].short, *found.information, found.apart,
                 found.overlap,
             )  # fmt: skip
 
@@ -245,7 +245,7 @@ def _strip(work: _Work, mask: Path | None) -> None:
         found, tool = _given_mask(work, mask, whole), f"mask {mask.name}"
     else:
         if t1 not in ("t1n", "t1c"):
-            work.warnings.append(f"the brain was found in {SHORT_NAMES[t1]}; deepbet is made for T1")
+            work.warnings.append(f"the brain was found in {BRATS[t1].short}; deepbet is made for T1")
         found, tool = brain_of(head, whole)
     volume = float(found.sum() * np.prod(whole.spacing) / 1000)
     doubts = doubts_of(found, head, whole, _covered(work, t1, whole))
@@ -289,7 +289,7 @@ def _image(work: _Work, modality: str, bias_correction: bool) -> NDArray[np.floa
     covered = _covered(work, modality, grid)
     share = float(covered[brain.mask].mean()) if brain.mask.any() else 1.0
     if share < 0.98:
-        work.warnings.append(f"{SHORT_NAMES[modality]} covers only {share:.0%} of the brain")
+        work.warnings.append(f"{BRATS[modality].short} covers only {share:.0%} of the brain")
     voxels = _without_bias(head, grid, brain.mask) if bias_correction else head
     least = 1.0 if scan.integer and scan.voxels.min() >= 0 else -np.inf
     return np.where(brain.mask & covered, np.maximum(voxels, least), 0).astype(np.float32)
@@ -313,8 +313,8 @@ def _write(work: _Work, images: Mapping[str, NDArray[np.float32]], out: Path, bi
     folder = out / case
     picture, record = folder / f"{case}-prepared.png", folder / f"{case}{SUFFIX}"
     with writable(picture, CaseError, case), replacing(picture) as temporary:
-        draw(work.heads, brain.mask, grid.affine, {m: NAMES[m] for m in MODALITIES}, temporary)
-    doubts = [f"{SHORT_NAMES[m]}: {doubt}" for m, found in work.registrations.items() for doubt in found.doubts]
+        draw(work.heads, brain.mask, grid.affine, BRATS.long_names, temporary)
+    doubts = [f"{BRATS[m].short}: {doubt}" for m, found in work.registrations.items() for doubt in found.doubts]
     doubts += [f"brain: {doubt}" for doubt in brain.doubts]
     if doubts:
         raise CaseError(

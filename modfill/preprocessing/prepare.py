@@ -13,7 +13,7 @@ import scipy
 from modfill.cases.brain import brain_mask, partial_coverage
 from modfill.cases.reading import Case
 from modfill.errors import CaseError
-from modfill.modalities import nearest_source
+from modfill.modalities import ModalitySet
 from modfill.preprocessing.geometry import Geometry
 from modfill.preprocessing.intensity import IntensityScale
 
@@ -32,6 +32,7 @@ class Prepared:
         brain: the brain on the model's grid, bool; `own_brain` the same on the case's own grid.
         scales: the intensity scale of each modality.
         geometry: the transform between the grids.
+        modality_set: the modalities that the case may have.
     """
 
     volumes: dict[str, np.ndarray]
@@ -39,6 +40,7 @@ class Prepared:
     own_brain: np.ndarray
     scales: dict[str, IntensityScale]
     geometry: Geometry
+    modality_set: ModalitySet
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -51,7 +53,7 @@ class Prepared:
 
     def nearest(self, target: str) -> str:
         """The source whose intensities and data type a synthetic image takes."""
-        return nearest_source(target, self.sources)
+        return self.modality_set.nearest_source(target, self.sources)
 
     def restore(self, volume: np.ndarray) -> np.ndarray:
         """A volume (X, Y, Z) on the model's grid -> the case's own grid, 0 outside the brain.
@@ -109,4 +111,4 @@ def prepare(case: Case, multiple: int, leave_out: Collection[str] = ()) -> Prepa
     for modality, volume in volumes.items():
         inside = geometry.apply(volume * own_brain, average=True) / share.clip(1e-6)
         normalised[modality] = scales[modality].normalise(inside) * brain
-    return Prepared(normalised, brain, own_brain, scales, geometry)
+    return Prepared(normalised, brain, own_brain, scales, geometry, case.modality_set)

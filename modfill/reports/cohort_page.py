@@ -24,9 +24,8 @@ from modfill.cases.marks import expected_psnr
 from modfill.cases.nifti import read_header, read_image
 from modfill.cohort.table import read_table
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, SHORT_NAMES
 from modfill.outputs.naming import uncertainty_path
-from modfill.outputs.sidecar import is_ours, source_paths
+from modfill.outputs.sidecar import is_ours, short_names, source_paths
 from modfill.reports.pages import save_page
 from modfill.reports.strips import Frame, Strip, draw_strip
 
@@ -47,6 +46,14 @@ class Synthetic:
 
     note: Mapping[str, Any]
     path: Path
+
+    @property
+    def modality(self) -> str:
+        return str(self.note["Modality"])
+
+    @property
+    def short(self) -> str:
+        return short_names(self.note)[self.modality]
 
     @property
     def window(self) -> tuple[float, float]:
@@ -166,10 +173,10 @@ def _find(completed: Path) -> dict[str, list[Synthetic]]:
 def _report_case(case_id: str, synthetic: Sequence[Synthetic], edge: int | None) -> ReportedCase:
     """A case of the page; without pictures if `edge` is None, and without anything if a file of it is damaged."""
     try:
-        synthetic = sorted(synthetic, key=lambda one: MODALITIES.index(one.note["Modality"]))
+        synthetic = sorted(synthetic, key=lambda one: list(short_names(one.note)).index(one.modality))
         order, facts = _facts(synthetic)
         figures = _figures(synthetic, edge) if edge else None
-        provenance = [(SHORT_NAMES[one.note["Modality"]], _provenance(one)) for one in synthetic]
+        provenance = [(one.short, _provenance(one)) for one in synthetic]
     except _DAMAGED as error:
         files = ", ".join(one.path.name for one in synthetic)
         damage = f"{files}, or a sidecar or map of these, is damaged ({type(error).__name__})"
@@ -182,7 +189,7 @@ def _facts(synthetic: Sequence[Synthetic]) -> tuple[dict[str, str], list[str]]:
     spreads = [spread for one in synthetic if (spread := _mean_spread(one)) is not None]
     psnrs = [found for one in synthetic if (found := expected_psnr(one.note)) is not None]
     order = {"count": str(len(synthetic))}
-    facts = [f"{len(synthetic)} synthesised: {', '.join(SHORT_NAMES[one.note['Modality']] for one in synthetic)}"]
+    facts = [f"{len(synthetic)} synthesised: {', '.join(one.short for one in synthetic)}"]
     if spreads:
         order["uncertainty"] = f"{np.mean(spreads):.6f}"
         facts.append(f"uncertainty {np.mean(spreads):.1%}")
@@ -205,21 +212,21 @@ def _mean_spread(one: Synthetic) -> float | None:
 
 def _figures(synthetic: Sequence[Synthetic], edge: int) -> list[Figure]:
     """The figures of a case in the order of the modalities, each map after its image."""
-    made = {one.note["Modality"]: one for one in synthetic}
+    made = {one.modality: one for one in synthetic}
     frame = Frame.of(nib.Nifti1Image.from_filename(synthetic[0].path), edge)
     sources = {source["Modality"]: source for source in synthetic[0].note["Sources"]}
     places = source_paths(synthetic[0].note, synthetic[0].path)
     figures = []
-    for modality in MODALITIES:
+    for modality, name in short_names(synthetic[0].note).items():
         if modality in made:
             figures += _synthetic_figures(made[modality], frame)
         elif modality in sources:
-            figures.append(_acquired_figure(modality, sources[modality], places.get(modality), frame))
+            figures.append(_acquired_figure(name, sources[modality], places.get(modality), frame))
     return figures
 
 
 def _synthetic_figures(one: Synthetic, frame: Frame) -> list[Figure]:
-    name, case_id = SHORT_NAMES[one.note["Modality"]], one.note["CaseID"]
+    name, case_id = one.short, one.note["CaseID"]
     image, spread, (low, high) = _read(one.path), one.uncertainty(), one.window
     strip = draw_strip(image, frame, mark="SYNTHETIC")
     figures = [Figure(name, "synthetic", f"{name} of {case_id}, synthetic", strip, one.expected_psnr)]
@@ -235,10 +242,10 @@ def _read(path: Path) -> nib.Nifti1Image:
     return read_image(path.name, path, read_header(path))[0]
 
 
-def _acquired_figure(modality: str, source: Mapping[str, Any], path: Path | None, frame: Frame) -> Figure:
+def _acquired_figure(name: str, source: Mapping[str, Any], path: Path | None, frame: Frame) -> Figure:
     """An acquired image, or a word on why it cannot be shown."""
     file = source.get("File", "from an array")
-    figure = partial(Figure, SHORT_NAMES[modality], "acquired")
+    figure = partial(Figure, name, "acquired")
     try:
         if path is None or not path.is_file():
             return figure(f"{file} is not where it was")
@@ -251,20 +258,21 @@ def _acquired_figure(modality: str, source: Mapping[str, Any], path: Path | None
         strip = draw_strip(image, frame)
     except _UNREADABLE as error:
         return figure(f"{file} cannot be read ({type(error).__name__})")
-    return figure(f"{SHORT_NAMES[modality]}, acquired: {file}", strip)
+    return figure(f"{name}, acquired: {file}", strip)
 
 
 def _provenance(one: Synthetic) -> dict[str, str]:
     """Facts of the sidecar by name; empty where the sidecar lacks one."""
-    note = one.note
+    note, names = one.note, short_names(one.note)
     made_by = note["GeneratedBy"][0]
     return {
         "Image": one.path.name,
-        "Sources": "; ".join(f"{SHORT_NAMES[s['Modality']]} {s.get('File', 'array')}" for s in note["Sources"]),
+        "Sources": "; ".join(f"{names[s['Modality']]} {s.get('File', 'array')}" for s in note["Sources"]),
         "Made by": f"{made_by['Name']} {made_by['Version']}",
         "Weights": f"{note['Weights']['Preset']}, {note['Weights']['File']}, SHA-256 {note['Weights']['SHA256'][:12]}…",
         "Settings": f"mode {note['Mode']}, steps {note['Steps'] or 'by default'}, samples {note['Samples']}, "
                     f"seed {note['Seed']}",
         "Expected PSNR": one.expected_psnr,
         "Contrast agent": str(note.get("ContrastAgent", "")),
+        "Unsafe": str(note.get("Unsafe", "")),
     }  # fmt: skip

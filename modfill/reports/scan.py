@@ -20,7 +20,7 @@ from modfill.cases.marks import has_mark
 from modfill.cases.nifti import Unusable, empty_image, read_header
 from modfill.cases.reading import image_labels, read_case
 from modfill.errors import CaseError, ModfillError, within_memory
-from modfill.modalities import MODALITIES
+from modfill.modalities import BRATS, ModalitySet
 from modfill.reports.swaps import suspected_swap
 
 __all__ = ["Scan", "ScannedCase", "scan_case", "scan_cohort"]
@@ -43,6 +43,7 @@ class ScannedCase:
         swap: Two modalities whose files look exchanged, or None; known after a deep scan only.
         contents: A hash of each image's content, by modality.
         files: Kind of each file and folder of the case by name: a modality, or a kind as ``CaseFiles.others`` has it.
+        modality_set: The modalities that the case may have.
     """
 
     case_id: str
@@ -55,11 +56,12 @@ class ScannedCase:
     swap: tuple[str, str] | None = None
     contents: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    modality_set: ModalitySet = BRATS
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Modalities without an acquired file."""
-        return tuple(m for m in MODALITIES if m not in self.available and m not in self.unusable)
+        return self.modality_set.without((*self.available, *self.unusable))
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,14 @@ class Scan:
         deep: True if every voxel was read.
         cases: Sorted by id.
         left_alone: Kind by name of every file and folder that belongs to no case.
+        modality_set: The modalities that the cases may have.
     """
 
     path: Path
     deep: bool
     cases: list[ScannedCase]
     left_alone: dict[str, str] = field(default_factory=dict)
+    modality_set: ModalitySet = BRATS
 
     @property
     def duplicates(self) -> list[tuple[str, ...]]:
@@ -89,7 +93,7 @@ class Scan:
         return [tuple(f"{case_id} {modality}" for case_id, modality in found) for found in shared]
 
 
-def scan_cohort(path: Path | str, *, deep: bool = False) -> Scan:
+def scan_cohort(path: Path | str, *, modality_set: ModalitySet | str | Path | None = None, deep: bool = False) -> Scan:
     """Say what every case of a cohort has, lacks and cannot use.
 
     Without ``deep`` only headers are read, and blank, truncated or copied images pass for available; the 4D files of
@@ -97,15 +101,16 @@ def scan_cohort(path: Path | str, *, deep: bool = False) -> Scan:
 
     Args:
         path: As for ``find_cohort``.
+        modality_set: As for ``find_cohort``.
         deep: Read every voxel: contents are checked as for completion, and exchanged modalities suspected.
 
     Raises:
         ModfillError: As ``find_cohort``.
     """
-    cohort = find_cohort(path)
+    cohort = find_cohort(path, modality_set=modality_set)
     bar = tqdm(cohort.cases, unit="case", leave=False, disable=None)  # seen in a terminal only
     cases = [replace(scan_case(files, deep=deep), files=_named(files)) for files in bar]
-    return Scan(Path(path), deep, cases, cohort.left_alone)
+    return Scan(Path(path), deep, cases, cohort.left_alone, cohort.modality_set)
 
 
 def _named(files: CaseFiles) -> dict[str, str]:
@@ -119,7 +124,7 @@ def _named(files: CaseFiles) -> dict[str, str]:
 def scan_case(files: CaseFiles, *, deep: bool = False) -> ScannedCase:
     """Say what one case has, lacks and cannot use; see ``scan_cohort``."""
     if files.problem:
-        return ScannedCase(files.case_id, problem=files.problem)
+        return ScannedCase(files.case_id, problem=files.problem, modality_set=files.modality_set)
     images: dict[str, nib.Nifti1Image] = {}
     synthetic: list[str] = []
     unusable: dict[str, str] = {}
@@ -136,7 +141,8 @@ def scan_case(files: CaseFiles, *, deep: bool = False) -> ScannedCase:
             unusable[modality] = f"{path.name} {reason}"
         except CaseError as error:
             problem = problem or str(error)
-    scanned = ScannedCase(files.case_id, tuple(images), tuple(synthetic), unusable, problem, *_grid(images.values()))
+    found = (tuple(images), tuple(synthetic), unusable, problem, *_grid(images.values()))
+    scanned = ScannedCase(files.case_id, *found, modality_set=files.modality_set)
     if problem or not images:
         return scanned if problem else replace(scanned, problem=nothing_usable(files.case_id, unusable))
     try:

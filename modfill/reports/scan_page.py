@@ -8,7 +8,6 @@ import pandas as pd
 
 from modfill.atomic import replacing, writable
 from modfill.errors import printable
-from modfill.modalities import MODALITIES, SHORT_NAMES
 from modfill.reports.pages import save_page
 from modfill.reports.scan import Scan, ScannedCase
 from modfill.reports.swaps import ACCURACY
@@ -32,7 +31,7 @@ def _row(case: ScannedCase, copies: dict[str, tuple[str, ...]]) -> dict[str, str
     ]
     return {
         "case_id": case.case_id,
-        **{modality: _state(case, modality) for modality in MODALITIES},
+        **{modality: _state(case, modality) for modality in case.modality_set.names},
         "grid": case.grid,
         "spacing": case.spacing,
         "duplicates": "; ".join(doubles),
@@ -54,11 +53,11 @@ def _summaries(scan: Scan) -> dict[str, pd.DataFrame]:
     """The tables that count cases, by title; none without a row."""
     table = case_table(scan)
     states = pd.DataFrame(
-        [{"modality": f"{m} ({SHORT_NAMES[m]})", **{s: int((table[m] == s).sum()) for s in _STATES}}
-         for m in MODALITIES]
+        [{"modality": f"{m.name} ({m.short})", **{s: int((table[m.name] == s).sum()) for s in _STATES}}
+         for m in scan.modality_set.modalities]
     )  # fmt: skip
     usable = [case for case in scan.cases if not case.problem and not case.unusable]
-    lacking = [", ".join(m for m in MODALITIES if m not in case.available) or "nothing" for case in usable]
+    lacking = [", ".join(scan.modality_set.without(case.available)) or "nothing" for case in usable]
     grids = [(case.grid, case.spacing) for case in scan.cases if case.grid]
     summaries = {
         "Modalities": states,
@@ -98,7 +97,7 @@ def _findings(scan: Scan) -> dict[str, list[str]]:
 
 def _others(case: ScannedCase) -> list[tuple[str, str]]:
     """Files of a case that are no modality of it."""
-    return [(name, kind) for name, kind in case.files.items() if kind.split(", ")[0] not in MODALITIES]
+    return [(name, kind) for name, kind in case.files.items() if kind.split(", ")[0] not in case.modality_set.names]
 
 
 def _depth(scan: Scan) -> str:

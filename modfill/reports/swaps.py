@@ -47,11 +47,13 @@ WEIGHTS: dict[tuple[str, str], tuple[float, ...]] = {
 
 
 def suspected_swap(case: Case) -> tuple[str, str] | None:
-    """The two available modalities whose files look exchanged, or None; see `ACCURACY`.
+    """The two available modalities of the BraTS set whose files look exchanged, or None; see `ACCURACY`.
 
     Args:
         case: A case with its voxels. One image alone cannot be judged.
     """
+    if any(pair not in WEIGHTS for pair in combinations(case.available, 2)):
+        return None  # another set of modalities, for which there is no rule
     scores = {pair: float(np.dot(WEIGHTS[pair], figures)) for pair, figures in describe_pairs(case).items()}
     worst = min(scores, key=lambda pair: scores[pair], default=None)
     return worst if worst is not None and scores[worst] < -MARGIN else None
@@ -64,7 +66,7 @@ def describe_pairs(case: Case) -> dict[tuple[str, str], npt.NDArray[np.float64]]
         case: A case with its voxels.
 
     Returns:
-        By pair, in the order of `MODALITIES`, nine figures: the differences of the rim's mean, the deep part's mean,
+        By pair, in the order of the set, nine figures: the differences of the rim's mean, the deep part's mean,
         the skewness, the fourth moment, the share of dark voxels, the 1st and 99th percentile and the rim's standard
         deviation, all of z-scored intensities; and the skewness of the difference image. Empty without a brain.
     """

@@ -12,21 +12,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from modfill import __version__
-from modfill.errors import ModfillError
-from modfill.modalities import MODALITIES, SHORT_NAMES, modalities_of, modality_of
+from modfill.modalities import BRATS, BUILT_IN, ModalitySet, uniform
 
-__all__ = ["PRESETS", "STAGES", "Parser", "build_parser", "joined_targets"]
+__all__ = ["FILES", "PRESETS", "STAGES", "Parser", "build_parser", "joined_targets"]
 
 # Repeated here, so that --help loads no more than the parser; a test holds them equal to the library's.
 PRESETS = ("tiny", "small", "paper")
 STAGES = ("autoencoder", "translator", "denoiser")
 NAMINGS = ("brats2023", "brats2021", "nnunet", "bids")
-_FILES = {  # options that name a case's files one by one
-    "t1n": ("--t1", "--t1n"),
-    "t1c": ("--t1ce", "--t1c"),
-    "t2w": ("--t2", "--t2w"),
-    "t2f": ("--flair", "--t2f"),
-}
+# Options that name a case's files one by one, by short name; --image does it for the modalities of any weights.
+FILES = {m.short: tuple(dict.fromkeys((f"--{uniform(m.short)}", f"--{m.name}"))) for m in BRATS.modalities}
 _EXAMPLES = """\
 examples:
   modfill complete case_folder -o completed
@@ -95,6 +90,9 @@ def build_parser() -> Parser:
 
     scan = commands.add_parser("scan", help="say what a cohort has, lacks and cannot use")
     scan.add_argument("cohort", type=_existing, metavar="COHORT")
+    known = scan.add_mutually_exclusive_group()
+    known.add_argument("--modalities", metavar="SET", help=f"{', '.join(BUILT_IN)}, or a TOML file (default: brats)")
+    known.add_argument("--weights", type=_existing, metavar="FILE", help="look for the modalities of these weights")
     scan.add_argument("--csv", type=Path, metavar="FILE", help="write the table of cases")
     scan.add_argument("--html", type=Path, metavar="FILE", help="write everything as a page")
     scan.add_argument("--deep", action="store_true", help="read every voxel: blank, damaged and exchanged images too")
@@ -127,14 +125,16 @@ def _add_complete(commands: Any) -> None:
     case = complete.add_argument_group("what to complete")
     case.add_argument("cohort", type=_existing, nargs="?", metavar="CASE_OR_COHORT",
                       help="a case's folder, a cohort's folder, or a table (.csv, .tsv)")  # fmt: skip
-    for modality, names in _FILES.items():
-        case.add_argument(*names, dest=modality, type=_existing, metavar="FILE", action=_Once,
-                          help=f"a case's {SHORT_NAMES[modality]}, instead of its folder")  # fmt: skip
+    for short, names in FILES.items():
+        case.add_argument(*names, dest=short, type=_existing, metavar="FILE", action=_Once,
+                          help=f"a case's {short}, instead of its folder")  # fmt: skip
+    case.add_argument("--image", type=_named_file, metavar="NAME=FILE", action="append", default=[],
+                      help="the same for any modality that the weights know, e.g. pd=a.nii.gz")  # fmt: skip
     case.add_argument("--prepare", type=_existing, metavar="STUDY",
                       help="raw scans of one patient or a folder of patients, DICOM or NIfTI: prepare them first, "
                            "in the output folder (see modfill prepare)")  # fmt: skip
-    case.add_argument("--targets", type=_modalities, metavar="MODALITY[,MODALITY]",
-                      help=f"only these, where they are missing: {', '.join(MODALITIES)}, flair, ... "
+    case.add_argument("--targets", type=_several, metavar="MODALITY[,MODALITY]",
+                      help=f"only these, where they are missing: {', '.join(BRATS.names)}, flair, ... "
                            "(default: all that are missing)")  # fmt: skip
     case.add_argument("--shard", type=_shard, default="1/1", metavar="K/N",
                       help="only the K-th of N equal parts of the cohort, for array jobs (default: 1/1)")  # fmt: skip
@@ -181,9 +181,9 @@ def _add_prepare(commands: Any) -> None:
     )
     prepare.add_argument("study", type=_existing, nargs="?", metavar="STUDY",
                          help="one patient's folder, or a folder of patients")  # fmt: skip
-    for modality, names in _FILES.items():
-        prepare.add_argument(*names, dest=modality, type=_existing, metavar="FILE", action=_Once,
-                             help=f"the {SHORT_NAMES[modality]}: a NIfTI file or a DICOM series' folder")  # fmt: skip
+    for short, names in FILES.items():
+        prepare.add_argument(*names, dest=short, type=_existing, metavar="FILE", action=_Once,
+                             help=f"the {short}: a NIfTI file or a DICOM series' folder")  # fmt: skip
     prepare.add_argument("-o", "--out", "--output", type=Path, required=True, metavar="CASES")
     prepare.add_argument(
         "--reference", metavar="MODALITY", help="register the others to this one (default: the finest)"
@@ -214,7 +214,12 @@ def _add_prepare(commands: Any) -> None:
 def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train a preset, or go on with a run that was stopped")
     train.add_argument("--preset", choices=PRESETS, default="small", help="default: small")
-    train.add_argument("--data", type=_existing, required=True, metavar="DIR", help="folder of complete cases")
+    train.add_argument(
+        "--data", type=_existing, required=True, metavar="DIR", help="folder of cases with two modalities or more"
+    )
+    train.add_argument("--modalities", metavar="SET",
+                       help=f"{', '.join(BUILT_IN)}, or a TOML file that describes the modalities of your own "
+                            "(default: that of --weights, or brats)")  # fmt: skip
     train.add_argument("--validate", type=_existing, metavar="DIR", help="default: every tenth case of --data")
     train.add_argument("-o", "--out", "--output", type=Path, required=True, metavar="RUN")
     train.add_argument("--stage", choices=STAGES, help="this stage alone")
@@ -227,12 +232,13 @@ def _add_train(commands: Any) -> None:
 def joined_targets(words: Sequence[str]) -> list[str]:
     """The command line with `--targets t1ce flair` as `--targets t1ce,flair`.
 
-    The words that follow are targets as long as they name modalities, so that the case may come last.
+    The words that follow are targets as long as they name modalities of a built-in set, so that the case may come last.
     """
+    sets = [ModalitySet.of(name) for name in BUILT_IN]
     joined: list[str] = []
     taking = False
     for word in words:
-        if taking and modality_of(word) is not None and not os.path.exists(word):
+        if taking and any(known.modality_of(word) for known in sets) and not os.path.exists(word):
             joined[-1] += f",{word}"
         else:
             taking = bool(joined) and joined[-1] == "--targets"
@@ -259,12 +265,17 @@ def _folder(text: str) -> Path:
     return path
 
 
-def _modalities(text: str) -> tuple[str, ...]:
-    """The modalities that a word of the command line names, parted by commas."""
-    try:
-        return modalities_of(text.split(","))
-    except ModfillError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def _several(text: str) -> tuple[str, ...]:
+    """Names parted by commas."""
+    return tuple(text.split(","))
+
+
+def _named_file(text: str) -> tuple[str, Path]:
+    """A modality and its file."""
+    name, sign, file = text.partition("=")
+    if not name or not sign:
+        raise argparse.ArgumentTypeError(f"must be NAME=FILE, got '{text}'")
+    return name, _existing(file)
 
 
 def _number(low: int, high: int | None = None) -> Callable[[str], int]:

@@ -158,10 +158,10 @@ def _in_box(grid: Tensor, brain: Tensor) -> Tensor:
     return torch.cat([where, torch.ones_like(where[:1])])
 
 
-def draw_sources(rng: np.random.Generator, modalities: int) -> tuple[list[int], list[int]]:
-    """Available and missing modalities: each number of available ones alike, from one to all but one."""
+def draw_sources(rng: np.random.Generator, modalities: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Sources and targets among the modalities of a case: each number of sources alike, from one to all but one."""
     order = rng.permutation(modalities)
-    count = int(rng.integers(1, modalities))
+    count = int(rng.integers(1, len(modalities)))
     return sorted(order[:count].tolist()), sorted(order[count:].tolist())
 
 
@@ -171,7 +171,8 @@ def autoencoder_batch(rng: np.random.Generator, cases: list[TrainingCase], edge:
     for _ in range(crops):
         case = cases[int(rng.integers(len(cases)))]
         box = random_box(rng, case, (edge,) * 3) if edge else (slice(None),) * 3
-        volume = torch.from_numpy(case.volumes[int(rng.integers(len(case.volumes)))][box].astype(np.float32))
+        modality = case.available[int(rng.integers(len(case.available)))]
+        volume = torch.from_numpy(case.volumes[modality][box].astype(np.float32))
         brain = torch.from_numpy(np.array(case.brain[box]))
         volume = jitter(rng, volume, brain).flip(random_flips(rng, (0, 1, 2)))
         missing = [max(edge - n, 0) for n in reversed(volume.shape)]  # where the volume is smaller than the cube

@@ -26,7 +26,7 @@ def fit_to_held_out(model: Synthesiser, held_out: list[TrainingCase]) -> None:
     model.calibration.copy_(torch.tensor([0.0, 1.0]))
     expected, observed, ratios = [], [], []
     for index, case in enumerate(held_out):
-        for sources, target in tasks(len(case.volumes))[index % EVERY :: EVERY]:
+        for sources, target in tasks(case.available)[index % EVERY :: EVERY]:
             predicted, matched, residual = _estimate(model, case, sources, target)
             expected.append(predicted)
             observed.append(matched)
@@ -46,7 +46,7 @@ def _estimate(
         known = encoded(model, case, sources)
         prediction = model.predict(known, target, torch.empty(0), None, "mean")
         latents = model.encode_latents(torch.stack([truth, prediction.volume])[:, None])
-    scale = case.scales[target]
+    scale = case.scale(target)
     acquired, given = (scale.to_unit(v.cpu().numpy()[case.brain]) for v in (truth, prediction.volume))
     every = np.ones(len(acquired), bool)
     factor = model.preset.autoencoder.factor

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -25,25 +27,39 @@ from modfill.model.synthesiser import Encoded, Synthesiser
 from modfill.preprocessing.intensity import IntensityScale
 from modfill.preprocessing.prepare import prepare
 
+_LOG = logging.getLogger("modfill")
+
+LEAST = 2  # modalities of a training case: a source and a target
 HELD = 400  # cases of some 35 MB each
 
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """One complete case.
+    """One case with two modalities or more.
 
     Attributes:
-        volumes: (modalities, X, Y, Z) float16, normalised, memory-mapped.
+        volumes: (modalities, X, Y, Z) float16, normalised, memory-mapped; 0 for a missing modality.
         brain: (X, Y, Z) bool, memory-mapped.
-        scales: one per modality.
+        scales: one per modality; None for a missing one.
         key: names what was computed from the case; other files give another. Empty where nothing is kept.
     """
 
     case_id: str
     volumes: np.ndarray
     brain: np.ndarray
-    scales: tuple[IntensityScale, ...]
+    scales: tuple[IntensityScale | None, ...]
     key: str = ""
+
+    @property
+    def available(self) -> tuple[int, ...]:
+        """Indices of the modalities that the case has."""
+        return tuple(index for index, scale in enumerate(self.scales) if scale is not None)
+
+    def scale(self, modality: int) -> IntensityScale:
+        """The intensity scale of an available modality."""
+        scale = self.scales[modality]
+        assert scale is not None
+        return scale
 
 
 class HeldCases:
@@ -68,27 +84,46 @@ class HeldCases:
 
 
 def load_cohort(folder: Path, cache: Path, preset: Preset) -> list[TrainingCase]:
-    """Every complete case below `folder`, normalised into `cache` once, for as long as its files stay the same.
+    """Every case below `folder` with two modalities or more, normalised into `cache` for as long as its files stay.
 
     Raises:
-        ModfillError: no case has all of the preset's modalities, or one has an unusable image.
+        ModfillError: no case has two modalities, none has one of the preset's, or an image is unusable.
     """
     cache = cache / f"zscore-{preset.multiple}"
     cases = []
-    for files in find_cases(folder):
-        if set(preset.modalities) <= set(files.paths):
+    for files in find_cases(folder, modality_set=preset.modality_set, ignore_unexplained=True):
+        if len(files.paths) >= LEAST:
             stem = cache / _key(files, preset)
             if files.problem is not None or not stem.with_name(f"{stem.name}.json").exists():
                 case = read_case(files)
                 require_usable(case)
-                if not set(preset.modalities) <= set(case.available):
+                if len(case.available) < LEAST:
                     continue  # zeros in a 4D file: a missing modality that only reading shows
                 _write_cached(stem, case, preset)
             cases.append(_read_cached(stem, files.case_id))
     if not cases:
-        raise ModfillError(f"{folder}: training needs cases with all of {', '.join(preset.modalities)}, found none; "
-                           "give a folder of case folders")  # fmt: skip
+        raise ModfillError(f"{folder}: training needs cases with two or more of {', '.join(preset.modalities)}, found "
+                           "none; give a folder of case folders")  # fmt: skip
+    _log_incomplete(folder, cases, preset)
     return cases
+
+
+def require_every_modality(cases: Sequence[TrainingCase], preset: Preset) -> None:
+    """Raise ModfillError if no training case has one of the modalities."""
+    for index, modality in enumerate(preset.modalities):
+        if not any(index in case.available for case in cases):
+            raise ModfillError(
+                f"each of {', '.join(preset.modalities)} must be in at least one training case, got none with "
+                f"{modality}; add cases, or leave it out of the set"
+            )
+
+
+def _log_incomplete(folder: Path, cases: Sequence[TrainingCase], preset: Preset) -> None:
+    """Log which modalities some cases lack."""
+    lacking = {m: sum(i not in case.available for case in cases) for i, m in enumerate(preset.modalities)}
+    if any(lacking.values()):
+        text = ", ".join(f"{modality} in {count}" for modality, count in lacking.items() if count)
+        _LOG.info("%s: of %d cases, these modalities are missing: %s", folder, len(cases), text)
 
 
 def _key(files: CaseFiles, preset: Preset) -> str:
@@ -96,9 +131,9 @@ def _key(files: CaseFiles, preset: Preset) -> str:
 
     A changed file, or another case of the same id, is prepared anew.
     """
-    held = {path: file_digest(path) for path in {files.paths[m] for m in preset.modalities}}
-    parts = [(m, held[files.paths[m]], files.volume_index.get(m)) for m in preset.modalities]
-    digest = hashlib.sha256(json.dumps([parts, files.overrides]).encode()).hexdigest()
+    held = {path: file_digest(path) for path in set(files.paths.values())}
+    parts = [(m, held[path], files.volume_index.get(m)) for m, path in files.paths.items()]
+    digest = hashlib.sha256(json.dumps([preset.modalities, parts, files.overrides]).encode()).hexdigest()
     return f"{files.case_id}-{digest[:16]}"
 
 
@@ -117,10 +152,11 @@ def file_digest(path: Path) -> str:
 
 def _write_cached(stem: Path, case: Case, preset: Preset) -> None:
     prepared = prepare(case, preset.multiple)
-    volumes = np.stack([prepared.volumes[m] for m in preset.modalities]).astype(np.float16)
+    empty = np.zeros(prepared.brain.shape, np.float32)
+    volumes = np.stack([prepared.volumes.get(m, empty) for m in preset.modalities]).astype(np.float16)
     save_array(stem.with_name(f"{stem.name}-volumes.npy"), volumes)
     save_array(stem.with_name(f"{stem.name}-brain.npy"), prepared.brain)
-    scales = [asdict(prepared.scales[m]) for m in preset.modalities]
+    scales = [asdict(prepared.scales[m]) if m in prepared.scales else None for m in preset.modalities]
     save_json(stem.with_name(f"{stem.name}.json"), scales)  # last: both arrays are there
 
 
@@ -142,29 +178,36 @@ def _read_cached(stem: Path, case_id: str) -> TrainingCase:
         case_id=case_id,
         volumes=np.load(f"{stem}-volumes.npy", mmap_mode="r"),
         brain=np.load(f"{stem}-brain.npy", mmap_mode="r"),
-        scales=tuple(IntensityScale(**scale) for scale in scales),
+        scales=tuple(None if scale is None else IntensityScale(**scale) for scale in scales),
         key=stem.name,
     )
 
 
 def brightness_of(case: TrainingCase) -> list[tuple[float, float, float]]:
-    """Mean, standard deviation and skewness of each modality, as `IntensityScale.brightness` gives them."""
-    return [scale.brightness(volume, case.brain) for volume, scale in zip(case.volumes, case.scales, strict=True)]
+    """Mean, standard deviation and skewness of each modality, as `IntensityScale.brightness` gives them.
+
+    NaN stands for a missing modality.
+    """
+    return [
+        (math.nan,) * 3 if scale is None else scale.brightness(volume, case.brain)
+        for volume, scale in zip(case.volumes, case.scales, strict=True)
+    ]
 
 
-def tasks(modalities: int) -> list[tuple[tuple[int, ...], int]]:
+def tasks(modalities: Sequence[int]) -> list[tuple[tuple[int, ...], int]]:
     """Every non-empty proper subset of the modalities with every modality that it lacks."""
-    subsets = [s for size in range(1, modalities) for s in combinations(range(modalities), size)]
-    return [(sources, target) for sources in subsets for target in range(modalities) if target not in sources]
+    subsets = [s for size in range(1, len(modalities)) for s in combinations(modalities, size)]
+    return [(sources, target) for sources in subsets for target in modalities if target not in sources]
 
 
 def validation_tasks(cases: list[TrainingCase]) -> list[tuple[TrainingCase, tuple[int, ...], int]]:
     """For each held-out case one target, in turn, from one source and from all others: (case, sources, target)."""
     tasks: list[tuple[TrainingCase, tuple[int, ...], int]] = []
     for index, case in enumerate(cases):
-        m = len(case.volumes)
-        tasks.append((case, ((index + 1) % m,), index % m))
-        tasks.append((case, tuple(k for k in range(m) if k != index % m), index % m))
+        there = case.available
+        target = there[index % len(there)]
+        tasks.append((case, (there[(index + 1) % len(there)],), target))
+        tasks.append((case, tuple(k for k in there if k != target), target))
     return tasks
 
 
@@ -178,4 +221,4 @@ def encoded(model: Synthesiser, case: TrainingCase, sources: Sequence[int]) -> E
 def unit_psnr(case: TrainingCase, target: int, predicted: np.ndarray) -> float:
     """PSNR in dB of a normalised prediction (X, Y, Z), in unit range by the target's own scale."""
     acquired = case.volumes[target].astype(np.float32)
-    return psnr(*(case.scales[target].to_unit(v) * case.brain for v in (acquired, predicted)))
+    return psnr(*(case.scale(target).to_unit(v) * case.brain for v in (acquired, predicted)))

@@ -48,7 +48,7 @@ class LatentBank:
     def _task(self, index: int) -> tuple[np.random.Generator, list[int], list[int]]:
         """The generator of a variant, its sources and its targets."""
         rng = np.random.default_rng(index)
-        return rng, *draw_sources(rng, len(self.model.preset.modalities))
+        return rng, *draw_sources(rng, self.cases.cases[index % len(self.cases)].available)
 
     @torch.no_grad()
     def _encoded(self, index: int) -> np.ndarray:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from modfill.errors import ModfillError
-from modfill.modalities import MODALITIES
 
 ZERO, UNIT = 80, 16  # the stored intensity of the brain's mean, and of a standard deviation above it
 SPACING = (1.875, 1.875, 1.21)  # mm
@@ -24,19 +23,20 @@ class Regions:
         file: an .npz with `intensity` (N, M, x, y, z) uint8, LPS: 80 + 16 times the z-score over the patient's brain,
             0 outside it; `valid_box` (N, 6), first and last + 1 voxel that is no padding; `val` (N,), True for those
             that are left out.
+        modalities: M.
 
     Raises:
         ModfillError: the file is none.
     """
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, modalities: int):
         try:
             with np.load(file) as stored:
                 parts = {key: stored[key] for key in _KEYS}
         except (OSError, ValueError, KeyError) as error:
             raise ModfillError(f"{file} must be an .npz with {', '.join(sorted(_KEYS))}, got '{error}'") from error
-        if parts["intensity"].ndim != 5 or parts["intensity"].shape[1] != len(MODALITIES):
-            raise ModfillError(f"{file}: intensity must be (N, {len(MODALITIES)}, x, y, z), "
+        if parts["intensity"].ndim != 5 or parts["intensity"].shape[1] != modalities:
+            raise ModfillError(f"{file}: intensity must be (N, {modalities}, x, y, z), "
                                f"got {parts['intensity'].shape}")  # fmt: skip
         kept = ~parts["val"].astype(bool)
         self.intensity, self.boxes = parts["intensity"][kept], parts["valid_box"][kept]

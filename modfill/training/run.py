@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from torch import nn
 
 from modfill.atomic import writable
 from modfill.errors import ModfillError
+from modfill.modalities import ModalitySet
 from modfill.model.config import PRESETS, STAGES, Preset
 from modfill.model.device import best_device, half_is_fast
 from modfill.model.synthesiser import Synthesiser
 from modfill.training.calibration import fit_to_held_out
-from modfill.training.data import TrainingCase, brightness_of, load_cohort
+from modfill.training.data import TrainingCase, brightness_of, load_cohort, require_every_modality
 from modfill.training.latents import LatentBank
 from modfill.training.log import Budget
 from modfill.training.loop import Stage, rank, train
@@ -27,6 +29,7 @@ from modfill.training.stages.autoencoder import AutoencoderStage
 from modfill.training.stages.denoiser import DenoiserStage
 from modfill.training.stages.translator import TranslatorStage
 from modfill.weights import checkpoint
+from modfill.weights.file import WeightsFile
 
 HELD_OUT_EVERY = 10  # without a validation folder every tenth case is held out
 # Rank 0 prepares the cohort alone, which may take hours, and it validates alone. A rank that dies leaves nobody
@@ -46,12 +49,13 @@ def train_preset(
     device: torch.device | None = None,
     weights: Path | None = None,
     regions: Path | None = None,
+    modality_set: ModalitySet | str | Path | None = None,
 ) -> Path:
     """Train a preset, or one stage of it, resuming whatever `out` already holds.
 
     Args:
         preset_name: a key of `modfill.model.config.PRESETS`.
-        data: folder of complete training cases.
+        data: folder of training cases, each with two modalities or more.
         out: run folder; receives `<stage>.ckpt`, `<stage>.csv`, TensorBoard files and `weights.safetensors`.
         validate: folder of validation cases; None holds every tenth training case out.
         stage: train this stage alone; the stages before it must be in `out`.
@@ -61,18 +65,21 @@ def train_preset(
         weights: trained weights of the same preset to start from, which may lack the last stages; a stage in `out`
             goes before them. With `stage`, only this stage, the calibration and the inflation change.
         regions: tumour regions of more patients, for the translator; see `modfill.training.regions`.
+        modality_set: a set, the name of a built-in one, or a TOML file; None takes that of `weights`, or the BraTS set.
 
     Returns:
         The path of `weights.safetensors`.
 
     Raises:
-        ModfillError: unknown preset or stage, no time to train in, weights of another preset, no complete case, or an
+        ModfillError: unknown preset or stage, no time to train in, weights of another preset, no case, or an
             earlier stage that is missing.
     """
     if minutes is not None and not 0 < minutes < math.inf:
         raise ModfillError(f"minutes must be more than 0, got {minutes}")
-    preset = _preset_named(preset_name, stage)
-    more = Regions(regions) if regions else None
+    if modality_set is None and weights is not None:
+        modality_set = WeightsFile.open(weights).preset.modality_set
+    preset = replace(_preset_named(preset_name, stage), modality_set=ModalitySet.of(modality_set))
+    more = Regions(regions, len(preset.modalities)) if regions else None
     _join_group()
     device = device or best_device()
     with writable(out):
@@ -157,6 +164,9 @@ def _start(preset: Preset, weights: Path | None) -> tuple[Synthesiser, tuple[str
     if weights is None:
         return Synthesiser(preset), ()
     model, file = checkpoint.load(weights)
+    if model.preset.modalities != preset.modalities:
+        got = ", ".join(model.preset.modalities)
+        raise ModfillError(f"{weights} must be of {', '.join(preset.modalities)}, got {got}; leave modalities=… out")
     fresh = Synthesiser(preset)
     shapes = {name: value.shape for name, value in fresh.state_dict().items()}
     if any(shapes.get(name) != value.shape for name, value in model.state_dict().items()):
@@ -184,11 +194,14 @@ def _cohorts(
     if rank() == 0 and dist.is_initialized():
         dist.barrier()
     if given is not None:
+        require_every_modality(cases, preset)
         return cases, given
     if len(cases) < 2:
         raise ModfillError(f"{data}: one case cannot be split in two; give others for validation (validate=DIR)")
     held_out = cases[::HELD_OUT_EVERY]
-    return [case for case in cases if case not in held_out], held_out
+    kept = [case for case in cases if case not in held_out]
+    require_every_modality(kept, preset)
+    return kept, held_out
 
 
 def _half_is_sound(cases: list[TrainingCase], preset: Preset, device: torch.device) -> bool:

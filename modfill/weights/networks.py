@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modfill.errors import SettingsError, WeightsError, within_memory
-from modfill.modalities import modalities_of
+from modfill.errors import WeightsError, within_memory
+from modfill.modalities import ModalitySet
 from modfill.model.config import Preset
 from modfill.weights.file import WeightsFile
 
@@ -46,6 +46,11 @@ class Networks:
         return self.file.preset
 
     @property
+    def modality_set(self) -> ModalitySet:
+        """The modalities of the networks."""
+        return self.file.preset.modality_set
+
+    @property
     def device(self) -> torch.device:
         """Where the networks run. Raises SettingsError if that does not exist here."""
         from modfill.model.device import device_named
@@ -74,12 +79,5 @@ class Networks:
             return self._inference
 
     def modalities(self, targets: str | Sequence[str]) -> tuple[str, ...]:
-        """The modalities that targets name. Raises SettingsError for a name that is none of the weights' modalities."""
-        known = self.preset.modalities
-        wanted = modalities_of(targets, "a target")
-        for target in wanted:
-            if target not in known:
-                raise SettingsError(
-                    f"a target must be one of the weights' {', '.join(known)}, got '{target}'; leave it out"
-                )
-        return wanted
+        """The modalities that targets name. Raises CaseError for a name that is none of the weights' modalities."""
+        return self.modality_set.modalities_of(targets, "a target")

@@ -14,15 +14,11 @@ from typing import Any
 from modfill.cases.filenames import is_contrast_word, is_other_sequence, is_segmentation
 from modfill.cases.files import CaseFiles
 from modfill.errors import ModfillError
-from modfill.modalities import MODALITIES, modality_of
+from modfill.modalities import ModalitySet
 
 FILE_ENDING = ".nii.gz"
 IMAGE_FOLDERS = ("imagesTr", "imagesTs")
 _OWN_KEYS = {"channel_names", "modality", "labels", "file_ending"}  # of nnU-Net's and the Decathlon's descriptions
-_WAY_OUT = (
-    f"correct the names in dataset.json ({', '.join(MODALITIES)}), "
-    "or give the modalities in the order of the channels (channels=[…])"
-)
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,11 @@ def channel_names(dataset: Mapping[str, Any], where: Path | str) -> tuple[str, .
 
 
 def channel_modalities(
-    dataset: Mapping[str, Any], where: Path | str, explicit: Sequence[str] | None = None, foreign: bool = True
+    dataset: Mapping[str, Any],
+    where: Path | str,
+    modality_set: ModalitySet,
+    explicit: Sequence[str] | None = None,
+    foreign: bool = True,
 ) -> tuple[str, ...]:
     """Determine the modality of each channel.
 
@@ -142,6 +142,7 @@ def channel_modalities(
     Args:
         dataset: content of dataset.json.
         where: the dataset, with which a message begins.
+        modality_set: the modalities that a channel may be.
         explicit: names of the modalities in the order of the channels, instead of dataset.json's.
         foreign: allow channels of another kind.
 
@@ -153,37 +154,47 @@ def channel_modalities(
             too few: the order is never guessed.
     """
     names = channel_names(dataset, where)
+    way_out = (
+        f"correct the names in dataset.json ({', '.join(modality_set.names)}), "
+        "or give the modalities in the order of the channels (channels=[…])"
+    )
     explicit = (explicit,) if isinstance(explicit, str) else explicit
     if explicit is not None and len(explicit) != len(names):
         got = f"{len(explicit)} ({', '.join(explicit)})"
         raise ModfillError(f"{where}: channels must name {len(names)} channels ({', '.join(names)}), got {got}")
     given = names if explicit is None else explicit
-    known = {modality for name in given if (modality := modality_of(name))}
+    known = {modality for name in given if (modality := modality_set.modality_of(name))}
     modalities = []
     for number, name in enumerate(given):
-        modality = modality_of(name)
-        if modality is None and foreign and known and _is_foreign(name, known):
+        modality = modality_set.modality_of(name)
+        if modality is None and foreign and known and _is_foreign(name, known, modality_set):
             modality = name.strip()
         if modality is None:
             raise ModfillError(
-                f"{where}: the name of channel {number} must be that of a modality, got '{name}'; {_WAY_OUT}"
+                f"{where}: the name of channel {number} must be that of a modality, got '{name}'; {way_out}"
             )
         modalities.append(modality)
     twice = [modality for modality, count in Counter(modalities).items() if count > 1]
     if twice:
-        raise ModfillError(f"{where}: each channel must be another modality, got {twice[0]} twice; {_WAY_OUT}")
+        raise ModfillError(f"{where}: each channel must be another modality, got {twice[0]} twice; {way_out}")
     return tuple(modalities)
 
 
-def _is_foreign(name: str, known: set[str]) -> bool:
+def _is_foreign(name: str, known: set[str], modality_set: ModalitySet) -> bool:
     """Return whether a channel's name is certainly not that of a modality."""
-    uniform = "_".join(re.split(r"[^0-9A-Za-z*]+", name.strip()))
-    for word in uniform.split("_"):
-        other = is_other_sequence(f"{word}.nii")
-        if not other and (re.match("t[12]|.*fla", word.lower()) or is_contrast_word(word)):
+    words = [word for word in re.split(r"[^0-9A-Za-z*]+", name.strip()) if word]
+    for word in words:
+        other = is_other_sequence(f"{word}.nii", modality_set)
+        if not other and (_holds_alias(word.lower(), modality_set) or is_contrast_word(word, modality_set)):
             return False
-    file = f"{uniform}.nii"
-    return known == set(MODALITIES) or is_other_sequence(file) or is_segmentation(file)
+    file = f"{'_'.join(words)}.nii"
+    return known == set(modality_set.names) or is_other_sequence(file, modality_set) or is_segmentation(file)
+
+
+def _holds_alias(word: str, modality_set: ModalitySet) -> bool:
+    """Return whether a word begins with an alias, as ``t1perfusion`` does, or holds a longer one."""
+    aliases = [alias for alias, _ in modality_set.longest_aliases_first if alias not in modality_set.weak_aliases]
+    return any(word.startswith(alias) or (len(alias) > 2 and alias in word) for alias in aliases)
 
 
 def channel_number(path: Path | str) -> int | None:

@@ -19,7 +19,7 @@ from modfill.cases.layouts.dataset_json import (
     load_description,
 )
 from modfill.errors import CaseError
-from modfill.modalities import MODALITIES
+from modfill.modalities import ModalitySet
 
 __all__ = ["find", "is_decathlon"]
 
@@ -51,21 +51,22 @@ def _has_channels(image: Path) -> bool:
     return any(channel_number(name) is not None and name[: -len(f"_0000{FILE_ENDING}")] == stem for name in names)
 
 
-def find(path: Path) -> Cohort:
+def find(path: Path, modality_set: ModalitySet) -> Cohort:
     """Find the cases that dataset.json lists under `training` and `test`.
 
     Every case lists every modality. A missing one is a volume of zeros, which is found when the file is read.
 
     Args:
         path: The dataset's folder, or its imagesTr or imagesTs.
+        modality_set: The modalities to look for.
 
     Raises:
         ModfillError: If dataset.json is damaged or is ambiguous about a modality, or lists no case.
     """
     root = described(path) or path
     dataset = load_description(root)
-    channels = channel_modalities(dataset, root / "dataset.json", foreign=False)
-    volume_index = {modality: channels.index(modality) for modality in MODALITIES if modality in channels}
+    channels = channel_modalities(dataset, root / "dataset.json", modality_set, foreign=False)
+    volume_index = {modality: channels.index(modality) for modality in modality_set.in_order(channels)}
     wanted = IMAGE_FOLDERS if root == path else (path.absolute().name,)
     cases = []
     for key, folder in zip(("training", "test"), IMAGE_FOLDERS, strict=True):

@@ -23,17 +23,17 @@ from modfill.cases.files import CaseFiles, Cohort, case_of_candidates, folder_na
 from modfill.cases.layouts.dataset_json import channel_number
 from modfill.cases.nifti import Unusable, read_header
 from modfill.errors import CaseError
-from modfill.modalities import modality_of
+from modfill.modalities import ModalitySet
 
 __all__ = ["find"]
 
-_MUST = "must hold NIfTI files named after their modality, e.g. <case>-t1c.nii.gz"
+_MUST = "must hold NIfTI files named after their modality, e.g. <case>-{}.nii.gz"
 _GRADES = ("HGG", "LGG")  # BraTS 2013 to 2019 put high-grade and low-grade cases into folders of their own
 
 _Named = dict[str, dict[str, list[Path]]]  # files by case id and modality
 
 
-def find(path: Path) -> Cohort:
+def find(path: Path, modality_set: ModalitySet) -> Cohort:
     """Find the cases in a folder by the names of the files.
 
     The folder may be one case, a flat folder with files of several cases (grouped by the part of the name before the
@@ -47,29 +47,31 @@ def find(path: Path) -> Cohort:
 
     Args:
         path: Folder to look into.
+        modality_set: The modalities to look for.
 
     Raises:
         CaseError: If nothing is found.
     """
-    cases = _cases_in(path)
+    cases = _cases_in(path, modality_set)
     used = {entry for case in cases for entry in _entries_of(case, path)}
-    folders = [] if _by_sequence(path) else [folder for folder in _case_folders(path) if folder not in used]
-    below = {folder: _cases_of_cohort_folder(folder) for folder in folders}
+    folders = (
+        [] if _by_sequence(path, modality_set) else [folder for folder in _case_folders(path) if folder not in used]
+    )
+    below = {folder: _cases_of_cohort_folder(folder, modality_set) for folder in folders}
     whole = [folder for folder, found in below.items() if any(case.paths for case in found)]
     if not cases or len(whole) > max(1, len(cases)):
-        stray = account(entry for entry in visible(path) if entry not in below and entry.name not in _GRADES)
+        stray = [entry for entry in visible(path) if entry not in below and entry.name not in _GRADES]
         cases = [case for found in below.values() for case in found]
-        left_alone = stray | account(folder for folder, found in below.items() if not found)
+        left_alone = account([*stray, *(folder for folder, found in below.items() if not found)], modality_set)
         if cases:
             return Cohort("folders", cases, left_alone=left_alone)
-        raise CaseError(_nothing_found(path))
-    left_alone = {} if len(cases) == 1 else account(
-        entry for entry in visible(path) if not any(entry.name in case.others or entry in used for case in cases)
-    )  # fmt: skip
-    return Cohort("folders", cases, left_alone=left_alone)
+        raise CaseError(_nothing_found(path, modality_set))
+    rest = [e for e in visible(path) if not any(e.name in case.others or e in used for case in cases)]
+    return Cohort("folders", cases, left_alone={} if len(cases) == 1 else account(rest, modality_set))
 
 
-def _nothing_found(path: Path) -> str:
+def _nothing_found(path: Path, modality_set: ModalitySet) -> str:
+    must = _MUST.format(modality_set.names[0])
     other = next(nifti_files(path), None)
     if other is not None and channel_number(other) is not None:
         return (
@@ -78,11 +80,11 @@ def _nothing_found(path: Path) -> str:
         )
     got = "none" if other is None else f"others such as {other.name}"
     if other is None:
-        foreign = sorted(name for name, kind in account(visible(path)).items() if kind == UNEXPLAINED)
+        foreign = sorted(name for name, kind in account(visible(path), modality_set).items() if kind == UNEXPLAINED)
         if foreign:
             got = f"images of other formats such as {foreign[0]}"
-            return f"{path} {_MUST}, got {got}; modfill prepare reads raw scans, DICOM or NIfTI"
-    return f"{path} {_MUST}, got {got}; add or rename files, or give the folder right above the cases"
+            return f"{path} {must}, got {got}; modfill prepare reads raw scans, DICOM or NIfTI"
+    return f"{path} {must}, got {got}; add or rename files, or give the folder right above the cases"
 
 
 def _entries_of(case: CaseFiles, folder: Path) -> Iterator[Path]:
@@ -100,50 +102,51 @@ def _case_folders(path: Path) -> Iterator[Path]:
             yield folder
 
 
-def _cases_of_cohort_folder(folder: Path) -> list[CaseFiles]:
+def _cases_of_cohort_folder(folder: Path, modality_set: ModalitySet) -> list[CaseFiles]:
     """Cases in a sub-folder of a cohort: as ``_cases_in``, but an unusable folder is a case with a problem."""
     if is_own_output(folder) or leads_up(folder):
         return []
     try:
-        cases = _cases_in(folder)
+        cases = _cases_in(folder, modality_set)
         entries = visible(folder)
     except CaseError as error:
         return [CaseFiles(folder.name, {}, f"case {folder.name}: {error}")]
     if cases:
         return cases
-    others = account(entries)
+    others = account(entries, modality_set)
     stray = sorted(name for name, kind in others.items() if kind == UNEXPLAINED)
     if entries and not stray:
         return []
     got = "an empty folder" if not entries else " and ".join(stray[:3])
+    must = _MUST.format(modality_set.names[0])
     problem = (
-        f"case {folder.name}: {folder} {_MUST}, got {got}; add or rename files, convert other formats to NIfTI, "
+        f"case {folder.name}: {folder} {must}, got {got}; add or rename files, convert other formats to NIfTI, "
         "or give the folder right above the cases"
     )
     return [CaseFiles(folder.name, {}, problem, others=others)]
 
 
-def _cases_in(folder: Path) -> list[CaseFiles]:
+def _cases_in(folder: Path, modality_set: ModalitySet) -> list[CaseFiles]:
     """Cases of the files directly in a folder, grouped by case id, or the one case whose sequences have folders."""
-    by_sequence = _by_sequence(folder)
+    by_sequence = _by_sequence(folder, modality_set)
     if by_sequence:
-        others = account(
-            entry for entry in visible(folder) if not any(entry in f.parents for f in by_sequence.values())
-        )
+        rest = [entry for entry in visible(folder) if not any(entry in f.parents for f in by_sequence.values())]
+        others = account(rest, modality_set)
         candidates = {modality: [file] for modality, file in by_sequence.items()}
-        return [replace(case_of_candidates(folder_name(folder), candidates, ""), others=others)]
+        return [replace(case_of_candidates(folder_name(folder), candidates, modality_set, ""), others=others)]
     images = dict(_images(folder))
-    named, unnamed = _grouped(folder, images)
+    named, unnamed = _grouped(folder, images, modality_set)
     named = _one_id(folder_name(folder), named)
     used = {file for files in named.values() for candidates in files.values() for file in candidates}
-    rest = account(entry for entry in visible(folder) if images.get(entry.name) not in used)
+    kinds = account((entry for entry in visible(folder) if images.get(entry.name) not in used), modality_set)
     alone = len(named) == 1
     cases = []
     for case_id, files in named.items():
         own = [file for file in unnamed if alone or file.name.startswith(case_id)]
-        others = {name: kind for name, kind in rest.items() if alone or name.startswith(case_id)}
-        others |= {file.name: f"version of {m}" for file in own if (m := _modality_inside(file.name, case_id)) in files}
-        cases.append(replace(_case_files(case_id, files, own), others=others))
+        others = {name: kind for name, kind in kinds.items() if alone or name.startswith(case_id)}
+        inside = {file.name: _modality_inside(file.name, case_id, modality_set) for file in own}
+        others |= {name: f"version of {modality}" for name, modality in inside.items() if modality in files}
+        cases.append(replace(_case_files(case_id, files, inside, modality_set), others=others))
     return _refuse_parts(folder, cases)
 
 
@@ -157,14 +160,14 @@ def _images(folder: Path) -> Iterator[tuple[str, Path]]:
             yield entry.name, file
 
 
-def _grouped(folder: Path, images: Mapping[str, Path]) -> tuple[_Named, list[Path]]:
+def _grouped(folder: Path, images: Mapping[str, Path], modality_set: ModalitySet) -> tuple[_Named, list[Path]]:
     """Files by case id and modality, and those whose name ends in no modality and is no segmentation's.
 
     Where a name can be split in several ways, the id that most files of the folder have is the right one:
     ``P1_T2_FLAIR`` beside ``P1_T2_T1`` is of ``P1_T2``, beside ``P1_T1`` of ``P1``.
     """
     name = folder_name(folder)
-    splits = {file: _splits(file, name) for file in images}
+    splits = {file: _splits(file, name, modality_set) for file in images}
     votes = Counter(case_id for found in splits.values() for case_id, _ in found)
     named: _Named = defaultdict(lambda: defaultdict(list))
     others = []
@@ -177,13 +180,13 @@ def _grouped(folder: Path, images: Mapping[str, Path]) -> tuple[_Named, list[Pat
     return named, others
 
 
-def _splits(filename: str, name: str) -> list[tuple[str, str]]:
+def _splits(filename: str, name: str, modality_set: ModalitySet) -> list[tuple[str, str]]:
     """Ways to split a file name; the folder's name decides where the id ends in ``visit_t2/visit_t2_flair.nii.gz``."""
     if filename.startswith(name):
-        rest = split_name(filename[len(name) :].lstrip("-_+ "))
+        rest = split_name(filename[len(name) :].lstrip("-_+ "), modality_set)
         if rest is not None and rest[0] == "":
             return [(name, rest[1])]
-    return [(case_id or name, modality) for case_id, modality in possible_splits(filename)]
+    return [(case_id or name, modality) for case_id, modality in possible_splits(filename, modality_set)]
 
 
 def _one_id(name: str, named: _Named) -> _Named:
@@ -222,7 +225,7 @@ def _on_one_grid(files: Sequence[Path]) -> bool:
     return all(grid == grids[0] for grid in grids)
 
 
-def _by_sequence(folder: Path) -> dict[str, Path]:
+def _by_sequence(folder: Path, modality_set: ModalitySet) -> dict[str, Path]:
     """The images of a case with a folder for each sequence, by modality; empty for anything else."""
     found: dict[str, Path] = {}
     try:
@@ -230,45 +233,54 @@ def _by_sequence(folder: Path) -> dict[str, Path]:
     except CaseError:
         return {}
     for entry in entries:
-        modality, inside = modality_of(entry.name), image_inside(entry)
+        modality, inside = modality_set.modality_of(entry.name), image_inside(entry)
         if modality is None or inside is None:
             if holds_images(entry) and modality is None and inside is not None:
                 continue  # another sequence: accounted for
             if modality is not None:
                 return {}  # several images: a time point called T1, or DICOM
             continue
-        split = split_name(inside.name)
+        split = split_name(inside.name, modality_set)
         if modality in found or (split is not None and split[1] != modality):
             return {}
         found[modality] = inside
     return found if len(found) > 1 or (found and not any(nifti_files(folder))) else {}
 
 
-def _case_files(case_id: str, files: dict[str, list[Path]], others: list[Path]) -> CaseFiles:
-    case = case_of_candidates(case_id, files, "rename or move all but one")
-    last = case_id.replace("-", "_").rpartition("_")[2]
-    if list(case.paths) == ["t1n"] and last != case_id and is_contrast_word(last):
-        problem = (
-            f"case {case_id}: {case.paths['t1n'].name} must be named as T1 without or with contrast agent, got "
-            f"'{last}' before its modality; rename it to end in t1c or t1n"
-        )
+def _case_files(
+    case_id: str, files: dict[str, list[Path]], inside: Mapping[str, str | None], modality_set: ModalitySet
+) -> CaseFiles:
+    """The case of some files; `inside` has the names of others, and the modality within each."""
+    case = case_of_candidates(case_id, files, modality_set, "rename or move all but one")
+    if problem := _unclear_contrast(case, modality_set):
         return replace(case, problem=problem)
-    for file in others:
-        inside = _modality_inside(file.name, case_id)
-        if case.problem is None and inside is not None and inside not in case.paths:
+    for name, modality in inside.items():
+        if case.problem is None and modality is not None and modality not in case.paths:
             problem = (
-                f"case {case_id}: {file.name} must end in its modality, got what may be {inside}; "
-                f"rename it to {case_id}-{inside}.nii.gz if it is, or move it away"
+                f"case {case_id}: {name} must end in its modality, got what may be {modality}; "
+                f"rename it to {case_id}-{modality}.nii.gz if it is, or move it away"
             )
             case = replace(case, problem=problem)
     return case
 
 
-def _modality_inside(filename: str, case_id: str) -> str | None:
+def _unclear_contrast(case: CaseFiles, modality_set: ModalitySet) -> str | None:
+    """A word for contrast agent before the only modality of a case, as in ``p1_gd_scan_T1``."""
+    only = next(iter(case.paths))
+    enhanced, last = modality_set.enhanced_form(only), case.case_id.replace("-", "_").rpartition("_")[2]
+    if len(case.paths) > 1 or enhanced is None or last == case.case_id or not is_contrast_word(last, modality_set):
+        return None
+    return (
+        f"case {case.case_id}: {case.paths[only].name} must be named as {modality_set[only].short} without or with "
+        f"contrast agent, got '{last}' before its modality; rename it to end in {enhanced} or {only}"
+    )
+
+
+def _modality_inside(filename: str, case_id: str, modality_set: ModalitySet) -> str | None:
     """The modality that a name holds between the case id and other words, as ``p1_t1c_registered.nii.gz`` does."""
     words = (nifti_stem(filename.removeprefix(case_id)) or "").replace("-", "_").split("_")
     for count in range(len(words) - 1, 0, -1):
-        split = split_name("_".join(words[:count]) + ".nii")
+        split = split_name("_".join(words[:count]) + ".nii", modality_set)
         if split is not None:
             return split[1]
     return None

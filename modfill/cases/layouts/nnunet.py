@@ -21,12 +21,12 @@ from modfill.cases.layouts.dataset_json import (
     read_dataset_json,
 )
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES
+from modfill.modalities import ModalitySet
 
 __all__ = ["case_of", "channel_case", "find", "group_channels", "missing_other", "unnumbered"]
 
 
-def find(path: Path, channels: Sequence[str] | None = None) -> Cohort:
+def find(path: Path, modality_set: ModalitySet, channels: Sequence[str] | None = None) -> Cohort:
     """Find the cases of a raw dataset, training cases and test cases alike.
 
     A case lacks the channels whose files are not there. Which channel is which modality is read from
@@ -37,6 +37,7 @@ def find(path: Path, channels: Sequence[str] | None = None) -> Cohort:
 
     Args:
         path: The dataset's folder, or its imagesTr or imagesTs.
+        modality_set: The modalities to look for.
         channels: Modalities in the order of the channels, instead of dataset.json's names.
 
     Raises:
@@ -46,13 +47,13 @@ def find(path: Path, channels: Sequence[str] | None = None) -> Cohort:
     dataset = load_description(root)
     if "modality" not in dataset or {"channel_names", "file_ending"} & set(dataset):
         dataset = read_dataset_json(root)
-    modalities = channel_modalities(dataset, root / "dataset.json", channels)
+    modalities = channel_modalities(dataset, root / "dataset.json", modality_set, channels)
     wanted = IMAGE_FOLDERS if root == path else (path.absolute().name,)
     cases: list[CaseFiles] = []
     if "imagesTr" in wanted:
-        cases += _training_cases(root, dataset.get("dataset"), modalities)
+        cases += _training_cases(root, dataset.get("dataset"), modalities, modality_set)
     if "imagesTs" in wanted:
-        cases += _cases_in(root / "imagesTs", modalities)
+        cases += _cases_in(root / "imagesTs", modalities, modality_set)
     if not cases:
         raise CaseError(
             f"{path} must hold images such as imagesTr/<case>_0000{FILE_ENDING}, or list them in dataset.json, "
@@ -62,7 +63,11 @@ def find(path: Path, channels: Sequence[str] | None = None) -> Cohort:
 
 
 def channel_case(
-    case_id: str, images: Sequence[Path | str], channels: Sequence[str], label: Path | None = None
+    case_id: str,
+    images: Sequence[Path | str],
+    channels: Sequence[str],
+    modality_set: ModalitySet,
+    label: Path | None = None,
 ) -> ChannelCase:
     """Make a case of files as nnU-Net lists them.
 
@@ -70,6 +75,7 @@ def channel_case(
         case_id: Name of the case.
         images: Its files; some may be missing.
         channels: As ``channel_modalities`` gives them.
+        modality_set: Those that can be synthesised.
         label: Where the segmentation of a training case lies or should lie.
 
     Returns:
@@ -80,9 +86,10 @@ def channel_case(
     """
     numbered = _numbered(case_id, images, len(channels))
     named = {channels[number]: path for number, path in numbered.items()}
-    paths = {modality: named[modality] for modality in MODALITIES if modality in named}
-    carried = {number: path for number, path in numbered.items() if channels[number] not in MODALITIES}
-    return ChannelCase(case_id, paths, missing_other(case_id, numbered, channels), label=label, carried=carried)
+    paths = {modality: named[modality] for modality in modality_set.in_order(named)}
+    carried = {number: path for number, path in numbered.items() if channels[number] not in modality_set.names}
+    problem = missing_other(case_id, numbered, channels, modality_set)
+    return ChannelCase(case_id, paths, problem, label=label, carried=carried, modality_set=modality_set)
 
 
 def _numbered(case_id: str, images: Sequence[Path | str], count: int) -> dict[int, Path]:
@@ -105,19 +112,22 @@ def _numbered(case_id: str, images: Sequence[Path | str], count: int) -> dict[in
     return {n: Path(image) for image, n in zip(images, numbers, strict=True) if n is not None}
 
 
-def missing_other(case_id: str, numbers: Collection[int], channels: Sequence[str]) -> str | None:
+def missing_other(
+    case_id: str, numbers: Collection[int], channels: Sequence[str], modality_set: ModalitySet
+) -> str | None:
     """Return the problem of a case that lacks a channel that is not a modality and cannot be synthesised, or None.
 
     Args:
         case_id: Name of the case.
         numbers: Channels that it has.
         channels: As ``channel_modalities`` gives them.
+        modality_set: Those that can be synthesised.
     """
     for number, channel in enumerate(channels):
-        if channel not in MODALITIES and number not in numbers:
+        if channel not in modality_set.names and number not in numbers:
             return (
-                f"case {case_id}: channel {number} ({channel}) must be there, for only {', '.join(MODALITIES)} can be "
-                f"synthesised, got no {case_id}_{number:04d}{FILE_ENDING}; add it"
+                f"case {case_id}: channel {number} ({channel}) must be there, for only "
+                f"{', '.join(modality_set.names)} can be synthesised, got no {case_id}_{number:04d}{FILE_ENDING}; add it"
             )
     return None
 
@@ -145,9 +155,11 @@ def unnumbered(path: Path) -> str:
     return f"{path} must end in a channel number, e.g. _0000{FILE_ENDING}, got none; rename or move it"
 
 
-def _training_cases(root: Path, listing: Any, channels: tuple[str, ...]) -> Iterator[CaseFiles]:
+def _training_cases(
+    root: Path, listing: Any, channels: tuple[str, ...], modality_set: ModalitySet
+) -> Iterator[CaseFiles]:
     if listing is None:
-        yield from _cases_in(root / "imagesTr", channels, root / "labelsTr")
+        yield from _cases_in(root / "imagesTr", channels, modality_set, root / "labelsTr")
         return
     if not isinstance(listing, Mapping):
         raise ModfillError(
@@ -163,17 +175,20 @@ def _training_cases(root: Path, listing: Any, channels: tuple[str, ...]) -> Iter
             )
             yield CaseFiles(case_id, {}, problem)
         else:
-            yield _case(case_id, [listed(root, image) for image in names], channels, listed(root, label))
+            files = [listed(root, image) for image in names]
+            yield _case(case_id, files, channels, modality_set, listed(root, label))
 
 
-def _cases_in(folder: Path, channels: tuple[str, ...], labels: Path | None = None) -> Iterator[CaseFiles]:
+def _cases_in(
+    folder: Path, channels: tuple[str, ...], modality_set: ModalitySet, labels: Path | None = None
+) -> Iterator[CaseFiles]:
     files, others = group_channels(folder)
     for path in others:
         name = path.name.removesuffix(FILE_ENDING)
         yield CaseFiles(name, {}, f"case {name}: {unnumbered(path)}")
-    foreign = _foreign_files(folder)
+    foreign = _foreign_files(folder, modality_set)
     for case_id, images in files.items():
-        case = _case(case_id, images, channels, labels and labels / f"{case_id}{FILE_ENDING}")
+        case = _case(case_id, images, channels, modality_set, labels and labels / f"{case_id}{FILE_ENDING}")
         own = [name for name in foreign if name.startswith(f"{case_id}_")]
         yield replace(case, others={name: foreign.pop(name) for name in own})
     for name in (name for name, kind in foreign.items() if kind == UNEXPLAINED):
@@ -186,16 +201,19 @@ def _cases_in(folder: Path, channels: tuple[str, ...], labels: Path | None = Non
             yield CaseFiles(name, {}, f"case {name}: {label} must have an image, got none; add or move it", label=label)
 
 
-def _foreign_files(folder: Path) -> dict[str, str]:
+def _foreign_files(folder: Path, modality_set: ModalitySet) -> dict[str, str]:
     """Kind by name of the files in a folder that nnU-Net's ending leaves out; nnU-Net reads no folders below."""
     if not folder.is_dir():
         return {}
-    return account(entry for entry in visible(folder) if not entry.is_dir() and not entry.name.endswith(FILE_ENDING))
+    entries = (entry for entry in visible(folder) if not entry.is_dir() and not entry.name.endswith(FILE_ENDING))
+    return account(entries, modality_set)
 
 
-def _case(case_id: str, images: list[Path], channels: tuple[str, ...], label: Path | None) -> CaseFiles:
+def _case(
+    case_id: str, images: list[Path], channels: tuple[str, ...], modality_set: ModalitySet, label: Path | None
+) -> CaseFiles:
     """As ``channel_case``, but a refusal becomes the case's problem."""
     try:
-        return channel_case(case_id, images, channels, label)
+        return channel_case(case_id, images, channels, modality_set, label)
     except CaseError as error:
         return CaseFiles(case_id, {}, str(error), label=label)

@@ -10,7 +10,7 @@ from pathlib import Path
 from modfill.cases.filenames import SEGMENTATION_WORDS, nifti_stem
 from modfill.cases.files import CaseFiles, Cohort
 from modfill.errors import CaseError, ModfillError
-from modfill.modalities import MODALITIES, modality_of
+from modfill.modalities import ModalitySet
 
 __all__ = ["find", "is_table"]
 
@@ -24,7 +24,7 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in _EXTENSIONS and os.path.isfile(path)
 
 
-def find(path: Path) -> Cohort:
+def find(path: Path, modality_set: ModalitySet) -> Cohort:
     """Read the cases of a table.
 
     Columns: the case id (``case_id``, ``subject``, ...) and one per modality under any of its aliases, e.g.
@@ -34,29 +34,30 @@ def find(path: Path) -> Cohort:
 
     Args:
         path: ``.tsv`` with tabs, or ``.csv`` with commas or semicolons, in UTF-8.
+        modality_set: The modalities to look for.
 
     Raises:
         ModfillError: If it cannot be read, a column is missing, duplicated or ambiguous, or it has no row.
     """
     header, *rows = _read(path)
     id_column = next((header.index(name) for name in _ID_COLUMNS if name in header), None)
-    columns = {number: modality for number, name in enumerate(header) if (modality := modality_of(name))}
+    columns = {number: modality for number, name in enumerate(header) if (modality := modality_set.modality_of(name))}
     if id_column is None or not columns:
         raise ModfillError(
-            f"{path} must have a column case_id and one per modality ({', '.join(MODALITIES)}), "
+            f"{path} must have a column case_id and one per modality ({', '.join(modality_set.names)}), "
             f"got {', '.join(header)}; name the columns so"
         )
     twice = [modality for modality, count in Counter(columns.values()).items() if count > 1]
     if twice:
         names = " and ".join(header[number] for number in columns if columns[number] == twice[0])
         raise ModfillError(f"{path} must have one column for {twice[0]}, got {names}; remove all but one")
-    _refuse_hidden_images(path, header, rows, {id_column, *columns})
+    _refuse_hidden_images(path, header, rows, {id_column, *columns}, modality_set)
     if not rows:
         raise CaseError(f"{path} must list at least one case, got its header alone; add rows")
     cases = []
     for number, row in enumerate(rows, 2):
         named = {modality: path.parent / row[column] for column, modality in columns.items() if row[column]}
-        files = {modality: named[modality] for modality in MODALITIES if modality in named}
+        files = {modality: named[modality] for modality in modality_set.in_order(named)}
         problem = _problem(path, number, row[id_column], bool(files))
         cases.append(CaseFiles(row[id_column] or f"row {number}", files, problem))
     return Cohort("table", cases)
@@ -93,7 +94,9 @@ def _read(path: Path) -> list[list[str]]:
     return [header, *(row + [""] * (len(header) - len(row)) for row in rows[1:])]
 
 
-def _refuse_hidden_images(path: Path, header: list[str], rows: list[list[str]], known: set[int]) -> None:
+def _refuse_hidden_images(
+    path: Path, header: list[str], rows: list[list[str]], known: set[int], modality_set: ModalitySet
+) -> None:
     for number, name in enumerate(header):
         words = set(name.replace("-", "_").split("_"))
         if number in known or words & set(SEGMENTATION_WORDS):
@@ -101,6 +104,6 @@ def _refuse_hidden_images(path: Path, header: list[str], rows: list[list[str]], 
         file = next((row[number] for row in rows if nifti_stem(row[number]) is not None), None)
         if file is not None:
             raise ModfillError(
-                f"{path}: column '{name}' must be named after a modality ({', '.join(MODALITIES)}) if it holds one, "
-                f"got files such as {Path(file).name}; rename or remove it"
+                f"{path}: column '{name}' must be named after a modality ({', '.join(modality_set.names)}) if it holds "
+                f"one, got files such as {Path(file).name}; rename or remove it"
             )

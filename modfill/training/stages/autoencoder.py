@@ -69,7 +69,7 @@ class AutoencoderStage(Stage):
         values = []
         device = next(self.autoencoder.parameters()).device
         for index, case in enumerate(self.held_out):
-            modality = index % len(case.volumes)
+            modality = case.available[index % len(case.available)]
             volume = np.array(case.volumes[modality], np.float32)
             out = self.autoencoder(torch.from_numpy(volume)[None, None].to(device))[0][0, 0].float().cpu().numpy()
             values.append(unit_psnr(case, modality, out))

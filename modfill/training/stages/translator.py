@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,9 @@ class TranslatorStage(Stage):
         self.cases = HeldCases(cases)
         self.config = model.preset.training[self.name]
         self.modalities, self.factor = len(model.preset.modalities), model.preset.autoencoder.factor
-        scales = [[s.unit_mean, s.unit_std] for case in cases for s in case.scales]
-        mean = torch.tensor(scales).view(-1, self.modalities, 2).mean(0)
-        self.register_buffer("unit", mean, persistent=False)
+        unknown = [math.nan] * 2
+        scales = [[unknown if s is None else [s.unit_mean, s.unit_std] for s in case.scales] for case in cases]
+        self.register_buffer("unit", torch.tensor(scales).nanmean(0), persistent=False)
 
     def optimisers(self, parameters: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
         """Muon for the convolutions and matrices below the first layer, AdamW for the rest."""
@@ -71,9 +72,10 @@ class TranslatorStage(Stage):
         """Inputs, targets (B,) and their acquired volumes (B, 1, X, Y, Z)."""
         device, rows = self.unit.device, []
         for _ in range(self.config.crops):
-            volumes, brain = self.cases.on(device, int(rng.integers(len(self.cases))))
+            index = int(rng.integers(len(self.cases)))
+            volumes, brain = self.cases.on(device, index)
             drawn = example(rng, volumes, brain, self.config.crop, self.factor)
-            sources, target = self._task(rng, device)
+            sources, target = self._task(rng, self.cases.cases[index].available, device)
             known = torch.tensor(rng.random(2) < (STATISTICS_KNOWN, PLACE_KNOWN), device=device)
             inputs = Inputs(drawn.sources * sources[:, None, None, None], drawn.brain[None].float(), sources,
                             drawn.place * known[1], drawn.statistics * known[0])  # fmt: skip
@@ -87,16 +89,16 @@ class TranslatorStage(Stage):
         for volume, brain in zip(volumes, brains, strict=True):
             if rng.random() < 0.5:
                 volume, brain = volume.flip(1), brain.flip(0)
-            sources, target = self._task(rng, device)
+            sources, target = self._task(rng, range(self.modalities), device)
             place = torch.zeros(PLACES, *(n // self.factor for n in brain.shape), device=device)
             inputs = Inputs(other_scanner(rng, volume, brain) * sources[:, None, None, None], brain[None].float(),
                             sources, place, torch.zeros(statistics_length(self.modalities), device=device))  # fmt: skip
             rows.append((inputs, target, volume[target]))
         return _stacked(rows)
 
-    def _task(self, rng: np.random.Generator, device: torch.device) -> tuple[Tensor, int]:
-        """1 for the available modalities (M,), and one target of the others."""
-        available, missing = draw_sources(rng, self.modalities)
+    def _task(self, rng: np.random.Generator, modalities: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+        """1 for the sources (M,) among the modalities of a case, and one target of the others."""
+        available, missing = draw_sources(rng, modalities)
         sources = torch.zeros(self.modalities)
         sources[available] = 1
         return sources.to(device), int(rng.choice(missing))

@@ -1,0 +1,1 @@
+"""The built-in sets of modalities, a TOML file each, and the check of such files."""
