@@ -27,7 +27,7 @@ _MOST = 16  # modalities: a description may come from a stranger's weights
 
 
 def checked(table: Any, where: str) -> tuple[str, dict[str, dict[str, Any]], bool]:
-    """The name of a set, by the modalities' names their descriptions with all defaults, and whether it is skull-stripped.
+    """The name of a set, its modalities' descriptions with all defaults by name, and whether it is skull-stripped.
 
     Args:
         table: As TOML or JSON gives it.
