@@ -8,17 +8,22 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from benchmarks.scales import COLUMNS as SCALES
 from benchmarks.scales import scales
 from modfill.cases.reading import Case
-from modfill.metrics import brain_box, score, sharpness
-from modfill.modalities import MODALITIES
+from modfill.metrics import PAPER_VOXELS, brain_box, score, sharpness
+from modfill.modalities import BRATS
 from modfill.preprocessing.intensity import IntensityScale
 from modfill.preprocessing.prepare import Prepared
+
+PAPER_VOLUMES = {frozenset(("t1", "t2", "pd")): 256 * 160 * 224}
+"""Voxels of the volumes over which the paper averages, of the sets of modalities for which it is not 192x192x144."""
 
 
 def reduced(case: Case, sources: tuple[str, ...]) -> Case:
     """The case with only these modalities."""
-    return Case(case.case_id, {m: case.images[m] for m in sources}, {m: case.paths[m] for m in sources}, {})
+    images, paths = {m: case.images[m] for m in sources}, {m: case.paths[m] for m in sources}
+    return Case(case.case_id, images, paths, {}, modality_set=case.modality_set)
 
 
 def segmentation_path(case: Case) -> Path:
@@ -34,7 +39,7 @@ def segmentation_of(case: Case) -> np.ndarray | None:
 
 def brain_of(case: Case) -> np.ndarray:
     """The protocol's brain (X, Y, Z) of a complete case: where at least two modalities are not 0."""
-    return np.sum([case.volume(m) > 0 for m in MODALITIES], axis=0) >= 2
+    return np.sum([case.volume(m) > 0 for m in case.images], axis=0) >= 2
 
 
 def in_unit_range(prepared: Prepared, volume: np.ndarray, unit: Sequence[float]) -> np.ndarray:
@@ -58,11 +63,17 @@ def figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
     box = brain_box(brain)
     tumour = None if segmentation is None else (segmentation > 0)[box] & brain[box]
     compared = case.volume(target)[box], predicted[box], brain[box]
-    return score(*compared, tumour) | {"sharpness": sharpness(*compared)}
+    voxels = PAPER_VOLUMES.get(frozenset(case.images), PAPER_VOXELS)
+    return score(*compared, tumour, voxels) | {"sharpness": sharpness(*compared)}
 
 
 def others_figures(case: Case, target: str, predicted: np.ndarray) -> dict[str, float]:
-    """The figures of other papers, `benchmarks.scales`, of a predicted modality; arguments as of `figures`."""
+    """The figures of other papers, `benchmarks.scales`, of a predicted modality; arguments as of `figures`.
+
+    All are of the BraTS set: other sets have NaN.
+    """
+    if case.modality_set.names != BRATS.names:
+        return dict.fromkeys(SCALES, float("nan"))
     segmentation = segmentation_of(case)
     tumour = None if segmentation is None else segmentation > 0
     return scales(case.volume(target), predicted, brain_of(case), tumour, case.images[target].affine)

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         choices=(*UNTRAINED, *FITTED, *OURS, *STAGES),
                         help=f"any of: {', '.join((*UNTRAINED, *FITTED, *OURS, *STAGES))}; voxelwise-in-case is "
                              "fitted to the target")  # fmt: skip
+    parser.add_argument("--modalities", metavar="SET", help="the cases' set of modalities (default: brats)")
     parser.add_argument("--train", type=Path, metavar="DIR", help="training cases, which voxelwise is fitted to")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="DIR/NAME is the run folder of the trained rival NAME")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="modfill's; default: those it ships")
@@ -49,5 +50,5 @@ def selected_methods(options: argparse.Namespace, parser: argparse.ArgumentParse
             if known is None:
                 parser.error(f"{name} needs --train")
             methods.append(FITTED[name]())
-            methods[-1].fit([read_case(files) for files in find_cases(known)])
+            methods[-1].fit([read_case(files) for files in find_cases(known, modality_set=options.modalities)])
     return methods

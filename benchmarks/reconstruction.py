@@ -48,7 +48,7 @@ def main() -> None:
     model, _ = load(options.weights)
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
-    for files in find_cases(options.cases):
+    for files in find_cases(options.cases, modality_set=model.preset.modality_set):
         rows += reconstruct(model, read_case(files))
         print(rows[-1]["case_id"], flush=True)
     frame = pd.DataFrame(rows)

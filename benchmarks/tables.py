@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.papers_matrix import papers_matrix
 from benchmarks.scales import COLUMNS as SCALES
 from modfill.modalities import BRATS, MODALITIES
 
@@ -64,15 +65,19 @@ def summary(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> 
     """All tables of the translation benchmark as Markdown.
 
     Every method by number of sources, modfill's wins, the paper's two tasks, the tumour, sharpness, the gain of one
-    more source, the paper's Table 2, the scales of others, and every task. A table whose tasks were not scored is left
-    out.
+    more source, the paper's Table 2 (of IXI its Table D), plain and matched and in its own form, the scales of others,
+    and every task. A table whose tasks were not scored is left out.
 
     Args:
         frame: the rows of `translation.csv`.
         reconstruction: those of `reconstruction.csv`, for the diagonal of Table 2.
     """
+    if not set(frame.target) <= set(MODALITIES):
+        parts = [overview(frame), wins(frame), papers_matrix(frame, OURS, reconstruction), every_task(frame)]
+        return "\n".join(part for part in parts if part)
     parts = [overview(frame), wins(frame), papers_tasks(frame), tumour(frame), sharp(frame),
-             added(frame), matrix(frame, reconstruction), scales_of_others(frame), every_task(frame)]  # fmt: skip
+             added(frame), matrix(frame, reconstruction), papers_matrix(frame, OURS, reconstruction),
+             scales_of_others(frame), every_task(frame)]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
 
@@ -244,7 +249,7 @@ def _all(rows: pd.DataFrame) -> str:
 
 
 def _short(modality: str) -> str:
-    return BRATS[modality].short
+    return BRATS[modality].short if modality in MODALITIES else modality.upper()
 
 
 def _row(*cells: object) -> str:

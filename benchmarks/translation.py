@@ -1,6 +1,7 @@
-"""Score methods on all 28 (source set, target) tasks of complete cases.
+"""Score methods on all (source set, target) tasks of complete cases: 28 of the BraTS set, 9 of IXI's.
 
     python -m benchmarks.translation --cases DIR --train DIR --methods copy mean voxelwise modfill --out DIR
+    python -m benchmarks.translation --modalities ixi --weights FILE --cases DIR --methods copy modfill --out DIR
 
 Writes `translation.csv`, a row per method, case, source set and target, `translation.md`, means and standard deviations
 in the paper's forms, and a plot. A stopped run is resumed. `--sources 3` restricts it to tasks with three sources.
@@ -9,7 +10,7 @@ in the paper's forms, and a plot. A stopped run is resumed. `--sources 3` restri
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -22,20 +23,24 @@ from benchmarks.scales import COLUMNS as SCALES
 from benchmarks.tables import append, plot, read, scored, summary
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
-from modfill.modalities import MODALITIES
-
-COUNTS = range(1, len(MODALITIES))
+from modfill.modalities import BRATS
 
 
-def tasks(counts: Iterable[int] = COUNTS) -> Iterator[tuple[str, ...]]:
-    """The source sets of so many modalities; by default the 14 that leave something to synthesise."""
-    for count in counts:
-        yield from combinations(MODALITIES, count)
+def tasks(modalities: Sequence[str] = BRATS.names, counts: Sequence[int] | None = None) -> Iterator[tuple[str, ...]]:
+    """The source sets that leave something to synthesise: 14 of four modalities, 6 of three.
+
+    Args:
+        modalities: the set.
+        counts: only source sets of so many modalities; None takes all.
+    """
+    for count in range(1, len(modalities)):
+        if counts is None or count in counts:
+            yield from combinations(modalities, count)
 
 
 def evaluate(method: Method, case: Case, sources: tuple[str, ...]) -> list[dict]:
     """One row per target of a source set."""
-    targets = [m for m in MODALITIES if m not in sources]
+    targets = case.modality_set.without(sources)
     predictions = method.complete(reduced(case, sources), targets)
     own = {"method": method.name, "case_id": case.case_id, "sources": "+".join(sources)}
     return [
@@ -44,22 +49,29 @@ def evaluate(method: Method, case: Case, sources: tuple[str, ...]) -> list[dict]
     ]
 
 
-def run(methods: list[Method], cohort: Path, out: Path, counts: Iterable[int] = COUNTS) -> pd.DataFrame:
+def run(
+    methods: list[Method],
+    cohort: Path,
+    out: Path,
+    modalities: str | None = None,
+    counts: Sequence[int] | None = None,
+) -> pd.DataFrame:
     """Every method on every task of every complete case below `cohort`, appended to `translation.csv`.
 
     Args:
         methods: ready to complete cases.
         cohort: a folder of complete cases.
         out: the folder of `translation.csv`.
-        counts: the numbers of sources of the tasks.
+        modalities: the name or file of the modality set; None takes that of BraTS.
+        counts: the numbers of sources of the tasks; None takes all.
     """
     out.mkdir(parents=True, exist_ok=True)
     table = out / "translation.csv"
     done = scored(table, COLUMNS, keys=3)
-    for files in find_cases(cohort):
+    for files in find_cases(cohort, modality_set=modalities):
         case = read_case(files)
         for method in methods:
-            for sources in tasks(counts):
+            for sources in tasks(case.modality_set.names, counts):
                 if (method.name, case.case_id, "+".join(sources)) not in done:
                     append(table, COLUMNS, evaluate(method, case, sources))
             print(f"{method.name} {case.case_id}", flush=True)
@@ -77,11 +89,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
     add_arguments(parser)
-    parser.add_argument("--sources", type=int, nargs="+", default=COUNTS, choices=COUNTS, metavar="N",
-                        help="only tasks with N sources (default: 1 2 3)")  # fmt: skip
+    parser.add_argument("--sources", type=int, nargs="+", metavar="N",
+                        help="only tasks with N sources (default: any number)")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
-    frame = run(selected_methods(options, parser), options.cases, options.out, options.sources)
+    frame = run(selected_methods(options, parser), options.cases, options.out, options.modalities, options.sources)
     diagonal = options.out / "reconstruction.csv"
     reconstruction = pd.read_csv(diagonal) if diagonal.exists() else None
     (options.out / "translation.md").write_text(summary(frame, reconstruction), encoding="utf8")

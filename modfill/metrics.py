@@ -18,7 +18,7 @@ __all__ = ["brain_box", "dice", "hd95", "match", "nmse", "psnr", "score", "sharp
 Volume = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-PAPER_VOXELS = 192 * 192 * 144  # the paper averages errors over its whole volume, background included
+PAPER_VOXELS = 192 * 192 * 144  # of BraTS; the paper averages errors over its whole volume, background included
 SMALLEST = 1e-12  # keeps logarithms and quotients finite; a perfect prediction has 120 dB
 HD95_ONE_EMPTY = 373.13  # mm: BraTS' penalty, the diagonal of its grid
 
@@ -47,16 +47,17 @@ def unit_range(volume: np.ndarray, brain: Mask) -> Volume:
     return np.clip((values - low) / max(high - low, SMALLEST), 0, 1) * brain
 
 
-def psnr(reference: np.ndarray, prediction: np.ndarray, brain: Mask | None = None) -> float:
+def psnr(reference: np.ndarray, prediction: np.ndarray, brain: Mask | None = None, voxels: int = PAPER_VOXELS) -> float:
     """Peak signal-to-noise ratio in dB of unit-range volumes, both 0 outside the brain.
 
     Args:
         reference: (X, Y, Z), range [0, 1].
         prediction: likewise.
-        brain: average over this mask; None averages over the paper's 192x192x144 voxels.
+        brain: average over this mask; None averages over `voxels`.
+        voxels: of the paper's volume, background included.
     """
     error = (np.asarray(reference, np.float64) - prediction) ** 2
-    mean = error.sum() / PAPER_VOXELS if brain is None else error[brain].mean()
+    mean = error.sum() / voxels if brain is None else error[brain].mean()
     return float(-10 * np.log10(max(mean, SMALLEST)))
 
 
@@ -132,7 +133,13 @@ def match(reference: np.ndarray, prediction: np.ndarray, brain: Mask) -> Volume:
     return np.clip(slope * (prediction - p.mean()) + r.mean(), 0, 1) * brain
 
 
-def score(reference: np.ndarray, prediction: np.ndarray, brain: Mask, tumour: Mask | None = None) -> dict[str, float]:
+def score(
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    brain: Mask,
+    tumour: Mask | None = None,
+    voxels: int = PAPER_VOXELS,
+) -> dict[str, float]:
     """Every figure of translation, plain and matched. Crop to `brain_box` first: only the brain counts.
 
     Args:
@@ -140,25 +147,26 @@ def score(reference: np.ndarray, prediction: np.ndarray, brain: Mask, tumour: Ma
         prediction: the synthetic one (X, Y, Z) in unit range as predicted, not rescaled to its own percentiles.
         brain: (X, Y, Z), not empty.
         tumour: (X, Y, Z), inside the brain; None or empty leaves out the figures over it.
+        voxels: of the paper's volume, over which `psnr` and `ssim` are averaged.
 
     Returns:
         `psnr`, `psnr_brain`, `psnr_tumour` (dB), `nmse`, `ssim`, `ssim_brain`, `ssim_tumour`, and each again with the
-        suffix `_matched`. `psnr` and `ssim` are averaged over the paper's 192x192x144 voxels.
+        suffix `_matched`.
     """
     r, p = unit_range(reference, brain), np.clip(np.asarray(prediction, np.float64), 0, 1) * brain
-    matched = _figures(r, match(r, p, brain), brain, tumour)
-    return _figures(r, p, brain, tumour) | {f"{name}_matched": value for name, value in matched.items()}
+    matched = _figures(r, match(r, p, brain), brain, tumour, voxels)
+    return _figures(r, p, brain, tumour, voxels) | {f"{name}_matched": value for name, value in matched.items()}
 
 
-def _figures(r: Volume, p: Volume, brain: Mask, tumour: Mask | None) -> dict[str, float]:
+def _figures(r: Volume, p: Volume, brain: Mask, tumour: Mask | None, voxels: int) -> dict[str, float]:
     similarity = ssim_map(r, p)
     figures = {
-        "psnr": psnr(r, p),
+        "psnr": psnr(r, p, voxels=voxels),
         "psnr_brain": psnr(r, p, brain),
         "nmse": nmse(r, p),
         "ssim_brain": float(similarity[brain].mean()),
         # outside the brain both volumes are 0, where the similarity is 1
-        "ssim": float(1 + (similarity[brain] - 1).sum() / PAPER_VOXELS),
+        "ssim": float(1 + (similarity[brain] - 1).sum() / voxels),
     }
     if tumour is not None and tumour.any():
         figures["psnr_tumour"] = psnr(r, p, tumour)

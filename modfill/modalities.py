@@ -3,6 +3,7 @@
 A set is a TOML file. The built-in ones, `brats` and `ixi`, lie in `modfill/sets`; a user's own has the same form:
 
     name = "stroke"
+    skull_stripped = true           # false if the cases are whole heads (default: true)
 
     [modalities.flair]              # letters and digits; names the outputs
     short = "FLAIR"                 # in reports (default: the name)
@@ -71,10 +72,13 @@ class ModalitySet:
     Attributes:
         name: Name of the set.
         modalities: At least two.
+        skull_stripped: Whether cases show the brain alone. If not, they are heads, and what is said of the brain holds
+            for all that is not background.
     """
 
     name: str
     modalities: tuple[Modality, ...]
+    skull_stripped: bool = True
 
     @classmethod
     def of(cls, which: ModalitySet | str | Path | None) -> ModalitySet:
@@ -108,8 +112,8 @@ class ModalitySet:
         Raises:
             SettingsError: It does not describe a set, or two modalities share a name.
         """
-        name, described = checked(table, where)
-        found = cls(name, tuple(Modality(modality, **keys) for modality, keys in described.items()))
+        name, described, stripped = checked(table, where)
+        found = cls(name, tuple(Modality(modality, **keys) for modality, keys in described.items()), stripped)
         found._refuse_shared_names(where)
         return found
 
@@ -117,7 +121,8 @@ class ModalitySet:
     def table(self) -> dict[str, Any]:
         """The set as `from_table` takes it, for the metadata of weights."""
         described = {m.name: {key: value for key, value in asdict(m).items() if value} for m in self.modalities}
-        return {"name": self.name, "modalities": {name: _without_name(keys) for name, keys in described.items()}}
+        whole = {} if self.skull_stripped else {"skull_stripped": False}
+        return {"name": self.name, **whole, "modalities": {n: _without_name(keys) for n, keys in described.items()}}
 
     @cached_property
     def names(self) -> tuple[str, ...]:

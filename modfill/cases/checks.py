@@ -190,7 +190,7 @@ def times(shape: tuple[int, ...]) -> str:
     return "x".join(str(size) for size in shape)
 
 
-def check_background(where: str, image: nib.Nifti1Image) -> None:
+def check_background(where: str, image: nib.Nifti1Image, stripped: bool = True) -> None:
     """Refuse an image with skull, air noise or another background than 0.
 
     A brain is round: even in a tightly cropped volume the twelve edges are background. With air noise, a neck or a
@@ -200,6 +200,7 @@ def check_background(where: str, image: nib.Nifti1Image) -> None:
     Args:
         where: Case and file, with which the message begins.
         image: Image with the voxels in memory.
+        stripped: False if the image may show a whole head. Its air must be 0 all the same.
 
     Raises:
         CaseError: If more than 5% of the edges' voxels are not 0, or more than 2500 ml of the whole, or
@@ -211,6 +212,12 @@ def check_background(where: str, image: nib.Nifti1Image) -> None:
     edges += [shown[x, :, z] for x in (0, -1) for z in (0, -1)]
     edges += [shown[:, y, z] for y in (0, -1) for z in (0, -1)]
     share = float(np.concatenate(edges).mean())
+    if not stripped:
+        if share > _EDGE_LIMIT:
+            raise CaseError(
+                f"{where} must have a background of 0, got {share:.0%} of the volume's edges not 0; set the air to 0"
+            )
+        return
     millilitres = np.count_nonzero(shown) * abs(np.linalg.det(image.affine[:3, :3])) / 1000
     if share > _EDGE_LIMIT:
         got = f"{share:.0%} of the volume's edges not 0"

@@ -185,7 +185,7 @@ def read_case(files: CaseFiles, *, allow_synthetic: bool = False, assume_aligned
         overrides = files.overrides
         if assume_aligned and _align(images):
             overrides += ("assume-aligned",)
-        images = _check(files.case_id, images, image_labels(files), unusable)
+        images = _check(files.case_id, images, image_labels(files), unusable, files.modality_set)
     paths = {modality: files.paths[modality] for modality in images}
     volume_index = {modality: index for modality, index in files.volume_index.items() if modality in images}
     read = {modality: hashes[modality] for modality in images}
@@ -278,7 +278,7 @@ def case_from_arrays(
         if array.dtype.kind in "iu":
             images[modality].set_data_dtype(array.dtype)
     unusable: dict[str, str] = {}
-    images = _check(case_id, images, {modality: modality for modality in images}, unusable)
+    images = _check(case_id, images, {modality: modality for modality in images}, unusable, known)
     return Case(case_id, images, {}, unusable, modality_set=known)
 
 
@@ -295,7 +295,11 @@ def require_usable(case: Case) -> None:
 
 
 def _check(
-    case_id: str, images: dict[str, nib.Nifti1Image], labels: dict[str, str], unusable: dict[str, str]
+    case_id: str,
+    images: dict[str, nib.Nifti1Image],
+    labels: dict[str, str],
+    unusable: dict[str, str],
+    known: ModalitySet,
 ) -> dict[str, nib.Nifti1Image]:
     """Return the usable images and add the others to ``unusable``, unless the whole case must be refused."""
     for modality in images:
@@ -311,5 +315,5 @@ def _check(
         raise CaseError(nothing_usable(case_id, unusable))
     check_grids(case_id, usable, labels)
     for modality, image in usable.items():
-        check_background(f"case {case_id}: {labels[modality]}", image)
+        check_background(f"case {case_id}: {labels[modality]}", image, stripped=known.skull_stripped)
     return usable

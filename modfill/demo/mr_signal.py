@@ -12,7 +12,15 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MODALITY_SIGNALS", "TISSUES", "Tissue", "inversion_recovery", "spin_echo", "spoiled_gradient_echo"]
+__all__ = [
+    "MODALITY_SIGNALS",
+    "TISSUES",
+    "Tissue",
+    "inversion_recovery",
+    "mixed_signal",
+    "spin_echo",
+    "spoiled_gradient_echo",
+]
 
 Array = NDArray[np.floating]
 Equation = Callable[[Array, Array], Array]
@@ -47,6 +55,10 @@ TISSUES: Mapping[str, Tissue] = {
     "necrosis": Tissue(1950, 230, 0.93, agent=0.02),
     "rim": Tissue(1300, 120, 0.87, agent=0.3),
     "blood": Tissue(1664, 35, 0.85, agent=0.7),
+    # outside of the brain, for whole heads
+    "fat": Tissue(380, 70, 0.90),
+    "muscle": Tissue(1420, 40, 0.80),
+    "bone": Tissue(600, 10, 0.15),
 }
 # Longitudinal relaxivity of a gadolinium agent in blood at 3 T, l/mmol/s.
 _RELAXIVITY = 4.5
@@ -71,8 +83,8 @@ def inversion_recovery(t1: Array, t2: Array, tr: float, te: float, ti: float) ->
     return signal
 
 
-def _mixed_signal(fractions: Mapping[str, Array], myelin: Array, equation: Equation, agent: float = 0.0) -> Array:
-    """Returns the signal of voxels that hold several tissues (fraction x proton density x magnetisation, summed).
+def mixed_signal(fractions: Mapping[str, Array], myelin: Array, equation: Equation, agent: float = 0.0) -> Array:
+    """The signal of voxels that hold several tissues (fraction x proton density x magnetisation, summed).
 
     Args:
         fractions: Fraction of each tissue in each voxel, by name in `TISSUES`.
@@ -94,15 +106,15 @@ def _draw_t1(rng: np.random.Generator) -> Equation:
 
 
 def _t1n(rng: np.random.Generator, fractions: Mapping[str, Array], myelin: Array) -> Array:
-    return _mixed_signal(fractions, myelin, _draw_t1(rng))
+    return mixed_signal(fractions, myelin, _draw_t1(rng))
 
 
 def _t1c(rng: np.random.Generator, fractions: Mapping[str, Array], myelin: Array) -> Array:
-    return _mixed_signal(fractions, myelin, _draw_t1(rng), agent=rng.uniform(0.7, 1.2))
+    return mixed_signal(fractions, myelin, _draw_t1(rng), agent=rng.uniform(0.7, 1.2))
 
 
 def _t2w(rng: np.random.Generator, fractions: Mapping[str, Array], myelin: Array) -> Array:
-    return _mixed_signal(fractions, myelin, partial(spin_echo, tr=rng.uniform(4500, 7000), te=rng.uniform(90, 120)))
+    return mixed_signal(fractions, myelin, partial(spin_echo, tr=rng.uniform(4500, 7000), te=rng.uniform(90, 120)))
 
 
 def _t2f(rng: np.random.Generator, fractions: Mapping[str, Array], myelin: Array) -> Array:
@@ -110,7 +122,7 @@ def _t2f(rng: np.random.Generator, fractions: Mapping[str, Array], myelin: Array
     csf = TISSUES["csf"].t1
     null = csf * np.log(2 / (1 + np.exp(-tr / csf)))  # where the inverted magnetisation of CSF passes zero
     ti = null * rng.uniform(0.88, 0.96)  # scanners stay a little below: CSF is dark, not black
-    return _mixed_signal(fractions, myelin, partial(inversion_recovery, tr=tr, te=te, ti=ti))
+    return mixed_signal(fractions, myelin, partial(inversion_recovery, tr=tr, te=te, ti=ti))
 
 
 MODALITY_SIGNALS: Mapping[str, Callable[[np.random.Generator, Mapping[str, Array], Array], Array]] = {

@@ -9,7 +9,7 @@ partial volume, contrast agent, bias field and Rician noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from modfill.atomic import replacing, writable
 from modfill.demo.mr_signal import MODALITY_SIGNALS
 from modfill.errors import ModfillError
 
-__all__ = ["make_case", "write_case"]
+__all__ = ["Anatomy", "draw_anatomy", "make_case", "smooth_noise", "write_case"]
 
 Volume = NDArray[np.floating]
 """An array, either over the field of view (180, 214, 155) or flat over the voxels of the brain."""
@@ -47,8 +47,16 @@ _TEMPLATE_INTENSITY = {"csf": 0.24, "gm": 0.67, "wm": 0.875}
 
 
 @dataclass(frozen=True)
-class _Anatomy:
-    """Tissue of one head over the field of view; `centre_distance` is the distance (mm) to the tumour's centre."""
+class Anatomy:
+    """Tissue of one head over the field of view of `make_case`: 1 mm, LPS.
+
+    Attributes:
+        fractions: of ``csf``, ``gm`` and ``wm`` in each voxel, 0 outside the brain.
+        texture: local deviation of the template's intensity.
+        brain: the mask.
+        mni: MNI coordinates of each voxel in mm, (3, X, Y, Z).
+        centre_distance: distance in mm to the tumour's centre.
+    """
 
     fractions: dict[str, Volume]
     texture: Volume
@@ -72,13 +80,13 @@ def make_case(seed: int = 0) -> dict[str, nib.Nifti1Image]:
         ModfillError: If nilearn, which carries the template, is not installed.
     """
     rng = np.random.default_rng(seed)
-    anatomy = _draw_anatomy(rng)
+    anatomy = draw_anatomy(rng)
     fractions, segmentation = _implant_tumour(rng, anatomy)
     _add_vessels(rng, anatomy, fractions)
     flat = {name: fraction[anatomy.brain] for name, fraction in fractions.items()}
     # Tissue is never uniform: its relaxation times vary with the template's own intensity and at random.
     lesion = 1 - sum(fractions[name] for name in ("csf", "gm", "wm"))
-    myelin = anatomy.texture + 0.02 * _smooth_noise(rng, 1.5) + 0.12 * lesion * _smooth_noise(rng, 4)
+    myelin = anatomy.texture + 0.02 * smooth_noise(rng, 1.5) + 0.12 * lesion * smooth_noise(rng, 4)
     images = {
         modality: _to_image(_acquire(rng, signal(rng, flat, myelin[anatomy.brain]), anatomy.brain))
         for modality, signal in MODALITY_SIGNALS.items()
@@ -126,13 +134,13 @@ def _load_template() -> tuple[dict[str, Volume], NDArray[np.float64]]:
     return {name: image.get_fdata(dtype=np.float32) for name, image in images.items()}, images["t1"].affine
 
 
-def _smooth_noise(rng: np.random.Generator, sigma: float) -> Volume:
-    """Returns noise of unit variance over the field of view, correlated over `sigma` voxels.
+def smooth_noise(rng: np.random.Generator, sigma: float, shape: Sequence[int] = _VIEW_SHAPE) -> Volume:
+    """Returns noise of unit variance over a volume, correlated over `sigma` voxels.
 
     White noise on a lattice of spacing `sigma` is spread by a Gaussian, one axis at a time: much cheaper than a filter.
     """
     bases = []
-    for length in _VIEW_SHAPE:
+    for length in shape:
         knots = np.arange(-2 * sigma, length + 3 * sigma, sigma)
         basis = np.exp(-(((np.arange(length)[:, None] - knots) / sigma) ** 2) / 2)
         bases.append((basis / np.linalg.norm(basis, axis=1, keepdims=True)).astype(np.float32))
@@ -143,7 +151,7 @@ def _smooth_noise(rng: np.random.Generator, sigma: float) -> Volume:
     return fine
 
 
-def _draw_anatomy(rng: np.random.Generator) -> _Anatomy:
+def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     """Samples the template's maps at randomly deformed places, pushed aside around a place for a tumour."""
     maps, affine = _load_template()
     mni = _draw_coordinates(rng)
@@ -167,7 +175,7 @@ def _draw_anatomy(rng: np.random.Generator) -> _Anatomy:
     maps["csf"] = maps["csf"] + rng.uniform(3.0, 5.0) * sulci
     sharp = {name: np.where(brain, fraction**1.7, 0) for name, fraction in maps.items()}
     total = np.maximum(sum(sharp.values()), 1e-6)
-    return _Anatomy({name: part / total for name, part in sharp.items()}, texture, brain, mni, distance)
+    return Anatomy({name: part / total for name, part in sharp.items()}, texture, brain, mni, distance)
 
 
 def _draw_coordinates(rng: np.random.Generator) -> Volume:
@@ -179,7 +187,7 @@ def _draw_coordinates(rng: np.random.Generator) -> Volume:
     shift = (matrix @ start + _BRAIN_CENTRE_MNI).astype(np.float32)
     mni: Volume = np.tensordot(matrix.astype(np.float32), steps, axes=1) + shift[:, None, None, None]
     for axis in range(3):  # the shape of the head, then that of its folds
-        mni[axis] += 2.5 * _smooth_noise(rng, 28) + 0.9 * _smooth_noise(rng, 7)
+        mni[axis] += 2.5 * smooth_noise(rng, 28) + 0.9 * smooth_noise(rng, 7)
     return mni
 
 
@@ -195,25 +203,25 @@ def _draw_tumour_centre(rng: np.random.Generator, wm: Volume, affine: NDArray[np
 # Tumour and vessels
 
 
-def _implant_tumour(rng: np.random.Generator, anatomy: _Anatomy) -> tuple[dict[str, Volume], NDArray[np.int16]]:
+def _implant_tumour(rng: np.random.Generator, anatomy: Anatomy) -> tuple[dict[str, Volume], NDArray[np.int16]]:
     """Replaces tissue by necrosis, enhancing rim and oedema; returns all tissue fractions and the segmentation."""
     wm, gm = anatomy.fractions["wm"], anatomy.fractions["gm"]
-    distance = anatomy.centre_distance * np.exp(0.16 * _smooth_noise(rng, 9) + 0.05 * _smooth_noise(rng, 3))
+    distance = anatomy.centre_distance * np.exp(0.16 * smooth_noise(rng, 9) + 0.05 * smooth_noise(rng, 3))
     radius = rng.uniform(12, 20)
-    rim_width = rng.uniform(2.5, 4.5) * np.exp(0.35 * _smooth_noise(rng, 6))
+    rim_width = rng.uniform(2.5, 4.5) * np.exp(0.35 * smooth_noise(rng, 6))
     tumour = _inside(radius - distance) * anatomy.brain
     necrosis = _inside(radius - rim_width - distance) * anatomy.brain
 
     # Oedema runs far along white matter and hardly enters the cortex.
     reach = radius + rng.uniform(12, 26) * (0.1 + 0.9 * ndimage.gaussian_filter(wm, 1.5))
-    edge = anatomy.centre_distance * np.exp(0.2 * _smooth_noise(rng, 12))
+    edge = anatomy.centre_distance * np.exp(0.2 * smooth_noise(rng, 12))
     spread = _inside((reach - edge) / 2)
     spread *= _largest_part((spread > 0.5) & (wm + 0.5 * gm > 0.4) | (tumour > 0.5))
     water = spread * rng.uniform(0.65, 0.9)
     oedema = (1 - tumour) * water * (wm + 0.6 * gm)
 
     # Parts of the rim have an intact blood-brain barrier: they look like oedema.
-    leaky = np.clip(0.7 + 0.35 * _smooth_noise(rng, 3), 0.2, 1)
+    leaky = np.clip(0.7 + 0.35 * smooth_noise(rng, 3), 0.2, 1)
     rim = (tumour - necrosis) * leaky
     fractions = {
         "csf": anatomy.fractions["csf"] * (1 - tumour),
@@ -245,10 +253,10 @@ def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return largest
 
 
-def _add_vessels(rng: np.random.Generator, anatomy: _Anatomy, fractions: dict[str, Volume]) -> None:
+def _add_vessels(rng: np.random.Generator, anatomy: Anatomy, fractions: dict[str, Volume]) -> None:
     """Puts blood into `fractions`: thin winding vessels in the sulci and the superior sagittal sinus."""
     # Two random surfaces meet in winding curves; the vessels follow those that run through CSF.
-    first, second = _smooth_noise(rng, 7), _smooth_noise(rng, 7)
+    first, second = smooth_noise(rng, 7), smooth_noise(rng, 7)
     curves = np.exp(-(first**2 + second**2) / (2 * 0.16**2)) * np.clip(2.5 * fractions["csf"], 0, 1)
     surface = anatomy.brain & ~ndimage.binary_erosion(anatomy.brain, iterations=4)
     sinus = np.exp(-((anatomy.mni[0] / 2.2) ** 2) / 2) * (surface & (anatomy.mni[2] > 0))
@@ -265,7 +273,7 @@ def _acquire(rng: np.random.Generator, signal: Volume, brain: NDArray[np.bool_])
     """Adds bias field and Rician noise to the brain's signal and scales it to a scanner's integers."""
     volume = np.zeros(_VIEW_SHAPE, np.float32)
     volume[brain] = signal / np.median(signal)
-    volume *= np.exp(rng.uniform(0.04, 0.12) * _smooth_noise(rng, 60))
+    volume *= np.exp(rng.uniform(0.04, 0.12) * smooth_noise(rng, 60))
     # Noise is white in the scanner; the resampling that every prepared case has been through correlates it.
     real, imaginary = (ndimage.gaussian_filter(rng.standard_normal(_VIEW_SHAPE, np.float32), 0.6) for _ in range(2))
     deviation = rng.uniform(0.03, 0.08)

@@ -79,7 +79,7 @@ def resample(
     """
     way = np.linalg.inv(own.affine) @ (np.eye(4) if matrix is None else matrix) @ to.affine
     values = np.asarray(voxels, dtype=np.float32)
-    low, high = float(values.min()), float(values.max())
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)  # 0 is outside
     if order:
         step = np.sqrt((way[:3, :3] ** 2).sum(1))  # own voxels that a step along each of the new axes spans
         sigma = np.sqrt(np.maximum(step**2 - 1, 0)) / FWHM

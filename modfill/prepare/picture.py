@@ -28,6 +28,7 @@ def draw(
     affine: Matrix,
     names: Mapping[str, str],
     path: Path,
+    mask: str = "brain mask",
 ) -> None:
     """One row for each scan: three planes with the mask's outline, and two with the edges of the first scan.
 
@@ -37,6 +38,7 @@ def draw(
         affine: of the grid; the planes are shown axial, coronal and sagittal whatever its axes are.
         names: a title for each scan.
         path: a PNG file.
+        mask: what the title calls the mask.
     """
     axes = nib.io_orientation(affine)
     heads = {modality: nib.apply_orientation(voxels, axes) for modality, voxels in heads.items()}
@@ -47,7 +49,7 @@ def draw(
     pen = ImageDraw.Draw(sheet)
     for row, (modality, voxels) in enumerate(heads.items()):
         top = row * (_TILE + 16)
-        title = f"{names[modality]}: brain mask in red; on the right, edges of {names[next(iter(heads))]} in green"
+        title = f"{names[modality]}: {mask} in red; on the right, edges of {names[next(iter(heads))]} in green"
         title += "" if row else "; the patient's left is on the left"
         pen.text((4, top + 2), title, fill="white")
         inside = voxels[brain] if brain.any() else voxels

@@ -9,11 +9,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,9 +23,10 @@ from modfill.errors import CaseError, ModfillError, SettingsError
 from modfill.modalities import BRATS
 from modfill.prepare.finding import find_series, find_studies
 from modfill.prepare.grid import Grid, grid_around, grid_of_reference, resample
+from modfill.prepare.images import save_image, stored
 from modfill.prepare.picture import draw
 from modfill.prepare.recognition import Choice, choose
-from modfill.prepare.record import SUFFIX, grid_to, read_record
+from modfill.prepare.record import SUFFIX, grid_to, package_versions, read_record, scan_to
 from modfill.prepare.registration import Registration, register
 from modfill.prepare.scan import Matrix, Scan, as_sitk, read_scan
 from modfill.prepare.stripping import Brain, brain_of, doubts_of
@@ -38,7 +37,6 @@ _LOG = logging.getLogger("modfill")
 
 _INSTALL = "pip install 'modfill[prepare]'"
 _BEST_FIRST = ("t1c", "t1n", "t2f", "t2w")  # among scans of the same resolution
-_PACKAGES = ("SimpleITK", "deepbet", "dcm2niix", "nibabel", "scipy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,8 +331,8 @@ def _write(work: _Work, images: Mapping[str, NDArray[np.float32]], out: Path, bi
         stack.enter_context(replacing(record)).write_text(json.dumps(note, indent=1) + "\n", encoding="utf8")
         for modality, voxels in images.items():
             integer = work.scans[modality].integer
-            _save(_stored(voxels, integer), grid, stack.enter_context(replacing(paths[modality])))
-        _save(brain.mask.astype(np.int16), grid, stack.enter_context(replacing(mask)))
+            save_image(stored(voxels, integer), grid, stack.enter_context(replacing(paths[modality])))
+        save_image(brain.mask.astype(np.int16), grid, stack.enter_context(replacing(mask)))
         for path in gone:
             path.unlink(missing_ok=True)
     return PreparedStudy(case, folder, paths, record, picture, work.reasons, tuple(work.warnings))
@@ -348,38 +346,15 @@ def _recorded(record: Path) -> list[str]:
         return []
 
 
-def _stored(voxels: NDArray[np.float32], integer: bool) -> NDArray[np.generic]:
-    """The voxels in the type of the file, integers where the scan has them."""
-    return np.round(voxels).astype(np.int32 if voxels.max() > 32767 else np.int16) if integer else voxels
-
-
-def _save(stored: NDArray[np.generic], grid: Grid, path: Path) -> None:
-    image = nib.Nifti1Image(stored, grid.affine)
-    image.set_sform(grid.affine, 1)
-    image.set_qform(grid.affine, 1)
-    image.header.set_xyzt_units("mm")
-    nib.save(image, path)
-
-
 def _note(work: _Work, images: Mapping[str, NDArray[np.float32]], bias_correction: bool) -> dict[str, Any]:
-    """The record; `PreparedToScan` are matrices between worlds, RAS, in mm."""
-    scans = []
-    for modality, scan in work.scans.items():
-        found = work.registrations.get(modality)
-        checks = {} if found is None else {
-            "MutualInformation": round(found.information[0], 4),
-            "MutualInformationBefore": round(found.information[1], 4),
-            "PerturbedStartApart": round(found.apart, 3),
-            "HeadsDice": round(found.overlap, 3),
-        }  # fmt: skip
-        scans.append({
-            "Modality": modality, "Source": str(scan.path.resolve()), "SHA256": scan.sha256,
-            "Grid": grid_to(Grid.of(scan)), "PreparedToScan": np.round(work.matrix(modality), 9).tolist(),
-            "PreparedVoxelSHA256": voxel_hash(_stored(images[modality], scan.integer)), **checks,
-        })  # fmt: skip
+    """The record."""
+    scans = [
+        scan_to(m, scan, work.matrix(m), stored(images[m], scan.integer), work.registrations.get(m))
+        for m, scan in work.scans.items()
+    ]
     return {
         "CaseID": work.case_id,
-        "GeneratedBy": [{"Name": "modfill", "Version": __version__}, *_versions()],
+        "GeneratedBy": [{"Name": "modfill", "Version": __version__}, *package_versions()],
         "Reference": work.reference,
         "Grid": grid_to(work.grid),
         "Scans": scans,
@@ -392,11 +367,3 @@ def _note(work: _Work, images: Mapping[str, NDArray[np.float32]], bias_correctio
         "BiasCorrection": bias_correction,
         "Warnings": list(work.warnings),
     }
-
-
-def _versions() -> Iterator[dict[str, str]]:
-    for name in _PACKAGES:
-        try:
-            yield {"Name": name, "Version": version(name)}
-        except PackageNotFoundError:
-            continue

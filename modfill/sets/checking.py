@@ -26,8 +26,8 @@ _RESERVED = {*SEGMENTATION_WORDS, "uncertainty", "synthetic", "prepared"}
 _MOST = 16  # modalities: a description may come from a stranger's weights
 
 
-def checked(table: Any, where: str) -> tuple[str, dict[str, dict[str, Any]]]:
-    """The name of a set and, by the modalities' names, their descriptions with all defaults filled in.
+def checked(table: Any, where: str) -> tuple[str, dict[str, dict[str, Any]], bool]:
+    """The name of a set, its modalities' descriptions with all defaults by name, and whether it is skull-stripped.
 
     Args:
         table: As TOML or JSON gives it.
@@ -39,15 +39,19 @@ def checked(table: Any, where: str) -> tuple[str, dict[str, dict[str, Any]]]:
     """
     if not isinstance(table, Mapping):
         raise SettingsError(f"{where} must hold 'name' and 'modalities', got {table!r}; correct it")
-    _refuse_unknown(table, ("name", "modalities"), where)
+    _refuse_unknown(table, ("name", "skull_stripped", "modalities"), where)
     name, modalities = table.get("name"), table.get("modalities")
     _check_form("name", name, f"{where}: name")
+    stripped = table.get("skull_stripped", True)
+    if not isinstance(stripped, bool):
+        raise SettingsError(f"{where}: skull_stripped must be true or false, got {stripped!r}; correct it")
     if not isinstance(modalities, Mapping) or not 2 <= len(modalities) <= _MOST:
         got = len(modalities) if isinstance(modalities, Mapping) else repr(modalities)
         raise SettingsError(f"{where}: there must be 2 to {_MOST} tables [modalities.NAME], got {got}; add or remove")
     for modality, description in modalities.items():
         _check(modality, description, where)
-    return str(name), {m: _filled(m, d, list(modalities), where) for m, d in modalities.items()}
+    described = {m: _filled(m, d, list(modalities), where) for m, d in modalities.items()}
+    return str(name), described, stripped
 
 
 def _check(modality: Any, description: Any, where: str) -> None:
