@@ -56,9 +56,15 @@ def summary(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> 
         frame: the rows of `translation.csv`.
         reconstruction: those of `reconstruction.csv`, for the diagonal of Table 2.
     """
-    parts = [overview(frame), wins(frame), papers_tasks(frame), tumour(frame), sharp(frame),
+    complete = any_subset(frame)
+    parts = [overview(complete), wins(frame), papers_tasks(frame), tumour(complete), sharp(complete),
              added(frame), matrix(frame, reconstruction), every_task(frame)]  # fmt: skip
     return "\n".join(part for part in parts if part)
+
+
+def any_subset(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the methods that take any modalities; means of the others' few tasks would not compare."""
+    return frame[frame.groupby("method").sources.transform(lambda sources: sources.str.contains("+", regex=False).any())]
 
 
 def overview(frame: pd.DataFrame) -> str:
@@ -92,7 +98,8 @@ def papers_tasks(frame: pd.DataFrame) -> str:
         cells = []
         for source, target in PAPER.values():
             rows = frame[(frame.method == name) & (frame.sources == source) & (frame.target == target)]
-            cells.append(f"{rows.psnr.mean():.2f} / {rows.psnr_matched.mean():.2f} / {rows.ssim.mean():.3f}")
+            means = f"{rows.psnr.mean():.2f} / {rows.psnr_matched.mean():.2f} / {rows.ssim.mean():.3f}"
+            cells.append(means if len(rows) else "–")
         lines.append(_row(name, *cells))
     lines.append(_row("the paper, 1,251 training cases", "25.818 / – / 0.904", "25.074 / – / 0.867"))
     return "\n".join(lines) + "\n"

@@ -9,46 +9,61 @@ in the paper's forms, and a plot. A stopped run is resumed.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.baselines import Method
+from benchmarks.baselines.trained import TrainedPairs
 from benchmarks.cases import figures, reduced
 from benchmarks.methods import add_arguments, selected_methods
-from benchmarks.tables import append, plot, read, scored, summary
+from benchmarks.tables import any_subset, append, plot, read, scored, summary
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
 from modfill.modalities import MODALITIES
 
 
-def tasks() -> Iterator[tuple[str, ...]]:
-    """The 14 source sets that leave something to synthesise."""
+def tasks(method: Method) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """The source sets that a method takes with their targets: the 14 that leave something, or the pairs it learned."""
+    if isinstance(method, TrainedPairs):
+        yield from (((source,), [target]) for source, target in method.facts)
+        return
     for count in range(1, len(MODALITIES)):
-        yield from combinations(MODALITIES, count)
+        for sources in combinations(MODALITIES, count):
+            yield sources, [m for m in MODALITIES if m not in sources]
 
 
-def evaluate(method: Method, case: Case, sources: tuple[str, ...]) -> list[dict]:
-    """One row per target of a source set."""
-    targets = [m for m in MODALITIES if m not in sources]
+def evaluate(method: Method, case: Case, sources: tuple[str, ...], targets: Sequence[str]) -> list[dict]:
+    """One row per target."""
     predictions = method.complete(reduced(case, sources), targets)
     own = {"method": method.name, "case_id": case.case_id, "sources": "+".join(sources)}
     return [{**own, "target": t, **figures(case, t, predictions[t])} for t in targets]
 
 
-def run(methods: list[Method], cohort: Path, out: Path) -> pd.DataFrame:
-    """Every method on every task of every complete case below `cohort`, appended to `translation.csv`."""
+def run(
+    methods: list[Method], cohort: Path, out: Path, pairs: Collection[tuple[str, str]] | None = None
+) -> pd.DataFrame:
+    """Every method on every task of every complete case below `cohort`, appended to `translation.csv`.
+
+    Args:
+        methods: to score.
+        cohort: folder of cases.
+        out: folder of the table.
+        pairs: (source, target) of the only tasks to score; None takes all.
+    """
     out.mkdir(parents=True, exist_ok=True)
     table = out / "translation.csv"
-    done = scored(table, COLUMNS, keys=3)
+    done = scored(table, COLUMNS, keys=4)
     for files in find_cases(cohort):
         case = read_case(files)
         for method in methods:
-            for sources in tasks():
-                if (method.name, case.case_id, "+".join(sources)) not in done:
-                    append(table, COLUMNS, evaluate(method, case, sources))
+            for sources, targets in tasks(method):
+                own = method.name, case.case_id, "+".join(sources)
+                wanted = [t for t in targets if (*own, t) not in done and (pairs is None or (*sources, t) in pairs)]
+                if wanted:
+                    append(table, COLUMNS, evaluate(method, case, sources, wanted))
             print(f"{method.name} {case.case_id}", flush=True)
     return read(table)
 
@@ -70,7 +85,7 @@ def main() -> None:
     diagonal = options.out / "reconstruction.csv"
     reconstruction = pd.read_csv(diagonal) if diagonal.exists() else None
     (options.out / "translation.md").write_text(summary(frame, reconstruction), encoding="utf8")
-    plot(frame, options.out / "translation.png")
+    plot(any_subset(frame), options.out / "translation.png")
 
 
 if __name__ == "__main__":

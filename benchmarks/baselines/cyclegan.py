@@ -19,7 +19,7 @@ class CycleGAN2D(PairStage):
 
     name = "cyclegan2d"
     FULL = Form(64, 9, (240, 240, 1), 1, 100_000)
-    SMALL = Form(16, 4, (128, 128, 1), 1, 2_000)
+    SMALL = Form(8, 4, (96, 96, 1), 1, 2_000)
     paired = False
     players = (("to_target", "to_source"), ("judge_target", "judge_source"))
     kept = ("to_target",)
@@ -64,7 +64,7 @@ class CycleGAN3D(CycleGAN2D):
 
     name = "cyclegan3d"
     FULL = Form(64, 9, (96, 96, 96), 1, 20_000)
-    SMALL = Form(8, 4, (64, 64, 64), 1, 500)
+    SMALL = Form(8, 3, (48, 48, 48), 1, 500)
 
 
 def l1(synthetic: Tensor, wanted: Tensor) -> Tensor:

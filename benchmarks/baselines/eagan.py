@@ -81,7 +81,7 @@ class EaGAN(PairStage):
 
     name = "eagan"
     FULL = Form(64, 7, (128, 128, 128), 6, 10_000)
-    SMALL = Form(16, 5, (64, 64, 64), 2, 1_000)
+    SMALL = Form(8, 5, (64, 64, 64), 2, 1_000)
     players = (("discriminator",), ("generator",))
     kept = ("generator",)
     constant = 2 / 3

@@ -130,7 +130,7 @@ class NICEGAN(PairStage):
 
     name = "nicegan"
     FULL = Form(64, 6, (240, 240, 1), 1, 100_000)
-    SMALL = Form(16, 4, (128, 128, 1), 1, 2_000)
+    SMALL = Form(8, 4, (96, 96, 1), 1, 2_000)  # a smaller window is too small for the broad head
     paired = False
     players = (("judge_target", "judge_source"), ("to_target", "to_source"))
     kept = ("judge_source.encoder", "judge_source.attention", "judge_source.mix", "judge_source.share", "to_target")

@@ -17,7 +17,7 @@ from modfill.training.augmentation import random_box
 from modfill.training.data import TrainingCase
 from modfill.training.loop import Stage
 
-OVERLAP = 0.25  # of the windows that slide over a whole volume
+OVERLAP = 0.1  # of the windows that slide over a whole volume
 
 
 @dataclass(frozen=True)

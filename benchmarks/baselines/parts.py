@@ -175,4 +175,4 @@ class ImagePool(nn.Module):
 
 def constant_then_linear(spent: float, constant: float) -> float:
     """The share of the learning rate after a share of the budget: 1 for the first part of it, then linearly to 0."""
-    return min(1.0, (1 - spent) / (1 - constant))
+    return 1.0 if spent <= constant else (1 - spent) / (1 - constant)

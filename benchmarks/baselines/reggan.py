@@ -94,7 +94,7 @@ class RegGAN(PairStage):
 
     name = "reggan"
     FULL = RegForm(64, 9, (256, 256, 1), 1, 100_000, halvings=7)
-    SMALL = RegForm(16, 4, (128, 128, 1), 1, 2_000, halvings=6)
+    SMALL = RegForm(8, 4, (96, 96, 1), 1, 2_000, halvings=5)
     players = (("generator", "registration"), ("discriminator",))
     kept = ("generator",)
     rate, constant = 1e-4, 1.0

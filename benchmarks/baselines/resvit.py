@@ -96,7 +96,7 @@ class ResViT(PairStage):
 
     name = "resvit"
     FULL = ViTForm(64, 9, (256, 256, 1), 8, 40_000, token=768, layers=12, heads=12)
-    SMALL = ViTForm(16, 9, (128, 128, 1), 4, 1_000, token=96, layers=3, heads=4)
+    SMALL = ViTForm(8, 9, (96, 96, 1), 4, 1_000, token=96, layers=3, heads=4)
     players = (("discriminator",), ("generator",))
     kept = ("generator", "complete")
     complete: Tensor

@@ -1,0 +1,128 @@
+"""Train all rivals one after the other, for as many minutes each, and score them on the paper's two BraTS tasks.
+
+    python -m benchmarks.baselines.all --minutes-each 4 --train DIR --validate DIR --cases DIR --out RIVALS [--small]
+
+A rival for one pair trains as long for each pair. Finished runs are left as they are and a stopped one goes on, so that
+the same command can be repeated. With `--cases`, writes `rivals.csv` and `rivals.md`: the paper's Table 1 with the form,
+steps and minutes of each rival.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from safetensors import safe_open
+
+from benchmarks import translation
+from benchmarks.baselines import Method
+from benchmarks.baselines.export import Facts, exported, facts_of
+from benchmarks.baselines.trained import PAIRS, STAGES, Trained, TrainedPairs, fit_pair
+from benchmarks.tables import PAPER
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import Case, read_case
+from modfill.process import keep_freed_memory
+
+NAMES = ("unet", "pix2pix2d", "pix2pix3d", *PAIRS)
+IN_PAPER = {  # its Table 1: PSNR and SSIM of the two tasks
+    "pix2pix2d": ("24.62 / .874", "24.36 / .846"),
+    "cyclegan2d": ("23.54 / .837", "23.42 / .825"),
+    "nicegan": ("23.72 / .840", "23.64 / .829"),
+    "reggan": ("24.88 / .881", "24.58 / .852"),
+    "resvit": ("25.58 / .895", "24.83 / .861"),
+    "pix2pix3d": ("25.18 / .887", "24.60 / .854"),
+    "cyclegan3d": ("23.74 / .835", "23.51 / .822"),
+}
+
+
+def trained_for(run: Path, name: str, minutes: float) -> bool:
+    """True if a run was trained for these minutes."""
+    path = exported(run, name)
+    return path.exists() and facts_of(path).minutes >= minutes
+
+
+def train_all(
+    names: Sequence[str],
+    out: Path,
+    *,
+    minutes: float,
+    small: bool,
+    cases: Sequence[Case],
+    held_out: Sequence[Case],
+) -> None:
+    """Train each rival into `<out>/<name>`; the first pair of all of them before the second."""
+    for name in (name for name in names if name in STAGES):
+        if not trained_for(out / name, name, minutes):
+            Trained(name, out / name, minutes, held_out).fit(cases)
+    for source, target in PAPER.values():
+        for name in (name for name in names if name in PAIRS):
+            if not trained_for(out / name / f"{source}-{target}", name, minutes):
+                facts = fit_pair(name, source, target, out / name, small=small, minutes=minutes, cases=cases,
+                                 held_out=held_out)  # fmt: skip
+                print(f"{facts.label} {source} to {target}: {facts.steps} steps, {facts.validation_psnr:.2f} dB",
+                      flush=True)  # fmt: skip
+
+
+def table(frame: pd.DataFrame, names: Sequence[str], out: Path) -> str:
+    """The paper's Table 1 for its two BraTS tasks as Markdown, with what each rival was trained for."""
+    heads = [f"{task}, psnr / psnr_matched / ssim" for task in PAPER]
+    lines = ["| rival | parameters | steps | minutes | " + " | ".join(heads) + " | in the paper, psnr / ssim |",
+             "|" + "---|" * (5 + len(heads))]  # fmt: skip
+    for name in names:
+        facts = _facts(name, out)
+        rows = frame[frame.method == next(iter(facts.values())).label]
+        cells = []
+        for source, target in PAPER.values():
+            part = rows[(rows.sources == source) & (rows.target == target)]
+            means = (part[figure].mean() for figure in ("psnr", "psnr_matched", "ssim"))
+            cells.append("{:.2f} / {:.2f} / {:.3f}".format(*means) if len(part) else "–")
+        steps = ", ".join(f"{each.steps:,}" for each in facts.values())
+        minutes = ", ".join(f"{each.minutes:.1f}" for each in facts.values())
+        size = _parameters(next(iter(facts)), name)
+        paper = "; ".join(IN_PAPER.get(name, ("–",)))
+        label = rows.method.iloc[0] if len(rows) else name
+        lines.append(f"| {label} | {size:,} | {steps} | {minutes} | {' | '.join(cells)} | {paper} |")
+    return "\n".join(lines) + "\n"
+
+
+def _facts(name: str, out: Path) -> dict[Path, Facts]:
+    """The runs of a rival and their facts, pairs in the paper's order."""
+    folder = out / name
+    runs = [folder] if name in STAGES else [folder / f"{source}-{target}" for source, target in PAPER.values()]
+    return {run: facts_of(exported(run, name)) for run in runs if exported(run, name).exists()}
+
+
+def _parameters(run: Path, name: str) -> int:
+    """Numbers in an export: the parameters that complete a case, and the statistics of batch norm."""
+    with safe_open(exported(run, name), "pt") as file:
+        return sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118 (a file, not a dictionary)
+
+
+def main() -> None:
+    """Train and score from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes-each", type=float, required=True, metavar="N")
+    parser.add_argument("--train", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--validate", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--cases", type=Path, metavar="DIR", help="cases to score on")
+    parser.add_argument("--out", type=Path, required=True, metavar="RIVALS")
+    parser.add_argument("--names", nargs="+", choices=(*STAGES, *PAIRS), default=NAMES, metavar="NAME")
+    parser.add_argument("--small", action="store_true", help="the narrow forms of the rivals for one pair, for CPUs")
+    options = parser.parse_args()
+    keep_freed_memory()
+    cases, held_out = ([read_case(files) for files in find_cases(d)] for d in (options.train, options.validate))
+    train_all(options.names, options.out, minutes=options.minutes_each, small=options.small, cases=cases,
+              held_out=held_out)  # fmt: skip
+    if options.cases is not None:
+        methods: list[Method] = [
+            Trained(name, options.out / name) if name in STAGES else TrainedPairs(name, options.out / name)
+            for name in options.names
+        ]
+        frame = translation.run(methods, options.cases, options.out, tuple(PAPER.values()))
+        (options.out / "rivals.md").write_text(table(frame, options.names, options.out), encoding="utf8")
+
+
+if __name__ == "__main__":
+    main()
