@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the methods and the places of their trained parts."""
     parser.add_argument("--methods", nargs="+", default=["modfill"], metavar="NAME",
                         choices=(*UNTRAINED, *FITTED, *OURS, *STAGES, *PAIRS),
-                        help=f"any of: {', '.join((*UNTRAINED, *FITTED, *OURS, *STAGES, *PAIRS))}; voxelwise-in-case is "
-                             "fitted to the target")  # fmt: skip
+                        help=f"any of: {', '.join((*UNTRAINED, *FITTED, *OURS, *STAGES, *PAIRS))}; "
+                             "voxelwise-in-case is fitted to the target")  # fmt: skip
     parser.add_argument("--train", type=Path, metavar="DIR", help="training cases, which voxelwise is fitted to")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="DIR/NAME is the run folder of the trained rival NAME")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="modfill's; default: those it ships")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.baselines.all --minutes-each 4 --train DIR --validate DIR --cases DIR --out RIVALS [--small]
 
-A rival for one pair trains as long for each pair. Finished runs are left as they are and a stopped one goes on, so that
-the same command can be repeated. With `--cases`, writes `rivals.csv` and `rivals.md`: the paper's Table 1 with the form,
+A rival for one pair trains as long for each pair. The same command can be repeated: a finished run is left as it is,
+and a stopped one goes on. With `--cases`, writes `translation.csv`, and `rivals.md`: the paper's Table 1 with the
 steps and minutes of each rival.
 """
 
@@ -25,6 +25,7 @@ from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
 from modfill.process import keep_freed_memory
 
+PAIRS_OF_PAPER = tuple(f"{source}-{target}" for source, target in PAPER.values())
 NAMES = ("unet", "pix2pix2d", "pix2pix3d", *PAIRS)
 IN_PAPER = {  # its Table 1: PSNR and SSIM of the two tasks
     "pix2pix2d": ("24.62 / .874", "24.36 / .846"),
@@ -45,6 +46,7 @@ def trained_for(run: Path, name: str, minutes: float) -> bool:
 
 def train_all(
     names: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
     out: Path,
     *,
     minutes: float,
@@ -52,11 +54,11 @@ def train_all(
     cases: Sequence[Case],
     held_out: Sequence[Case],
 ) -> None:
-    """Train each rival into `<out>/<name>`; the first pair of all of them before the second."""
+    """Train each rival into `<out>/<name>`, one pair after the other."""
     for name in (name for name in names if name in STAGES):
         if not trained_for(out / name, name, minutes):
             Trained(name, out / name, minutes, held_out).fit(cases)
-    for source, target in PAPER.values():
+    for source, target in pairs:
         for name in (name for name in names if name in PAIRS):
             if not trained_for(out / name / f"{source}-{target}", name, minutes):
                 facts = fit_pair(name, source, target, out / name, small=small, minutes=minutes, cases=cases,
@@ -108,19 +110,22 @@ def main() -> None:
     parser.add_argument("--validate", type=Path, required=True, metavar="DIR")
     parser.add_argument("--cases", type=Path, metavar="DIR", help="cases to score on")
     parser.add_argument("--out", type=Path, required=True, metavar="RIVALS")
+    parser.add_argument("--pairs", nargs="+", choices=PAIRS_OF_PAPER, default=PAIRS_OF_PAPER, metavar="SOURCE-TARGET",
+                        help=f"of {', '.join(PAIRS_OF_PAPER)}")  # fmt: skip
     parser.add_argument("--names", nargs="+", choices=(*STAGES, *PAIRS), default=NAMES, metavar="NAME")
     parser.add_argument("--small", action="store_true", help="the narrow forms of the rivals for one pair, for CPUs")
     options = parser.parse_args()
     keep_freed_memory()
     cases, held_out = ([read_case(files) for files in find_cases(d)] for d in (options.train, options.validate))
-    train_all(options.names, options.out, minutes=options.minutes_each, small=options.small, cases=cases,
+    pairs = [(source, target) for source, target in PAPER.values() if f"{source}-{target}" in options.pairs]
+    train_all(options.names, pairs, options.out, minutes=options.minutes_each, small=options.small, cases=cases,
               held_out=held_out)  # fmt: skip
     if options.cases is not None:
         methods: list[Method] = [
             Trained(name, options.out / name) if name in STAGES else TrainedPairs(name, options.out / name)
             for name in options.names
         ]
-        frame = translation.run(methods, options.cases, options.out, tuple(PAPER.values()))
+        frame = translation.run(methods, options.cases, options.out, pairs)
         (options.out / "rivals.md").write_text(table(frame, options.names, options.out), encoding="utf8")
 
 

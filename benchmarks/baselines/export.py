@@ -1,4 +1,4 @@
-"""The part of a trained rival that completes cases, in half precision, with what it was trained for and for how long."""
+"""The part of a trained rival that completes cases, in half precision, with the facts of its training."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,8 @@ class Discriminator(nn.Module):
         """Image (B, 1, X, Y) -> the latent (B, 2 * width, X / 4, Y / 4) and the score of the attention (B, 1)."""
         features = self.encoder(image)
         score = self.attention(torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1))
-        attended = self.mix(torch.cat([features, features], dim=1) * self.attention.weight[:, :, None, None])
+        weight = cast(Tensor, self.attention.weight)[:, :, None, None]
+        attended = self.mix(torch.cat([features, features], dim=1) * weight)
         return nn.functional.leaky_relu(self.share * attended + features, 0.2), score
 
     def forward(self, image: Tensor) -> Judged:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -137,7 +137,8 @@ class PairStage(Stage):
         target = sliding_window_inference(
             signed, self.form.window, at_once, windows, OVERLAP, "gaussian", padding_mode="constant", cval=-1.0
         )
-        return (0.5 * (target[0, 0] + 1)).clamp(0, 1).cpu().numpy()
+        unit = 0.5 * (cast(Tensor, target)[0, 0] + 1)
+        return unit.clamp(0, 1).cpu().numpy()
 
     def validate(self) -> float:
         """Mean PSNR of the held-out cases."""

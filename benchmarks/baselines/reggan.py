@@ -26,7 +26,7 @@ class RegForm(Form):
 
 
 class Registration(nn.Module):
-    """U-Net from a synthetic and an acquired image to the displacement, in voxels, that aligns the first with the second.
+    """U-Net from a synthetic and an acquired image to the displacement that aligns the first with the second.
 
     Args:
         width: channels below full resolution, 64 in the paper.
@@ -58,10 +58,10 @@ class Registration(nn.Module):
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, 0.2)
         nn.init.normal_(self.flow.weight, 0, 1e-5)
-        nn.init.zeros_(self.flow.bias)
+        nn.init.constant_(self.flow.get_parameter("bias"), 0)
 
     def forward(self, synthetic: Tensor, acquired: Tensor) -> Tensor:
-        """Two images (B, 1, X, Y) -> displacement (B, 2, X, Y), along the last axis first."""
+        """Two images (B, 1, X, Y) -> displacement (B, 2, X, Y) in voxels, along the last axis first."""
         h, skips = torch.cat([synthetic, acquired], dim=1), []
         for block in self.down:
             skips.append(block(h))

@@ -30,6 +30,7 @@ from benchmarks.baselines.unet import UNetStage
 from benchmarks.cases import in_unit_range
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
+from modfill.errors import ModfillError
 from modfill.modalities import MODALITIES
 from modfill.model.device import best_device, fast_precision, half_is_fast
 from modfill.preprocessing.prepare import prepare
@@ -114,7 +115,10 @@ class TrainedPairs:
         for run in runs:
             facts = facts_of(path := exported(run, name))
             self.facts[facts.source, facts.target], self.paths[facts.source, facts.target] = facts, path
-        [self.name] = {facts.label for facts in self.facts.values()}
+        names = {facts.label for facts in self.facts.values()}
+        if len(names) > 1:
+            raise ModfillError(f"{folder} must have runs of one form, got {' and '.join(sorted(names))}; remove some")
+        [self.name] = names
         self.stages: dict[tuple[str, str], PairStage] = {}
 
     def fit(self, cases: Sequence[Case]) -> None:

@@ -125,10 +125,11 @@ def train(
         stage.train()
         batch = stage.batch(np.random.default_rng(step))
         losses: dict[str, Tensor] = {}
-        for stage.turn in range(stage.turns):
+        for turn in range(stage.turns):
+            stage.turn = turn
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
                 loss, parts = model(batch)
-            _descend(loss, optimisers[stage.turn :: stage.turns], rate, stage.config.gradient_clip)
+            _descend(loss, optimisers[turn :: stage.turns], rate, stage.config.gradient_clip)
             losses = {**losses, **parts, "loss": losses.get("loss", 0) + loss.detach()}
         progress.step += 1
         ema.update(parameters, progress.step)
