@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import translation
+from benchmarks.baselines import aldm, eagan, nicegan, reggan, resvit, trained
 from benchmarks.baselines import all as every
-from benchmarks.baselines import eagan, nicegan, reggan, resvit, trained
 from benchmarks.baselines.cyclegan import IDENTITY, CycleGAN2D
 from benchmarks.baselines.pair import Form, PairStage
 from benchmarks.baselines.parts import ImagePool, PatchGAN, ResNetGenerator, constant_then_linear
 from benchmarks.baselines.trained import PAIRS, TrainedPairs, training_case
 from modfill.errors import ModfillError
+from modfill.model.config import AutoencoderConfig
 from modfill.training.data import TrainingCase
 from modfill.training.log import Budget
 from modfill.training.loop import train
@@ -32,6 +33,9 @@ TINY: dict[str, Form] = {
     "reggan": reggan.RegForm(2, 1, SLICE, 1, 4, halvings=3),
     "resvit": resvit.ViTForm(2, 6, SLICE, 2, 4, token=4, layers=1, heads=2),
     "eagan": Form(2, 3, CUBE, 2, 4),
+    "aldm": aldm.ALDMForm(
+        8, 1, (32, 32, 32), 1, 4, AutoencoderConfig(1, (4, 4, 4), 1, 3, 16), (4, 8, 8, 8, 8, 8, 4), 2, 1e-3
+    ),
 }
 
 
@@ -96,13 +100,13 @@ def test_all_players_learn_and_a_stopped_training_goes_on_to_the_same_bits(
             return draw(rng)
 
         stage.batch = batch  # type: ignore[method-assign]
-        train(stage, folder, Budget(3), seed=0, device=torch.device("cpu"), half=False, save_every=save_every)
+        train(stage, folder, Budget(4), seed=0, device=torch.device("cpu"), half=False, save_every=save_every)
         return stage
 
-    whole = run(tmp_path / "whole", 3, save_every=60)
+    whole = run(tmp_path / "whole", 4, save_every=60)
     with pytest.raises(Interrupted):
         run(tmp_path / "parts", 1)
-    parts = run(tmp_path / "parts", 2, save_every=60)
+    parts = run(tmp_path / "parts", 3, save_every=60)
     for key, value in whole.state_dict().items():
         assert torch.equal(parts.state_dict()[key], value), key
     start = dict(tiny(name, cases).named_parameters())
@@ -113,7 +117,7 @@ def test_all_players_learn_and_a_stopped_training_goes_on_to_the_same_bits(
     assert all(value.isfinite().all() for value in whole.state_dict().values())
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", [name for name in PAIRS if not PAIRS[name].universal])
 def test_each_turn_moves_its_own_player_alone(cases: list[TrainingCase], name: str) -> None:
     stage = tiny(name, cases)
     stage.spent = 0.9
@@ -227,6 +231,38 @@ def test_edges_are_at_the_lowest_value_where_a_volume_is_flat_and_alike_along_al
     assert along[0][0, 0, 3, 4, 4] == pytest.approx(2 * np.tanh(0.1 * 16 / 4) - 1, abs=1e-4)
     assert all(torch.allclose(one, along[0], atol=1e-5) for one in along)
     assert (eagan.real_label(0), eagan.real_label(1), eagan.fake_label(1)) == pytest.approx((0.7, 1.2, 0.3))
+
+
+def test_aldms_networks_learn_one_after_the_other_and_its_translator_switches(cases: list[TrainingCase]) -> None:
+    stage = tiny("aldm", cases)
+    batch = stage.batch(np.random.default_rng(0))
+    learning = {0.0: {"autoencoder"}, 0.3: {"autoencoder", "discriminator"}, 0.5: {"translator"}, 0.9: {"denoiser"}}
+    for stage.spent, networks in learning.items():
+        stage.zero_grad()
+        stage.train()
+        codes = stage.autoencoder.regulariser.unused_for.clone()
+        stage(batch)[0].backward()
+        moved = {key.split(".")[0] for key, p in stage.named_parameters() if p.grad is not None and p.grad.any()}
+        assert moved == networks
+        assert torch.equal(codes, stage.autoencoder.regulariser.unused_for) == ("autoencoder" not in networks)
+    latent = torch.randn(1, 3, 4, 4, 4)
+    first, second = stage.translator(latent, 0), stage.translator(latent, 1)
+    assert not torch.allclose(first, second)
+    stage.zero_grad()
+    first.sum().backward()
+    switched = {int(key.split("modulations.")[1][0]) for key, p in stage.named_parameters()
+                if "modulations" in key and p.grad is not None}  # fmt: skip
+    assert switched == {0}
+
+
+def test_aldm_has_the_papers_widths() -> None:
+    with torch.device("meta"):
+        translator = aldm.Translator(3, aldm.ALDM.FULL.translator)
+    widths = [block.convolutions[1].out_channels for block in translator.blocks]
+    assert widths == [256, 256, 256, 256, 256, 128]
+    spades = [isinstance(block.norms[0], aldm.MSSpade) for block in translator.blocks]
+    assert spades == [False, False, True, True, True, True]
+    assert translator.stem[0].kernel_size == translator.head.kernel_size == (7, 7, 7)
 
 
 def test_rates_stay_and_then_fall_to_nothing() -> None:

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from benchmarks import translation
 from benchmarks.baselines import Method
 from benchmarks.baselines.export import Facts, exported, facts_of
-from benchmarks.baselines.trained import PAIRS, STAGES, Trained, TrainedPairs, fit_pair
+from benchmarks.baselines.trained import PAIRS, STAGES, Trained, TrainedPairs, fit_pair, run_of
 from benchmarks.tables import PAPER
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
@@ -35,6 +35,7 @@ IN_PAPER = {  # its Table 1: PSNR and SSIM of the two tasks
     "resvit": ("25.58 / .895", "24.83 / .861"),
     "pix2pix3d": ("25.18 / .887", "24.60 / .854"),
     "cyclegan3d": ("23.74 / .835", "23.51 / .822"),
+    "aldm": ("25.82 / .904", "25.07 / .867"),
 }
 
 
@@ -60,7 +61,7 @@ def train_all(
             Trained(name, out / name, minutes, held_out).fit(cases)
     for source, target in pairs:
         for name in (name for name in names if name in PAIRS):
-            if not trained_for(out / name / f"{source}-{target}", name, minutes):
+            if not trained_for(run_of(name, source, target, out / name), name, minutes):
                 facts = fit_pair(name, source, target, out / name, small=small, minutes=minutes, cases=cases,
                                  held_out=held_out)  # fmt: skip
                 print(f"{facts.label} {source} to {target}: {facts.steps} steps, {facts.validation_psnr:.2f} dB",
@@ -92,7 +93,7 @@ def table(frame: pd.DataFrame, names: Sequence[str], out: Path) -> str:
 def _facts(name: str, out: Path) -> dict[Path, Facts]:
     """The runs of a rival and their facts, pairs in the paper's order."""
     folder = out / name
-    runs = [folder] if name in STAGES else [folder / f"{source}-{target}" for source, target in PAPER.values()]
+    runs = [folder] if name in STAGES else [run_of(name, *pair, folder) for pair in PAPER.values()]
     return {run: facts_of(exported(run, name)) for run in runs if exported(run, name).exists()}
 
 

@@ -56,6 +56,7 @@ class PairStage(Stage):
     SMALL: ClassVar[Form]
     players: ClassVar[tuple[tuple[str, ...], ...]]  # names of the modules that learn in each turn
     kept: ClassVar[tuple[str, ...]]  # names of the modules that `translate` needs
+    universal: ClassVar[bool] = False  # one network translates every modality into every other
     paired: ClassVar[bool] = True  # crops of source and target are of the same place
     rate: ClassVar[float] = 2e-4
     weight_decay: ClassVar[float] = 0.0
@@ -142,8 +143,9 @@ class PairStage(Stage):
 
     def validate(self) -> float:
         """Mean PSNR of the held-out cases."""
-        values = []
-        for case in self.held_out:
-            source, target = (case.scales[m].to_unit(case.volumes[m].astype(np.float32)) for m in self.pair)
-            values.append(psnr(target * case.brain, self.whole(source * case.brain) * case.brain))
-        return float(np.mean(values))
+        return float(np.mean([self.psnr(case) for case in self.held_out]))
+
+    def psnr(self, case: TrainingCase) -> float:
+        """PSNR in dB of a complete case."""
+        source, target = (case.scales[m].to_unit(case.volumes[m].astype(np.float32)) for m in self.pair)
+        return psnr(target * case.brain, self.whole(source * case.brain) * case.brain)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.baselines.aldm import ALDM
 from benchmarks.baselines.cyclegan import CycleGAN2D, CycleGAN3D
 from benchmarks.baselines.eagan import EaGAN
 from benchmarks.baselines.export import Facts, export, exported, facts_of, load
@@ -47,7 +49,7 @@ STAGES: dict[str, Callable[[list[TrainingCase], list[TrainingCase]], NetworkStag
     "pix2pix2d": Pix2Pix2D,
 }
 PAIRS: dict[str, type[PairStage]] = {
-    stage.name: stage for stage in (CycleGAN2D, CycleGAN3D, NICEGAN, RegGAN, ResViT, EaGAN)
+    stage.name: stage for stage in (CycleGAN2D, CycleGAN3D, NICEGAN, RegGAN, ResViT, EaGAN, ALDM)
 }
 DEVICE = best_device()
 SEED = 0
@@ -98,28 +100,30 @@ class Trained:
 
 
 class TrainedPairs:
-    """A rival for one source and one target, as one of the methods, with all pairs that its folder has.
+    """A rival from one source to one target, as one of the methods, with all pairs that its folder has.
 
     Args:
         name: a key of `PAIRS`.
-        folder: holds a run for each pair, `<source>-<target>`.
+        folder: holds a run for each pair, `<source>-<target>`; or is the one run of a rival for all pairs.
 
     Raises:
         ModfillError: none is trained, or some have the small form and others the full one.
     """
 
     def __init__(self, name: str, folder: Path):
-        runs = sorted(folder.glob("*-*")) or [folder]
+        runs = [folder] if PAIRS[name].universal else sorted(folder.glob("*-*")) or [folder]
         self.facts: dict[tuple[str, str], Facts] = {}
         self.paths: dict[tuple[str, str], Path] = {}
         for run in runs:
             facts = facts_of(path := exported(run, name))
-            self.facts[facts.source, facts.target], self.paths[facts.source, facts.target] = facts, path
+            pairs = list(permutations(MODALITIES, 2)) if PAIRS[name].universal else [(facts.source, facts.target)]
+            for pair in pairs:
+                self.facts[pair], self.paths[pair] = facts, path
         names = {facts.label for facts in self.facts.values()}
         if len(names) > 1:
             raise ModfillError(f"{folder} must have runs of one form, got {' and '.join(sorted(names))}; remove some")
         [self.name] = names
-        self.stages: dict[tuple[str, str], PairStage] = {}
+        self.stages: dict[Path, PairStage] = {}
 
     def fit(self, cases: Sequence[Case]) -> None:
         """Trained already: `fit_pair`."""
@@ -132,12 +136,15 @@ class TrainedPairs:
         done = {}
         for target in targets:
             pair = source, target
-            if pair not in self.stages:
+            path = self.paths[pair]
+            if path not in self.stages:
                 stage = pair_stage(self.facts[pair].rival, *pair, small=self.facts[pair].form == "small")
-                load(stage, self.paths[pair])
-                self.stages[pair] = stage.to(DEVICE)
+                load(stage, path)
+                self.stages[path] = stage.to(DEVICE)
+            stage = self.stages[path]
+            stage.pair = MODALITIES.index(source), MODALITIES.index(target)
             with torch.inference_mode(), torch.autocast(DEVICE.type, torch.bfloat16, enabled=half_on_gpu()):
-                done[target] = prepared.restore(self.stages[pair].whole(unit))
+                done[target] = prepared.restore(stage.whole(unit))
         return done
 
 
@@ -167,12 +174,18 @@ def fit_pair(
     cases: Sequence[Case],
     held_out: Sequence[Case],
 ) -> Facts:
-    """Train a rival for one pair into `<folder>/<source>-<target>`, or resume a stopped run."""
+    """Train a rival for one pair into `run_of(...)`, or resume a stopped run; one for all pairs ignores the pair."""
     torch.manual_seed(SEED)
     stage = pair_stage(name, source, target, small=small, cases=cases, held_out=held_out)
-    run = folder / f"{source}-{target}"
+    run = run_of(name, source, target, folder)
     _train(stage, run, minutes, half_on_gpu())
-    return export(stage, run, "small" if small else "full", source, target)
+    own = ("", "") if stage.universal else (source, target)
+    return export(stage, run, "small" if small else "full", *own)
+
+
+def run_of(name: str, source: str, target: str, folder: Path) -> Path:
+    """The run folder of a rival for a pair: `<folder>/<source>-<target>`, or the folder itself if it is for all."""
+    return folder if PAIRS[name].universal else folder / f"{source}-{target}"
 
 
 def half_on_gpu() -> bool:
@@ -205,14 +218,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="RUN")
     options = parser.parse_args()
     single = options.name in PAIRS
-    if single and (options.source is None or options.target in (None, options.source)):
+    pair = single and not PAIRS[options.name].universal
+    if pair and (options.source is None or options.target in (None, options.source)):
         parser.error(f"{options.name} translates one modality into another: give --source and --target")
-    if not single and (options.source or options.target or options.small):
-        parser.error(f"{options.name} takes any modalities and has one form: leave out --source, --target and --small")
+    if not pair and (options.source or options.target):
+        parser.error(f"{options.name} takes any modality: leave out --source and --target")
+    if not single and options.small:
+        parser.error(f"{options.name} has one form: leave out --small")
     keep_freed_memory()
     cases, held_out = ([read_case(files) for files in find_cases(d)] for d in (options.train, options.validate))
     if single:
-        fit_pair(options.name, options.source, options.target, options.out, small=options.small,
+        source, target = (options.source, options.target) if pair else MODALITIES[:2]
+        fit_pair(options.name, source, target, options.out, small=options.small,
                  minutes=options.minutes, cases=cases, held_out=held_out)  # fmt: skip
     else:
         Trained(options.name, options.out, options.minutes, held_out).fit(cases)
