@@ -19,7 +19,7 @@ from safetensors import safe_open
 from benchmarks import translation
 from benchmarks.baselines import Method
 from benchmarks.baselines.export import Facts, exported, facts_of
-from benchmarks.baselines.trained import PAIRS, STAGES, Trained, TrainedPairs, fit_pair, run_of
+from benchmarks.baselines.trained import PAIRS, STAGES, Trained, TrainedPairs, fit_pair, run_of, training_case
 from benchmarks.tables import PAPER
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
@@ -59,13 +59,19 @@ def train_all(
     for name in (name for name in names if name in STAGES):
         if not trained_for(out / name, name, minutes):
             Trained(name, out / name, minutes, held_out).fit(cases)
-    for source, target in pairs:
-        for name in (name for name in names if name in PAIRS):
-            if not trained_for(run_of(name, source, target, out / name), name, minutes):
-                facts = fit_pair(name, source, target, out / name, small=small, minutes=minutes, cases=cases,
-                                 held_out=held_out)  # fmt: skip
-                print(f"{facts.label} {source} to {target}: {facts.steps} steps, {facts.validation_psnr:.2f} dB",
-                      flush=True)  # fmt: skip
+    pending = [
+        (name, source, target)
+        for source, target in pairs
+        for name in names
+        if name in PAIRS and not trained_for(run_of(name, source, target, out / name), name, minutes)
+    ]
+    prepared = [[training_case(c) for c in cohort if pending] for cohort in (cases, held_out)]
+    for name, source, target in pending:
+        if trained_for(run_of(name, source, target, out / name), name, minutes):
+            continue  # for all pairs at once
+        facts = fit_pair(name, source, target, out / name, small=small, minutes=minutes, cases=prepared[0],
+                         held_out=prepared[1])  # fmt: skip
+        print(f"{facts.label} {source} to {target}: {facts.steps} steps, {facts.validation_psnr:.2f} dB", flush=True)
 
 
 def table(frame: pd.DataFrame, names: Sequence[str], out: Path) -> str:
@@ -87,6 +93,22 @@ def table(frame: pd.DataFrame, names: Sequence[str], out: Path) -> str:
         paper = "; ".join(IN_PAPER.get(name, ("–",)))
         label = rows.method.iloc[0] if len(rows) else name
         lines.append(f"| {label} | {size:,} | {steps} | {minutes} | {' | '.join(cells)} | {paper} |")
+    return "\n".join(lines) + "\n"
+
+
+def curves(names: Sequence[str], out: Path) -> str:
+    """Means of the losses over the first and the last tenth of each training as Markdown."""
+    lines = ["| run | loss, first tenth → last tenth |", "|---|---|"]
+    for name in names:
+        for run in _facts(name, out):
+            rows = pd.read_csv(run / f"{name}.csv")
+            rows = rows[~rows.name.isin(["learning_rate", "validation_psnr"])]
+            first = rows[rows.seconds <= 0.1 * rows.seconds.max()].groupby("name", sort=False).value.mean()
+            last = rows[rows.seconds >= 0.9 * rows.seconds.max()].groupby("name").value.mean()
+            losses = "; ".join(
+                f"{loss} {value:.3g} → {last[loss]:.3g}" for loss, value in first.items() if loss in last
+            )
+            lines.append(f"| {run.relative_to(out)} | {losses} |")
     return "\n".join(lines) + "\n"
 
 
@@ -127,7 +149,8 @@ def main() -> None:
             for name in options.names
         ]
         frame = translation.run(methods, options.cases, options.out, pairs)
-        (options.out / "rivals.md").write_text(table(frame, options.names, options.out), encoding="utf8")
+        parts = table(frame, options.names, options.out), curves(options.names, options.out)
+        (options.out / "rivals.md").write_text("\n".join(parts), encoding="utf8")
 
 
 if __name__ == "__main__":

@@ -154,13 +154,13 @@ def pair_stage(
     target: str,
     *,
     small: bool,
-    cases: Sequence[Case] = (),
-    held_out: Sequence[Case] = (),
+    cases: Sequence[TrainingCase] = (),
+    held_out: Sequence[TrainingCase] = (),
 ) -> PairStage:
     """A rival for one pair, untrained."""
     stage, pair = PAIRS[name], (MODALITIES.index(source), MODALITIES.index(target))
     form = stage.SMALL if small else stage.FULL
-    return stage(form, pair, [training_case(c) for c in cases], [training_case(c) for c in held_out])
+    return stage(form, pair, list(cases), list(held_out))
 
 
 def fit_pair(
@@ -171,8 +171,8 @@ def fit_pair(
     *,
     small: bool,
     minutes: float | None,
-    cases: Sequence[Case],
-    held_out: Sequence[Case],
+    cases: Sequence[TrainingCase],
+    held_out: Sequence[TrainingCase],
 ) -> Facts:
     """Train a rival for one pair into `run_of(...)`, or resume a stopped run; one for all pairs ignores the pair."""
     torch.manual_seed(SEED)
@@ -230,7 +230,8 @@ def main() -> None:
     if single:
         source, target = (options.source, options.target) if pair else MODALITIES[:2]
         fit_pair(options.name, source, target, options.out, small=options.small,
-                 minutes=options.minutes, cases=cases, held_out=held_out)  # fmt: skip
+                 minutes=options.minutes, cases=[training_case(c) for c in cases],
+                 held_out=[training_case(c) for c in held_out])  # fmt: skip
     else:
         Trained(options.name, options.out, options.minutes, held_out).fit(cases)
 
