@@ -13,6 +13,7 @@ from benchmarks import translation
 from benchmarks.baselines import aldm, eagan, nicegan, reggan, resvit, trained
 from benchmarks.baselines import all as every
 from benchmarks.baselines.cyclegan import IDENTITY, CycleGAN2D
+from benchmarks.baselines.export import Facts, facts_of
 from benchmarks.baselines.pair import Form, PairStage
 from benchmarks.baselines.parts import ImagePool, PatchGAN, ResNetGenerator, constant_then_linear
 from benchmarks.baselines.trained import PAIRS, TrainedPairs, training_case
@@ -276,16 +277,18 @@ def test_one_command_trains_completes_and_leaves_finished_runs_alone(
     monkeypatch.setattr(reggan.RegGAN, "SMALL", TINY["reggan"])
     monkeypatch.setattr(trained, "DEVICE", torch.device("cpu"))
 
-    def fit(minutes: float) -> float:
+    def fit(minutes: float) -> Facts:
         every.train_all(["reggan"], [("t1n", "t2f")], tmp_path, minutes=minutes, small=True, cases=[learnable_case(1)],
                         held_out=[learnable_case(3)])  # fmt: skip
-        return (tmp_path / "reggan" / "t1n-t2f" / "reggan.safetensors").stat().st_mtime_ns
+        return facts_of(tmp_path / "reggan" / "t1n-t2f" / "reggan.safetensors")
 
-    made = fit(0.001)
-    assert fit(0.001) == made < fit(0.005)
+    first = fit(1e-4)
+    assert fit(1e-4) == first
+    further = fit(first.minutes + 1e-4)
+    assert further.steps > first.steps and further.minutes > first.minutes
     method, case = TrainedPairs("reggan", tmp_path / "reggan"), learnable_case(4)
     [facts] = method.facts.values()
-    assert method.name == "reggan-small" and facts.minutes >= 0.005 and facts.steps > 0
+    assert method.name == "reggan-small" and facts == further
     assert list(translation.tasks(method)) == [(("t1n",), ["t2f"])]
     given = method.complete(without(without(without(case, "t1c"), "t2w"), "t2f"), ["t2f"])["t2f"]
     brain = case.volume("t1n") > 0
