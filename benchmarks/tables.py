@@ -70,6 +70,8 @@ def any_subset(frame: pd.DataFrame) -> pd.DataFrame:
 
 def overview(frame: pd.DataFrame) -> str:
     """The paper's Table 1: means over 1→1, 2→1, 3→1 and all 28 tasks, ± the standard deviation over the cases."""
+    if frame.empty:
+        return ""
     frame = frame.assign(count=frame.sources.str.count(r"\+") + 1)
     lines = [_row("method", "tasks", *SHOWN), _rule(2 + len(SHOWN))]
     for name, rows in frame.groupby("method", sort=False):
@@ -121,6 +123,8 @@ def tumour(frame: pd.DataFrame) -> str:
 
 def sharp(frame: pd.DataFrame) -> str:
     """Fine detail as a share of the acquired image's, by target."""
+    if frame.empty:
+        return ""
     means = frame.pivot_table(index="method", columns="target", values="sharpness", sort=False)
     lines = [_row("fine detail, acquired = 1", *(f"to {_short(m)}" for m in MODALITIES)), _rule(1 + len(MODALITIES))]
     lines += [_row(name, *(f"{row[m]:.2f}" for m in MODALITIES)) for name, row in means.iterrows()]

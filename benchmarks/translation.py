@@ -85,7 +85,9 @@ def main() -> None:
     diagonal = options.out / "reconstruction.csv"
     reconstruction = pd.read_csv(diagonal) if diagonal.exists() else None
     (options.out / "translation.md").write_text(summary(frame, reconstruction), encoding="utf8")
-    plot(any_subset(frame), options.out / "translation.png")
+    complete = any_subset(frame)
+    if len(complete):
+        plot(complete, options.out / "translation.png")
 
 
 if __name__ == "__main__":

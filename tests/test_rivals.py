@@ -294,5 +294,7 @@ def test_one_command_trains_completes_and_leaves_finished_runs_alone(
     brain = case.volume("t1n") > 0
     assert given.shape == brain.shape and not given[~brain].any() and given[brain].std() > 0
     assert given.min() >= 0 and given.max() <= 1
+    with pytest.raises(ModfillError, match=r"translates t1n to t2f, got t1n\+t1c to t2f"):
+        method.complete(without(without(case, "t2w"), "t2f"), ["t2f"])
     with pytest.raises(ModfillError, match=r"must be a trained resvit, got no file"):
         TrainedPairs("resvit", tmp_path / "resvit")

@@ -129,8 +129,13 @@ class TrainedPairs:
         """Trained already: `fit_pair`."""
 
     def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
-        """Translate the case's only modality into each target. Raises KeyError for a pair that is not trained."""
-        [source] = case.available
+        """Translate the case's only modality into each target. Raises ModfillError for a pair that is not trained."""
+        source = "+".join(case.available)
+        for target in targets:
+            if (source, target) not in self.facts:
+                known = ", ".join(f"{a} to {b}" for a, b in self.facts)
+                raise ModfillError(f"case {case.case_id}: {self.name} translates {known}, got {source} to {target}; "
+                                   "train that pair, or leave the method out")  # fmt: skip
         prepared = prepare(case, PRESET.multiple)
         unit = prepared.scales[source].to_unit(prepared.volumes[source]) * prepared.brain
         done = {}
