@@ -10,7 +10,7 @@ from benchmarks.baselines import Method
 from benchmarks.baselines.in_case import InCase
 from benchmarks.baselines.ours import Modfill
 from benchmarks.baselines.simple import CopyNearest, MeanAvailable
-from benchmarks.baselines.trained import STAGES, Trained
+from benchmarks.baselines.trained import PAIRS, STAGES, Trained, TrainedPairs
 from benchmarks.baselines.voxelwise import Voxelwise
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import read_case
@@ -24,9 +24,9 @@ OURS: dict[str, Mode] = {"modfill": "mean", "modfill-sample": "sample"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the methods and the places of their trained parts."""
     parser.add_argument("--methods", nargs="+", default=["modfill"], metavar="NAME",
-                        choices=(*UNTRAINED, *FITTED, *OURS, *STAGES),
-                        help=f"any of: {', '.join((*UNTRAINED, *FITTED, *OURS, *STAGES))}; voxelwise-in-case is "
-                             "fitted to the target")  # fmt: skip
+                        choices=(*UNTRAINED, *FITTED, *OURS, *STAGES, *PAIRS),
+                        help=f"any of: {', '.join((*UNTRAINED, *FITTED, *OURS, *STAGES, *PAIRS))}; "
+                             "voxelwise-in-case is fitted to the target")  # fmt: skip
     parser.add_argument("--modalities", metavar="SET", help="the cases' set of modalities (default: brats)")
     parser.add_argument("--train", type=Path, metavar="DIR", help="training cases, which voxelwise is fitted to")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="DIR/NAME is the run folder of the trained rival NAME")
@@ -41,10 +41,10 @@ def selected_methods(options: argparse.Namespace, parser: argparse.ArgumentParse
             methods.append(UNTRAINED[name]())
         elif name in OURS:
             methods.append(Modfill(options.weights, OURS[name]))
-        elif name in STAGES:
+        elif name in STAGES or name in PAIRS:
             if options.runs is None:
                 parser.error(f"{name} needs --runs")
-            methods.append(Trained(name, options.runs / name))
+            methods.append((Trained if name in STAGES else TrainedPairs)(name, options.runs / name))
         else:
             known = options.cases if name == InCase.name else options.train
             if known is None:

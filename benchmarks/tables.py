@@ -72,17 +72,26 @@ def summary(frame: pd.DataFrame, reconstruction: pd.DataFrame | None = None) -> 
         frame: the rows of `translation.csv`.
         reconstruction: those of `reconstruction.csv`, for the diagonal of Table 2.
     """
+    complete = any_subset(frame)
     if not set(frame.target) <= set(MODALITIES):
-        parts = [overview(frame), wins(frame), papers_matrix(frame, OURS, reconstruction), every_task(frame)]
+        parts = [overview(complete), wins(frame), papers_matrix(frame, OURS, reconstruction), every_task(frame)]
         return "\n".join(part for part in parts if part)
-    parts = [overview(frame), wins(frame), papers_tasks(frame), tumour(frame), sharp(frame),
+    parts = [overview(complete), wins(frame), papers_tasks(frame), tumour(complete), sharp(complete),
              added(frame), matrix(frame, reconstruction), papers_matrix(frame, OURS, reconstruction),
              scales_of_others(frame), every_task(frame)]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
 
+def any_subset(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the methods that were scored on most tasks; means of the others' few tasks would not compare."""
+    tasks = (frame.sources + " " + frame.target).groupby(frame.method).nunique()
+    return frame[frame.method.map(tasks) == tasks.max()]
+
+
 def overview(frame: pd.DataFrame) -> str:
     """The paper's Table 1: means over 1→1, 2→1, 3→1 and all tasks, ± the standard deviation over the cases."""
+    if frame.empty:
+        return ""
     frame = frame.assign(count=frame.sources.str.count(r"\+") + 1)
     lines = [_row("method", "tasks", *SHOWN), _rule(2 + len(SHOWN))]
     for name, rows in frame.groupby("method", sort=False):
@@ -115,7 +124,8 @@ def papers_tasks(frame: pd.DataFrame) -> str:
         cells = []
         for source, target in PAPER.values():
             rows = frame[(frame.method == name) & (frame.sources == source) & (frame.target == target)]
-            cells.append(f"{rows.psnr.mean():.2f} / {rows.psnr_matched.mean():.2f} / {rows.ssim.mean():.3f}")
+            means = f"{rows.psnr.mean():.2f} / {rows.psnr_matched.mean():.2f} / {rows.ssim.mean():.3f}"
+            cells.append(means if len(rows) else "–")
         lines.append(_row(name, *cells))
     lines.append(_row("the paper, 1,251 training cases", "25.818 / – / 0.904", "25.074 / – / 0.867"))
     return "\n".join(lines) + "\n"
@@ -138,6 +148,8 @@ def tumour(frame: pd.DataFrame) -> str:
 
 def sharp(frame: pd.DataFrame) -> str:
     """Fine detail as a share of the acquired image's, by target."""
+    if frame.empty:
+        return ""
     means = frame.pivot_table(index="method", columns="target", values="sharpness", sort=False)
     lines = [_row("fine detail, acquired = 1", *(f"to {_short(m)}" for m in MODALITIES)), _rule(1 + len(MODALITIES))]
     lines += [_row(name, *(f"{row[m]:.2f}" for m in MODALITIES)) for name, row in means.iterrows()]

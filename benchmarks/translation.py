@@ -10,37 +10,39 @@ in the paper's forms, and a plot. A stopped run is resumed. `--sources 3` restri
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.baselines import Method
+from benchmarks.baselines.trained import TrainedPairs
 from benchmarks.cases import figures, others_figures, reduced
 from benchmarks.methods import add_arguments, selected_methods
 from benchmarks.scales import COLUMNS as SCALES
-from benchmarks.tables import append, plot, read, scored, summary
+from benchmarks.tables import any_subset, append, plot, read, scored, summary
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
-from modfill.modalities import BRATS
+from modfill.modalities import BRATS, ModalitySet
 
 
-def tasks(modalities: Sequence[str] = BRATS.names, counts: Sequence[int] | None = None) -> Iterator[tuple[str, ...]]:
-    """The source sets that leave something to synthesise: 14 of four modalities, 6 of three.
+def tasks(method: Method, modality_set: ModalitySet = BRATS) -> Iterator[tuple[tuple[str, ...], Sequence[str]]]:
+    """The source sets that a method takes with their targets.
 
-    Args:
-        modalities: the set.
-        counts: only source sets of so many modalities; None takes all.
+    They are the pairs that it learned, or all source sets that leave something to synthesise: 14 of four modalities, 6
+    of three.
     """
-    for count in range(1, len(modalities)):
-        if counts is None or count in counts:
-            yield from combinations(modalities, count)
+    if isinstance(method, TrainedPairs):
+        yield from (((source,), [target]) for source, target in method.facts)
+        return
+    for count in range(1, len(modality_set.names)):
+        for sources in combinations(modality_set.names, count):
+            yield sources, modality_set.without(sources)
 
 
-def evaluate(method: Method, case: Case, sources: tuple[str, ...]) -> list[dict]:
-    """One row per target of a source set."""
-    targets = case.modality_set.without(sources)
+def evaluate(method: Method, case: Case, sources: tuple[str, ...], targets: Sequence[str]) -> list[dict]:
+    """One row per target."""
     predictions = method.complete(reduced(case, sources), targets)
     own = {"method": method.name, "case_id": case.case_id, "sources": "+".join(sources)}
     return [
@@ -53,8 +55,10 @@ def run(
     methods: list[Method],
     cohort: Path,
     out: Path,
+    *,
     modalities: str | None = None,
     counts: Sequence[int] | None = None,
+    pairs: Collection[tuple[str, str]] | None = None,
 ) -> pd.DataFrame:
     """Every method on every task of every complete case below `cohort`, appended to `translation.csv`.
 
@@ -64,16 +68,19 @@ def run(
         out: the folder of `translation.csv`.
         modalities: the name or file of the modality set; None takes that of BraTS.
         counts: the numbers of sources of the tasks; None takes all.
+        pairs: (source, target) of the only tasks to score; None takes all.
     """
     out.mkdir(parents=True, exist_ok=True)
     table = out / "translation.csv"
-    done = scored(table, COLUMNS, keys=3)
+    done = scored(table, COLUMNS, keys=4)
     for files in find_cases(cohort, modality_set=modalities):
         case = read_case(files)
         for method in methods:
-            for sources in tasks(case.modality_set.names, counts):
-                if (method.name, case.case_id, "+".join(sources)) not in done:
-                    append(table, COLUMNS, evaluate(method, case, sources))
+            for sources, targets in tasks(method, case.modality_set):
+                own = method.name, case.case_id, "+".join(sources)
+                wanted = [t for t in targets if (*own, t) not in done and (pairs is None or (*sources, t) in pairs)]
+                if wanted and (counts is None or len(sources) in counts):
+                    append(table, COLUMNS, evaluate(method, case, sources, wanted))
             print(f"{method.name} {case.case_id}", flush=True)
     return read(table)
 
@@ -93,11 +100,14 @@ def main() -> None:
                         help="only tasks with N sources (default: any number)")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
-    frame = run(selected_methods(options, parser), options.cases, options.out, options.modalities, options.sources)
+    frame = run(selected_methods(options, parser), options.cases, options.out, modalities=options.modalities,
+                counts=options.sources)  # fmt: skip
     diagonal = options.out / "reconstruction.csv"
     reconstruction = pd.read_csv(diagonal) if diagonal.exists() else None
     (options.out / "translation.md").write_text(summary(frame, reconstruction), encoding="utf8")
-    plot(frame, options.out / "translation.png")
+    complete = any_subset(frame)
+    if len(complete):
+        plot(complete, options.out / "translation.png")
 
 
 if __name__ == "__main__":

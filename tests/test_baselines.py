@@ -59,7 +59,7 @@ def test_each_learns_an_inverse_contrast(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_an_untrained_one_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ModfillError, match=r"unet\.ckpt must be a trained unet, got no file"):
+    with pytest.raises(ModfillError, match=r"unet\.safetensors must be a trained unet, got no file"):
         Trained("unet", tmp_path).complete(without(learnable_case(1), "t1c"), ["t1c"])
 
 

@@ -38,6 +38,7 @@ class NetworkStage(Stage):
 
     unit: Tensor  # (M, 2) mean and standard deviation of each modality in unit range over the training cases
     window: tuple[int, int, int]  # voxels of a training crop, and of the window that slides over a whole volume
+    kept = ("net", "table", "unit")  # names of what `predict` needs
 
     def __init__(self, cases: list[TrainingCase], held_out: list[TrainingCase]):
         super().__init__()

@@ -1,6 +1,10 @@
 """Train a rival, all with the same cases and the same budget.
 
-python -m benchmarks.baselines.trained unet --train DIR --validate DIR --minutes 60 --out RUN
+    python -m benchmarks.baselines.trained unet --train DIR --validate DIR --minutes 60 --out RIVALS/unet
+
+A rival that translates one modality into one other trains one pair a run, into a folder of its own below `--out`:
+
+    python -m benchmarks.baselines.trained reggan --source t1n --target t2w [--small] ... --out RIVALS/reggan
 """
 
 from __future__ import annotations
@@ -8,13 +12,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.baselines.aldm import ALDM
+from benchmarks.baselines.cyclegan import CycleGAN2D, CycleGAN3D
+from benchmarks.baselines.eagan import EaGAN
+from benchmarks.baselines.export import Facts, export, exported, facts_of, load
 from benchmarks.baselines.network import PRESET, NetworkStage
+from benchmarks.baselines.nicegan import NICEGAN
+from benchmarks.baselines.pair import PairStage
 from benchmarks.baselines.pix2pix import Pix2Pix2D, Pix2Pix3D
+from benchmarks.baselines.reggan import RegGAN
+from benchmarks.baselines.resvit import ResViT
 from benchmarks.baselines.unet import UNetStage
 from benchmarks.cases import in_unit_range
 from modfill.cases.finding import find_cases
@@ -35,11 +48,15 @@ STAGES: dict[str, Callable[[list[TrainingCase], list[TrainingCase]], NetworkStag
     "pix2pix3d": Pix2Pix3D,
     "pix2pix2d": Pix2Pix2D,
 }
+PAIRS: dict[str, type[PairStage]] = {
+    stage.name: stage for stage in (CycleGAN2D, CycleGAN3D, NICEGAN, RegGAN, ResViT, EaGAN, ALDM)
+}
 DEVICE = best_device()
+SEED = 0
 
 
 class Trained:
-    """A trained rival as one of the methods.
+    """A trained rival that takes any modalities, as one of the methods.
 
     Args:
         name: a key of `STAGES`.
@@ -54,11 +71,10 @@ class Trained:
 
     def fit(self, cases: Sequence[Case]) -> None:
         """Train, or resume a stopped run."""
+        torch.manual_seed(SEED)
         stage = STAGES[self.name]([training_case(c) for c in cases], [training_case(c) for c in self.held_out])
-        self.run.mkdir(parents=True, exist_ok=True)
-        train(
-            stage, self.run, Budget(stage.config.steps, self.minutes), seed=0, device=DEVICE, half=half_is_fast(DEVICE)
-        )
+        _train(stage, self.run, self.minutes, half_is_fast(DEVICE))
+        export(stage, self.run, "full")
 
     def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
         """Complete with the averaged weights of the run. Raises ModfillError if there are none."""
@@ -78,13 +94,113 @@ class Trained:
 
     def _load(self) -> NetworkStage:
         stage = STAGES[self.name]([], [])
-        path = self.run / f"{stage.name}.ckpt"
-        if not path.exists():
-            raise ModfillError(f"{path} must be a trained {self.name}, got no file; train it with "
-                               f"python -m benchmarks.baselines.trained {self.name}")  # fmt: skip
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        stage.load_state_dict({**state["buffers"], **state["ema"]})
-        return stage.to(DEVICE).eval()
+        facts_of(path := exported(self.run, stage.name))
+        load(stage, path)
+        return stage.to(DEVICE)
+
+
+class TrainedPairs:
+    """A rival from one source to one target, as one of the methods, with all pairs that its folder has.
+
+    Args:
+        name: a key of `PAIRS`.
+        folder: holds a run for each pair, `<source>-<target>`; or is the one run of a rival for all pairs.
+
+    Raises:
+        ModfillError: none is trained, or some have the small form and others the full one.
+    """
+
+    def __init__(self, name: str, folder: Path):
+        runs = [folder] if PAIRS[name].universal else sorted(folder.glob("*-*")) or [folder]
+        self.facts: dict[tuple[str, str], Facts] = {}
+        self.paths: dict[tuple[str, str], Path] = {}
+        for run in runs:
+            facts = facts_of(path := exported(run, name))
+            pairs = list(permutations(MODALITIES, 2)) if PAIRS[name].universal else [(facts.source, facts.target)]
+            for pair in pairs:
+                self.facts[pair], self.paths[pair] = facts, path
+        names = {facts.label for facts in self.facts.values()}
+        if len(names) > 1:
+            raise ModfillError(f"{folder} must have runs of one form, got {' and '.join(sorted(names))}; remove some")
+        [self.name] = names
+        self.stages: dict[Path, PairStage] = {}
+
+    def fit(self, cases: Sequence[Case]) -> None:
+        """Trained already: `fit_pair`."""
+
+    def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
+        """Translate the case's only modality into each target. Raises ModfillError for a pair that is not trained."""
+        source = "+".join(case.available)
+        for target in targets:
+            if (source, target) not in self.facts:
+                known = ", ".join(f"{a} to {b}" for a, b in self.facts)
+                raise ModfillError(f"case {case.case_id}: {self.name} translates {known}, got {source} to {target}; "
+                                   "train that pair, or leave the method out")  # fmt: skip
+        prepared = prepare(case, PRESET.multiple)
+        unit = prepared.scales[source].to_unit(prepared.volumes[source]) * prepared.brain
+        done = {}
+        for target in targets:
+            pair = source, target
+            path = self.paths[pair]
+            if path not in self.stages:
+                stage = pair_stage(self.facts[pair].rival, *pair, small=self.facts[pair].form == "small")
+                load(stage, path)
+                self.stages[path] = stage.to(DEVICE)
+            stage = self.stages[path]
+            stage.pair = MODALITIES.index(source), MODALITIES.index(target)
+            with torch.inference_mode(), torch.autocast(DEVICE.type, torch.bfloat16, enabled=half_on_gpu()):
+                done[target] = prepared.restore(stage.whole(unit))
+        return done
+
+
+def pair_stage(
+    name: str,
+    source: str,
+    target: str,
+    *,
+    small: bool,
+    cases: Sequence[TrainingCase] = (),
+    held_out: Sequence[TrainingCase] = (),
+) -> PairStage:
+    """A rival for one pair, untrained."""
+    stage, pair = PAIRS[name], (MODALITIES.index(source), MODALITIES.index(target))
+    form = stage.SMALL if small else stage.FULL
+    return stage(form, pair, list(cases), list(held_out))
+
+
+def fit_pair(
+    name: str,
+    source: str,
+    target: str,
+    folder: Path,
+    *,
+    small: bool,
+    minutes: float | None,
+    cases: Sequence[TrainingCase],
+    held_out: Sequence[TrainingCase],
+) -> Facts:
+    """Train a rival for one pair into `run_of(...)`, or resume a stopped run; one for all pairs ignores the pair."""
+    torch.manual_seed(SEED)
+    stage = pair_stage(name, source, target, small=small, cases=cases, held_out=held_out)
+    run = run_of(name, source, target, folder)
+    _train(stage, run, minutes, half_on_gpu())
+    own = ("", "") if stage.universal else (source, target)
+    return export(stage, run, "small" if small else "full", *own)
+
+
+def run_of(name: str, source: str, target: str, folder: Path) -> Path:
+    """The run folder of a rival for a pair: `<folder>/<source>-<target>`, or the folder itself if it is for all."""
+    return folder if PAIRS[name].universal else folder / f"{source}-{target}"
+
+
+def half_on_gpu() -> bool:
+    """bfloat16 on a GPU only: small edges are not safe in it on a CPU (see modfill.training.run)."""
+    return DEVICE.type == "cuda" and half_is_fast(DEVICE)
+
+
+def _train(stage: NetworkStage | PairStage, run: Path, minutes: float | None, half: bool) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    train(stage, run, Budget(stage.config.steps, minutes), seed=SEED, device=DEVICE, half=half)
 
 
 def training_case(case: Case) -> TrainingCase:
@@ -97,15 +213,32 @@ def training_case(case: Case) -> TrainingCase:
 def main() -> None:
     """Train from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=STAGES)
+    parser.add_argument("name", choices=(*STAGES, *PAIRS))
+    parser.add_argument("--source", choices=MODALITIES, help="of a rival for one pair")
+    parser.add_argument("--target", choices=MODALITIES, help="of a rival for one pair")
+    parser.add_argument("--small", action="store_true", help="the narrow form of a rival for one pair, for CPUs")
     parser.add_argument("--train", type=Path, required=True, metavar="DIR")
     parser.add_argument("--validate", type=Path, required=True, metavar="DIR")
     parser.add_argument("--minutes", type=float, metavar="N")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN")
     options = parser.parse_args()
+    single = options.name in PAIRS
+    pair = single and not PAIRS[options.name].universal
+    if pair and (options.source is None or options.target in (None, options.source)):
+        parser.error(f"{options.name} translates one modality into another: give --source and --target")
+    if not pair and (options.source or options.target):
+        parser.error(f"{options.name} takes any modality: leave out --source and --target")
+    if not single and options.small:
+        parser.error(f"{options.name} has one form: leave out --small")
     keep_freed_memory()
     cases, held_out = ([read_case(files) for files in find_cases(d)] for d in (options.train, options.validate))
-    Trained(options.name, options.out, options.minutes, held_out).fit(cases)
+    if single:
+        source, target = (options.source, options.target) if pair else MODALITIES[:2]
+        fit_pair(options.name, source, target, options.out, small=options.small,
+                 minutes=options.minutes, cases=[training_case(c) for c in cases],
+                 held_out=[training_case(c) for c in held_out])  # fmt: skip
+    else:
+        Trained(options.name, options.out, options.minutes, held_out).fit(cases)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,10 @@ _LOG = logging.getLogger("modfill")
 
 
 class Curves:
-    """Losses to CSV and TensorBoard, and one progress line a minute on standard output."""
+    """Losses to CSV and TensorBoard, and one progress line a minute on standard output.
+
+    A row is written each minute, and each fiftieth of the budget where that is sooner.
+    """
 
     def __init__(self, run: Path, stage: str):
         from torch.utils.tensorboard import SummaryWriter
@@ -52,13 +55,14 @@ class Curves:
         if self.file.tell() == 0:
             self.rows.writerow(["step", "seconds", "name", "value"])
         self.recent: list[tuple[float, dict[str, float]]] = []
-        self.printed = -math.inf
+        self.printed = self.written = -math.inf
+        self.fraction = 0.0
 
     def add(self, progress: Progress, budget: Budget, rate: float, parts: Mapping[str, Tensor], seconds: float) -> None:
         """Collect one step; write the means and print a line when a minute has passed since the last."""
         self.recent.append((seconds, {name: float(value.detach()) for name, value in parts.items()}))
         fraction = max(budget.fraction(progress), 1e-9)
-        if time.monotonic() - self.printed < 60 and fraction < 1:
+        if time.monotonic() - self.written < 60 and fraction - self.fraction < 0.02 and fraction < 1:
             return
         names = {name: None for _, p in self.recent for name in p}
         means = {name: _mean([p[name] for _, p in self.recent if name in p]) for name in names}
@@ -66,10 +70,13 @@ class Curves:
         remaining = progress.seconds * (1 - fraction) / fraction
         for name, value in {**means, "learning_rate": rate}.items():
             self._write(progress, name, value)
+        self.written, self.fraction, self.recent = time.monotonic(), fraction, []
+        if time.monotonic() - self.printed < 60 and fraction < 1:
+            return
+        self.printed = time.monotonic()
         shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
         _LOG.info("%s step %d  %s  %.2f steps/s  %.1f min left", self.stage, progress.step, shown, 1 / per_step,
                   remaining / 60)  # fmt: skip
-        self.printed, self.recent = time.monotonic(), []
 
     def validated(self, progress: Progress, value: float) -> None:
         """Record a validation PSNR."""

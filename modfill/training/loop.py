@@ -32,10 +32,19 @@ class Stage(nn.Module):
     """A module that the loop trains: parameters that require gradients, a batch to draw, and a loss.
 
     Frozen networks may be attributes too; only parameters with `requires_grad` are optimised and saved.
+
+    Attributes:
+        turns: losses of a step, minimised one after the other. The players of an adversarial network have a turn, and
+            an optimiser, each; the optimisers of any other stage minimise one loss together.
+        turn: whose loss `forward` gives, from 0; set by the loop.
+        spent: the share of the budget that is spent, 0 to 1; set by the loop.
     """
 
     name: str
     config: StageConfig
+    turns: int = 1
+    turn: int = 0
+    spent: float = 0.0
 
     def batch(self, rng: np.random.Generator) -> Mapping[str, object]:
         """The inputs of one step."""
@@ -45,6 +54,10 @@ class Stage(nn.Module):
         """The optimisers of the parameters that are trained: AdamW for all, unless a stage says otherwise."""
         rate, decay = self.config.learning_rate, self.config.weight_decay
         return [torch.optim.AdamW(parameters.values(), lr=rate, betas=(0.9, 0.99), weight_decay=decay)]
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step: linear warm-up, then half a cosine down to 1 % of the peak."""
+        return learning_rate(self.config, step, self.spent)
 
     def validate(self) -> float:
         """The stage's validation PSNR in dB."""
@@ -106,18 +119,23 @@ def train(
     saved, validating = time.monotonic(), 0.0
     while (fraction := _spent(budget, progress, device)) < 1:
         began = time.monotonic()
-        rate = learning_rate(stage.config, progress.step, fraction)
+        stage.spent = fraction
+        rate = stage.learning_rate(progress.step)
         torch.manual_seed(step := step_seed(seed, stage.name, progress.step))
         stage.train()
         batch = stage.batch(np.random.default_rng(step))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-            loss, parts = model(batch)
-        _descend(loss, optimisers, parameters, rate, stage.config.gradient_clip)
+        losses: dict[str, Tensor] = {}
+        for turn in range(stage.turns):
+            stage.turn = turn
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+                loss, parts = model(batch)
+            _descend(loss, optimisers[turn :: stage.turns], rate, stage.config.gradient_clip)
+            losses = {**losses, **parts, "loss": losses.get("loss", 0) + loss.detach()}
         progress.step += 1
         ema.update(parameters, progress.step)
         progress.seconds += time.monotonic() - began
         if curves:
-            curves.add(progress, budget, rate, {"loss": loss, **parts}, time.monotonic() - began)
+            curves.add(progress, budget, rate, losses, time.monotonic() - began)
             if time.monotonic() - saved > save_every:
                 if validating < VALIDATION_SHARE * progress.seconds:
                     began = time.monotonic()
@@ -135,20 +153,15 @@ def train(
         curves.close()
 
 
-def _descend(
-    loss: Tensor,
-    optimisers: Sequence[torch.optim.Optimizer],
-    parameters: dict[str, nn.Parameter],
-    rate: float,
-    clip: float,
-) -> None:
+def _descend(loss: Tensor, optimisers: Sequence[torch.optim.Optimizer], rate: float, clip: float) -> None:
     """One clipped optimiser step; none where the gradient is not finite: one bad batch must not end a long run."""
+    groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+    for group in groups:
+        group["lr"] = rate
     for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["lr"] = rate
         optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    if torch.isfinite(nn.utils.clip_grad_norm_(parameters.values(), clip)):
+    if torch.isfinite(nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], clip)):
         for optimiser in optimisers:
             optimiser.step()
 

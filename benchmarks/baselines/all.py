@@ -1,0 +1,157 @@
+"""Train all rivals one after the other, for as many minutes each, and score them on the paper's two BraTS tasks.
+
+    python -m benchmarks.baselines.all --minutes-each 4 --train DIR --validate DIR --cases DIR --out RIVALS [--small]
+
+A rival for one pair trains as long for each pair. The same command can be repeated: a finished run is left as it is,
+and a stopped one goes on. With `--cases`, writes `translation.csv`, and `rivals.md`: the paper's Table 1 with the
+steps and minutes of each rival.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from safetensors import safe_open
+
+from benchmarks import translation
+from benchmarks.baselines import Method
+from benchmarks.baselines.export import Facts, exported, facts_of
+from benchmarks.baselines.trained import PAIRS, STAGES, Trained, TrainedPairs, fit_pair, run_of, training_case
+from benchmarks.tables import PAPER
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import Case, read_case
+from modfill.process import keep_freed_memory
+
+PAIRS_OF_PAPER = tuple(f"{source}-{target}" for source, target in PAPER.values())
+NAMES = ("unet", "pix2pix2d", "pix2pix3d", *PAIRS)
+IN_PAPER = {  # its Table 1: PSNR and SSIM of the two tasks
+    "pix2pix2d": ("24.62 / .874", "24.36 / .846"),
+    "cyclegan2d": ("23.54 / .837", "23.42 / .825"),
+    "nicegan": ("23.72 / .840", "23.64 / .829"),
+    "reggan": ("24.88 / .881", "24.58 / .852"),
+    "resvit": ("25.58 / .895", "24.83 / .861"),
+    "pix2pix3d": ("25.18 / .887", "24.60 / .854"),
+    "cyclegan3d": ("23.74 / .835", "23.51 / .822"),
+    "aldm": ("25.82 / .904", "25.07 / .867"),
+}
+
+
+def trained_for(run: Path, name: str, minutes: float) -> bool:
+    """True if a run was trained for these minutes."""
+    path = exported(run, name)
+    return path.exists() and facts_of(path).minutes >= minutes
+
+
+def train_all(
+    names: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    out: Path,
+    *,
+    minutes: float,
+    small: bool,
+    cases: Sequence[Case],
+    held_out: Sequence[Case],
+) -> None:
+    """Train each rival into `<out>/<name>`, one pair after the other."""
+    for name in (name for name in names if name in STAGES):
+        if not trained_for(out / name, name, minutes):
+            Trained(name, out / name, minutes, held_out).fit(cases)
+    pending = [
+        (name, source, target)
+        for source, target in pairs
+        for name in names
+        if name in PAIRS and not trained_for(run_of(name, source, target, out / name), name, minutes)
+    ]
+    prepared = [[training_case(c) for c in cohort if pending] for cohort in (cases, held_out)]
+    for name, source, target in pending:
+        if trained_for(run_of(name, source, target, out / name), name, minutes):
+            continue  # for all pairs at once
+        facts = fit_pair(name, source, target, out / name, small=small, minutes=minutes, cases=prepared[0],
+                         held_out=prepared[1])  # fmt: skip
+        print(f"{facts.label} {source} to {target}: {facts.steps} steps, {facts.validation_psnr:.2f} dB", flush=True)
+
+
+def table(frame: pd.DataFrame, names: Sequence[str], out: Path) -> str:
+    """The paper's Table 1 for its two BraTS tasks as Markdown, with what each rival was trained for."""
+    heads = [f"{task}, psnr / psnr_matched / ssim" for task in PAPER]
+    lines = ["| rival | parameters | steps | minutes | " + " | ".join(heads) + " | in the paper, psnr / ssim |",
+             "|" + "---|" * (5 + len(heads))]  # fmt: skip
+    for name in names:
+        facts = _facts(name, out)
+        rows = frame[frame.method == next(iter(facts.values())).label]
+        cells = []
+        for source, target in PAPER.values():
+            part = rows[(rows.sources == source) & (rows.target == target)]
+            means = (part[figure].mean() for figure in ("psnr", "psnr_matched", "ssim"))
+            cells.append("{:.2f} / {:.2f} / {:.3f}".format(*means) if len(part) else "–")
+        steps = ", ".join(f"{each.steps:,}" for each in facts.values())
+        minutes = ", ".join(f"{each.minutes:.1f}" for each in facts.values())
+        size = _parameters(next(iter(facts)), name)
+        paper = "; ".join(IN_PAPER.get(name, ("–",)))
+        label = rows.method.iloc[0] if len(rows) else name
+        lines.append(f"| {label} | {size:,} | {steps} | {minutes} | {' | '.join(cells)} | {paper} |")
+    return "\n".join(lines) + "\n"
+
+
+def curves(names: Sequence[str], out: Path) -> str:
+    """Means of the losses over the first and the last tenth of each training as Markdown."""
+    lines = ["| run | loss, first tenth → last tenth |", "|---|---|"]
+    for name in names:
+        for run in _facts(name, out):
+            rows = pd.read_csv(run / f"{name}.csv")
+            rows = rows[~rows.name.isin(["learning_rate", "validation_psnr"])]
+            first = rows[rows.seconds <= 0.1 * rows.seconds.max()].groupby("name", sort=False).value.mean()
+            last = rows[rows.seconds >= 0.9 * rows.seconds.max()].groupby("name").value.mean()
+            losses = "; ".join(
+                f"{loss} {value:.3g} → {last[loss]:.3g}" for loss, value in first.items() if loss in last
+            )
+            lines.append(f"| {run.relative_to(out)} | {losses} |")
+    return "\n".join(lines) + "\n"
+
+
+def _facts(name: str, out: Path) -> dict[Path, Facts]:
+    """The runs of a rival and their facts, pairs in the paper's order."""
+    folder = out / name
+    runs = [folder] if name in STAGES else [run_of(name, *pair, folder) for pair in PAPER.values()]
+    return {run: facts_of(exported(run, name)) for run in runs if exported(run, name).exists()}
+
+
+def _parameters(run: Path, name: str) -> int:
+    """Numbers in an export: the parameters that complete a case, and the statistics of batch norm."""
+    with safe_open(exported(run, name), "pt") as file:
+        return sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118 (a file, not a dictionary)
+
+
+def main() -> None:
+    """Train and score from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes-each", type=float, required=True, metavar="N")
+    parser.add_argument("--train", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--validate", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--cases", type=Path, metavar="DIR", help="cases to score on")
+    parser.add_argument("--out", type=Path, required=True, metavar="RIVALS")
+    parser.add_argument("--pairs", nargs="+", choices=PAIRS_OF_PAPER, default=PAIRS_OF_PAPER, metavar="SOURCE-TARGET",
+                        help=f"of {', '.join(PAIRS_OF_PAPER)}")  # fmt: skip
+    parser.add_argument("--names", nargs="+", choices=(*STAGES, *PAIRS), default=NAMES, metavar="NAME")
+    parser.add_argument("--small", action="store_true", help="the narrow forms of the rivals for one pair, for CPUs")
+    options = parser.parse_args()
+    keep_freed_memory()
+    cases, held_out = ([read_case(files) for files in find_cases(d)] for d in (options.train, options.validate))
+    pairs = [(source, target) for source, target in PAPER.values() if f"{source}-{target}" in options.pairs]
+    train_all(options.names, pairs, options.out, minutes=options.minutes_each, small=options.small, cases=cases,
+              held_out=held_out)  # fmt: skip
+    if options.cases is not None:
+        methods: list[Method] = [
+            Trained(name, options.out / name) if name in STAGES else TrainedPairs(name, options.out / name)
+            for name in options.names
+        ]
+        frame = translation.run(methods, options.cases, options.out, pairs=pairs)
+        parts = table(frame, options.names, options.out), curves(options.names, options.out)
+        (options.out / "rivals.md").write_text("\n".join(parts), encoding="utf8")
+
+
+if __name__ == "__main__":
+    main()
