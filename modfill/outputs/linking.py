@@ -22,6 +22,7 @@ from modfill import __version__
 from modfill.atomic import replacing, writable
 from modfill.cases.filenames import SEGMENTATION_WORDS, is_segmentation, nifti_stem
 from modfill.cases.files import CaseFiles, Cohort
+from modfill.cases.layouts.bids import BIDS_SUFFIXES
 from modfill.cases.layouts.dataset_json import FILE_ENDING, ChannelCase, channel_names
 from modfill.errors import CaseError, ModfillError
 from modfill.modalities import SHORT_NAMES
@@ -32,6 +33,17 @@ __all__ = ["Links", "check_description", "describe", "remove_description", "writ
 _LOG = logging.getLogger("modfill")
 
 _BIDS_VERSION = "1.9.0"
+_BIDS_FILES = {  # beside dataset_description.json, for the BIDS validator
+    ".bidsignore": "cohort.csv\nreport.html\n",
+    "README.md": (
+        "# Synthetic MRI\n\nImages with the entity desc-modfill are synthetic: modfill made them where a modality was "
+        "missing. Images with desc-modfillUncertainty are the expected standard deviation of each voxel. Both are for "
+        "research, not for diagnosis. Images without desc are links to acquired ones. Each synthetic image has a "
+        "sidecar with its sources, weights, seed and settings.\n"
+    ),
+    # by BIDS' rule of inheritance for every image of the dataset, the linked ones too: modfill takes no others
+    **{f"{suffix}.json": '{"SkullStripped": true}\n' for suffix in sorted(set(BIDS_SUFFIXES.values()))},
+}
 _GENERATED_BY = [{"Name": "modfill", "Version": __version__}]
 _DECATHLON_KEYS = ("name", "description", "reference", "licence", "release")  # of use to nnU-Net's users too
 
@@ -211,6 +223,18 @@ def describe(out: OutputFolder, cohort: Cohort, record: Mapping[str, Any] | None
     if out.naming in _DESCRIPTIONS:
         with _own_description(out) as path:
             write_json(path, _DESCRIPTIONS[out.naming][1](out, cohort) | dict(record or {}))
+        if out.naming == "bids":
+            _add_bids_files(out)
+
+
+def _add_bids_files(out: OutputFolder) -> None:
+    """Write the files of `_BIDS_FILES` that are not there yet; a user may change them."""
+    for name, text in _BIDS_FILES.items():
+        place = out.path / name
+        with writable(place):
+            if not place.exists():
+                with replacing(place) as temporary:
+                    temporary.write_text(text, encoding="utf8")
 
 
 def check_description(out: OutputFolder, cohort: Cohort) -> None:

@@ -21,7 +21,7 @@ __all__ = ["DECISIVE", "NO_AGENT", "decisive", "is_ours", "settings_keys", "side
 
 NO_AGENT = "No contrast agent was given: enhancement is inferred from the other modalities and may be wrong or absent."
 
-DECISIVE = ("Sources", "Weights", "Mode", "Steps", "Samples", "Seed", "Uncertainty")
+DECISIVE = ("SourceImages", "Weights", "Mode", "Steps", "Samples", "Seed", "Uncertainty")
 """The keys that two outputs must share to be the same."""
 
 
@@ -34,7 +34,7 @@ def decisive(case: Case, settings: Settings, weights: Mapping[str, str]) -> dict
         weights: `Preset`, `File` and `SHA256` of the weights.
     """
     return {
-        "Sources": [{"Modality": m, **_source(case, m)} for m in case.available],
+        "SourceImages": [{"Modality": m, **_source(case, m)} for m in case.available],
         **settings_keys(settings, weights),
     }
 
