@@ -96,7 +96,9 @@ LAYERS = (  # from the ground up: a module may know its own layer and those befo
     ("reproduction", "reports", "demo", "training", "prepare"),
     ("terminal",),
     ("integrations",),
+    ("export",),
     ("cli",),
+    ("bids_app",),
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
@@ -167,7 +169,7 @@ def test_no_function_takes_more_than_five_positional_arguments() -> None:
 
 
 # the modules that speak to a terminal
-VOICES = ("modfill.cli", "modfill.terminal.arguments", "modfill.integrations.nnunet.command")
+VOICES = ("modfill.cli", "modfill.terminal.arguments", "modfill.integrations.nnunet.command", "modfill.bids_app.command")
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - set(VOICES)))
