@@ -1,4 +1,4 @@
-"""The command line: modfill complete | prepare | restore | report | scan | demo | reproduce | train | export | nnunet | info."""
+"""The command line: modfill complete, prepare, restore, report, scan, demo, reproduce, train, export, nnunet, info."""
 
 from __future__ import annotations
 

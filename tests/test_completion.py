@@ -193,7 +193,10 @@ def test_sidecar_tells_where_it_comes_from(
     note = json.loads((tmp_path / "p1" / f"p1-{target}.json").read_text())
     assert note == done.provenance[target]
     assert note["Synthetic"] is True and note["Modality"] == target
-    assert [(s["Modality"], s["File"]) for s in note["SourceImages"]] == [("t1n", "p1-t1n.nii.gz"), ("t2f", "p1-t2f.nii.gz")]
+    assert [(s["Modality"], s["File"]) for s in note["SourceImages"]] == [
+        ("t1n", "p1-t1n.nii.gz"),
+        ("t2f", "p1-t2f.nii.gz"),
+    ]
     for source in note["SourceImages"]:
         assert source["SHA256"] == hashlib.sha256((case_folder / source["File"]).read_bytes()).hexdigest()
     assert note["Weights"]["SHA256"] == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()

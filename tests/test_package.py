@@ -169,7 +169,12 @@ def test_no_function_takes_more_than_five_positional_arguments() -> None:
 
 
 # the modules that speak to a terminal
-VOICES = ("modfill.cli", "modfill.terminal.arguments", "modfill.integrations.nnunet.command", "modfill.bids_app.command")
+VOICES = (
+    "modfill.cli",
+    "modfill.terminal.arguments",
+    "modfill.integrations.nnunet.command",
+    "modfill.bids_app.command",
+)
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - set(VOICES)))
