@@ -141,6 +141,15 @@ def test_curves_have_losses_and_validation(trained: Path, stage: str) -> None:
     assert list((trained / "tensorboard" / stage).iterdir())
 
 
+def test_curves_need_no_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    curves = Curves(tmp_path, "translator")
+    curves.validated(Progress(step=3), 25.0)
+    curves.close()
+    assert (tmp_path / "translator.csv").read_text().splitlines()[1:] == ["3,0.0,validation_psnr,25"]
+    assert not (tmp_path / "tensorboard").exists()
+
+
 def test_the_autoencoder_learns(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(run.PRESETS, "tiny", shortened(150)["tiny"])
     losses: list[float] = []

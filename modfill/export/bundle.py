@@ -141,9 +141,10 @@ def _card() -> str:
 _README = """\
 # modfill as a MONAI bundle
 
-It needs modfill (`pip install modfill`), whose transform and completer the configuration calls.
+It needs modfill, whose transform and completer the configuration calls, and fire for the command:
 
 ```
+pip install modfill fire
 python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir COHORT --output_dir OUT
 ```
 
