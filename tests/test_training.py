@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -23,6 +24,7 @@ from modfill.model.config import PRESETS, STAGES
 from modfill.training import loop, run
 from modfill.training.data import load_cohort
 from modfill.training.latents import digest
+from modfill.training.log import Curves, Progress
 from modfill.weights import checkpoint
 from tests.case_files import write_case
 from tests.cohort_process import start_process
