@@ -1,4 +1,4 @@
-"""The command line: modfill complete | prepare | restore | report | scan | demo | reproduce | train | nnunet | info."""
+"""The command line: modfill complete, prepare, restore, report, scan, demo, reproduce, train, export, nnunet, info."""
 
 from __future__ import annotations
 
@@ -50,14 +50,25 @@ def main(arguments: list[str] | None = None) -> int:
     options.rest = words[1:]
     if options.command is None:
         parser.error("a command is missing")
+    return guarded(lambda: _COMMANDS[options.command](options, parser), alone=arguments is None, **_wanted(options))
+
+
+def guarded(command: Callable[[], int], *, alone: bool, **wanted: Any) -> int:
+    """Run a command; returns the exit status of `main`, and prints errors and signals in one line.
+
+    Args:
+        command: returns its exit status.
+        alone: this process is the command, not a program that calls it.
+        wanted: the choices of `shown`.
+    """
     try:
         tune_process()
-        with terminable(), shown(**_wanted(options)):
-            return _COMMANDS[options.command](options, parser)
+        with terminable(), shown(**wanted):
+            return command()
     except ModfillError as error:
         print(f"modfill: {in_flags(str(error))}", file=sys.stderr)
         status = 2 if isinstance(error, SettingsError) else 1
-        if arguments is None:  # this process is the command, not a program that calls it
+        if alone:
             end_now_if_busy(status)
         return status
     except BrokenPipeError:  # the reader of the output has gone
@@ -69,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, Terminated) as signal:
         word, status = ("terminated", 143) if isinstance(signal, Terminated) else ("interrupted", 130)
         print(f"modfill: {word}; what is finished stays, run the same command to go on", file=sys.stderr)
-        if arguments is None:
+        if alone:
             end_now_if_busy(status)
         return status
 
@@ -304,6 +315,13 @@ def _train(options: argparse.Namespace, parser: Parser) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace, parser: Parser) -> int:
+    from modfill.export.bundle import export_bundle
+
+    print(export_bundle(options.out, weights=options.weights))
+    return 0
+
+
 def _nnunet(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.integrations.nnunet.command import main as run_nnunet
 
@@ -350,6 +368,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Parser], int]] = {
     "demo": _demo,
     "reproduce": _reproduce,
     "train": _train,
+    "export": _export,
     "nnunet": _nnunet,
     "info": _info,
 }

@@ -83,10 +83,10 @@ def reproduce(
         raise SettingsError(f"out must be another folder than that of {path}, got {out}; choose a new one")
     case = read_case(
         _sources(note, path, sources, completer.modality_set),
-        allow_synthetic=any(source.get("Synthetic") for source in note["Sources"]),
+        allow_synthetic=any(source.get("Synthetic") for source in note["SourceImages"]),
         assume_aligned="assume-aligned" in note.get("Overrides", ()),
     )
-    if decisive(case, settings, {})["Sources"] != note["Sources"]:
+    if decisive(case, settings, {})["SourceImages"] != note["SourceImages"]:
         raise CaseError(f"{path}: the sources must be as they were, got other files; put the former ones back")
     with threads(note.get("Threads")):
         completed = completer.complete(case, out=out, targets=[note["Modality"]], overwrite=True)
@@ -100,14 +100,14 @@ def _sources(note: Mapping[str, Any], path: Path, folder: str | Path | None, mod
     """The sources that a sidecar names, where it says that they lie, or in a folder."""
     paths = source_paths(note, path)
     if folder is not None:
-        paths = {s["Modality"]: Path(folder) / s["File"] for s in note["Sources"] if "File" in s}
+        paths = {s["Modality"]: Path(folder) / s["File"] for s in note["SourceImages"] if "File" in s}
     gone = next((file for file in paths.values() if not file.is_file()), None)
     if gone is not None or not paths:
         got = f"nothing at {gone}" if gone else "arrays, which no file holds"
         raise CaseError(
             f"{path}: the sources must lie where they were, got {got}; put them back, or give their folder (sources=…)"
         )
-    index = {s["Modality"]: s["VolumeIndex"] for s in note["Sources"] if "VolumeIndex" in s}
+    index = {s["Modality"]: s["VolumeIndex"] for s in note["SourceImages"] if "VolumeIndex" in s}
     if index:  # the volumes that are no source are zeros, whichever modality each stands for
         stack = next(iter(paths.values()))
         free = [n for n in range(read_header(stack).get_data_shape()[-1]) if n not in index.values()]

@@ -182,7 +182,7 @@ def packed(rng: Random, raw: bytes) -> bytes:
 
 def sidecar(rng: Random) -> bytes:
     """What may lie where a sidecar is looked for."""
-    note = {"Synthetic": True, "UnitRange": [0, 1], "VoxelSHA256": [rng.integers(9).item()], "Sources": None}
+    note = {"Synthetic": True, "UnitRange": [0, 1], "VoxelSHA256": [rng.integers(9).item()], "SourceImages": None}
     others = (b"[" * 200_000, b'{"a":' * 50_000, b"\xff\xfe", json.dumps(note).encode(), b"null", rng.bytes(200),
               b'{"Synthetic": true, "UnitRange": 1e999}')  # fmt: skip
     return others[rng.integers(len(others))]

@@ -98,7 +98,7 @@ def test_odd_names_are_text(folder: Path) -> None:
 def test_odd_names_in_sidecars_are_text(folder: Path, name: str) -> None:
     sidecar = folder / "out" / "p2" / "p2-t2f.json"
     note = json.loads(sidecar.read_text())
-    note["CaseID"] = note["Sources"][0]["File"] = note["ContrastAgent"] = name
+    note["CaseID"] = note["SourceImages"][0]["File"] = note["ContrastAgent"] = name
     sidecar.write_text(json.dumps(note))
     page = write_report(folder / "out").read_text()
     shown = {unescape(text).partition(";")[0] for text in pictures(page)}
@@ -149,7 +149,7 @@ def test_acquired_images_that_are_not_what_they_were(folder: Path, spoil: str) -
         path.write_bytes(path.read_bytes()[:1000])
         sidecar = folder / "out" / "p2" / "p2-t2f.json"
         note = json.loads(sidecar.read_text())
-        note["Sources"][1]["SHA256"] = cohort_page.hashlib.sha256(path.read_bytes()).hexdigest()
+        note["SourceImages"][1]["SHA256"] = cohort_page.hashlib.sha256(path.read_bytes()).hexdigest()
         sidecar.write_text(json.dumps(note))
     page = write_report(folder / "out").read_text()
     reason = {"remove": "is not where it was", "change": "has changed since", "truncate": "cannot be read"}[spoil]
@@ -161,7 +161,7 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
 
-@pytest.mark.parametrize("spoil", ["image", "map", "CaseID", "Modality", "Sources", "UnitRange"])
+@pytest.mark.parametrize("spoil", ["image", "map", "CaseID", "Modality", "SourceImages", "UnitRange"])
 def test_a_damaged_output_hides_its_case_alone(folder: Path, spoil: str) -> None:
     case = folder / "out" / ODD
     if spoil in ("image", "map"):

@@ -194,8 +194,11 @@ def test_sidecar_tells_where_it_comes_from(
     note = json.loads((tmp_path / "p1" / f"p1-{target}.json").read_text())
     assert note == done.provenance[target]
     assert note["Synthetic"] is True and note["Modality"] == target
-    assert [(s["Modality"], s["File"]) for s in note["Sources"]] == [("t1n", "p1-t1n.nii.gz"), ("t2f", "p1-t2f.nii.gz")]
-    for source in note["Sources"]:
+    assert [(s["Modality"], s["File"]) for s in note["SourceImages"]] == [
+        ("t1n", "p1-t1n.nii.gz"),
+        ("t2f", "p1-t2f.nii.gz"),
+    ]
+    for source in note["SourceImages"]:
         assert source["SHA256"] == hashlib.sha256((case_folder / source["File"]).read_bytes()).hexdigest()
     assert note["Weights"]["SHA256"] == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
     assert note["Weights"]["Preset"] == "tiny" and note["GeneratedBy"][0]["Name"] == "modfill"
@@ -277,7 +280,7 @@ def test_an_output_of_other_settings_or_sources_is_not_taken_for_this_one(
         with pytest.raises(CaseError, match=f"{key} of this run.*overwrite=True"):
             completer.complete(case_folder, out=tmp_path / "out", settings=replace(own, **other))
     save(case_folder / "p1-t1n.nii.gz", brain_volumes(seed=1)["t1n"])
-    with pytest.raises(CaseError, match="Sources of this run"):
+    with pytest.raises(CaseError, match="SourceImages of this run"):
         completer.complete(case_folder, out=tmp_path / "out", settings=own)
     assert hashes(tmp_path / "out") == before
     redone = completer.complete(case_folder, out=tmp_path / "out", overwrite=True, settings=Settings(seed=3))

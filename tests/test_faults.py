@@ -207,7 +207,7 @@ def test_the_input_is_gone_once_it_was_read(completer: ModalityCompleter, case_f
     (case_folder / "p1-t1n.nii.gz").write_bytes(b"another scan")
     (case_folder / "p1-t2f.nii.gz").unlink()
     done = completer.complete(case, out=tmp_path / "out", targets=["t1c"])
-    assert done.provenance["t1c"]["Sources"][0]["SHA256"] == expected
+    assert done.provenance["t1c"]["SourceImages"][0]["SHA256"] == expected
     assert whole_images(tmp_path / "out") == 1
 
 

@@ -12,6 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+import modfill
+
 ROOT = Path(__file__).parents[1]
 MINORS = (11, 12, 13)
 
@@ -72,6 +74,34 @@ def test_ci_tries_the_built_wheel() -> None:
     assert listed is not None
     named = re.findall(r"\btest_\w+", listed[1])
     assert len(named) > 10 and all((ROOT / "tests" / f"{name}.py").is_file() for name in named)
+
+
+def test_the_citation_has_the_package_s_version() -> None:
+    versions = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf8"), re.MULTILINE)
+    assert versions == [modfill.__version__]
+
+
+def test_every_folder_of_the_package_is_installed(setup: configparser.ConfigParser) -> None:
+    listed = set(setup["options"]["packages"].split())
+    inside = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "modfill").rglob("__init__.py")}
+    beside = {".".join(file.parent.relative_to(ROOT).parts) for file in (ROOT / "integrations").rglob("__init__.py")}
+    assert listed == inside | {f"modfill.{name}" for name in beside}
+
+
+def test_users_of_the_wheel_read_of_no_file_of_the_clone(setup: configparser.ConfigParser) -> None:
+    (name,) = re.findall(r"file: (.*)", setup["metadata"]["long_description"])
+    assert "constraints.txt" not in (ROOT / name).read_text(encoding="utf8")
+
+
+def test_nnunet_works_in_a_clone_without_an_editable_install() -> None:
+    """There the folder modfill/ is imported in place of the installed package, and integrations/ lies beside it."""
+    code = (
+        "import sys, runpy; sys.argv = ['modfill', 'nnunet', '--help']\n"
+        "sys.meta_path = [finder for finder in sys.meta_path if 'editable' not in repr(finder).lower()]\n"
+        "runpy.run_module('modfill', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "plan_and_preprocess" in done.stdout, done.stderr
 
 
 def test_another_torchio_is_told_what_is_needed() -> None:

@@ -21,7 +21,7 @@ from modfill.cases.marks import voxel_hash
 from modfill.cases.reading import read_case
 from modfill.cli import main
 from modfill.errors import CaseError, SettingsError
-from modfill.modalities import modality_of
+from modfill.modalities import BRATS
 from modfill.prepare import prepare_studies, prepare_study, registration, restore
 from modfill.prepare.finding import Series, find_series, find_studies
 from modfill.prepare.grid import Grid, grid_of_reference, resample
@@ -586,7 +586,7 @@ def test_a_folder_for_each_sequence_is_one_study(
     assert found == [study]
     choice = choose(find_series(study, tmp_path), {})
     stated = {m: s.source.parent.name for m, s in choice.series.items()}
-    assert all(modality_of(name.split("_")[-1]) in (m, None, "t1c") for m, name in stated.items())
+    assert all(BRATS.modality_of(name.split("_")[-1]) in (m, None, "t1c") for m, name in stated.items())
     assert len(stated) == sum("dwi" not in name and "ADC" not in name for name in files)
 
 

@@ -87,12 +87,12 @@ def test_a_synthetic_source_must_be_allowed_and_is_recorded(
     command = ["complete", str(case_folder), "--out", str(tmp_path / "out"), "--weights", str(tiny_weights)]
     assert main([*command, "--targets", "t2w", "--allow-synthetic"]) == 0
     note = json.loads((tmp_path / "out" / "p1" / "p1-t2w.json").read_text())
-    assert [(s["Modality"], s.get("Synthetic")) for s in note["Sources"]] == [
+    assert [(s["Modality"], s.get("Synthetic")) for s in note["SourceImages"]] == [
         ("t1n", None), ("t1c", True), ("t2f", None)
     ]  # fmt: skip
     VALIDATOR.validate(note)
     without = completer.complete(case_folder, targets=["t2w"])
-    assert [source["Modality"] for source in without.provenance["t2w"]["Sources"]] == ["t1n", "t2f"]
+    assert [source["Modality"] for source in without.provenance["t2w"]["SourceImages"]] == ["t1n", "t2f"]
     assert main(command) == 1  # the output there had other sources
 
 
@@ -129,8 +129,8 @@ def test_the_schema_is_strict(completer: ModalityCompleter, case_folder: Path) -
         assert VALIDATOR.is_valid(without) == optional, f"{key} may be absent"
         assert not VALIDATOR.is_valid(note | {key: {"other": 1}}), f"{key} may be anything"
     changes: list[Callable[[dict], object]] = [
-        lambda n: n.update(Surplus=1), lambda n: n.update(Synthetic=False), lambda n: n["Sources"].clear(),
-        lambda n: n["Sources"][0].pop("SHA256"), lambda n: n["Weights"].update(SHA256="abc"),
+        lambda n: n.update(Surplus=1), lambda n: n.update(Synthetic=False), lambda n: n["SourceImages"].clear(),
+        lambda n: n["SourceImages"][0].pop("SHA256"), lambda n: n["Weights"].update(SHA256="abc"),
         lambda n: n.update(UnitRange=[0]), lambda n: n.update(Steps=0),
     ]  # fmt: skip
     for change in changes:

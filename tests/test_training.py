@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -23,6 +24,7 @@ from modfill.model.config import PRESETS, STAGES
 from modfill.training import loop, run
 from modfill.training.data import load_cohort
 from modfill.training.latents import digest
+from modfill.training.log import Curves, Progress
 from modfill.weights import checkpoint
 from tests.case_files import write_case
 from tests.cohort_process import start_process
@@ -139,6 +141,15 @@ def test_curves_have_losses_and_validation(trained: Path, stage: str) -> None:
     last = [row for row in rows(trained, stage) if row["name"] == "validation_psnr"][-1]
     assert int(last["step"]) == STEPS and 0 < float(last["value"]) < 80
     assert list((trained / "tensorboard" / stage).iterdir())
+
+
+def test_curves_need_no_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    curves = Curves(tmp_path, "translator")
+    curves.validated(Progress(step=3), 25.0)
+    curves.close()
+    assert (tmp_path / "translator.csv").read_text().splitlines()[1:] == ["3,0.0,validation_psnr,25"]
+    assert not (tmp_path / "tensorboard").exists()
 
 
 def test_the_autoencoder_learns(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

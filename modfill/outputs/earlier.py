@@ -53,7 +53,7 @@ class Earlier:
         None if there is no such image.
         """
         note = self.sidecars.get(target, {})
-        asked = {"Sources": next(iter(self.sidecars.values()))["Sources"], **settings}
+        asked = {"SourceImages": next(iter(self.sidecars.values()))["SourceImages"], **settings}
         return self.whole(target) if all(note.get(key) == value for key, value in asked.items()) else None
 
     def finished(self, target: str, decisive: Mapping[str, Any]) -> str | None:
@@ -140,7 +140,7 @@ def _unchanged_sources(files: CaseFiles, note: Mapping[str, Any], *, allow_synth
     """
     hashes: dict[Path, str] = {}
     try:
-        sources = {source["Modality"]: source for source in note["Sources"]}
+        sources = {source["Modality"]: source for source in note["SourceImages"]}
         for modality, path in files.paths.items():
             if modality not in sources:
                 if allow_synthetic or modality in files.volume_index or not has_mark(read_header(path)):
@@ -162,4 +162,4 @@ def _unchanged_sources(files: CaseFiles, note: Mapping[str, Any], *, allow_synth
 
 def _is_synthetic(note: Mapping[str, Any], modality: str) -> bool:
     """Return whether a sidecar records that a source was synthetic itself."""
-    return any(source["Modality"] == modality and source.get("Synthetic") for source in note["Sources"])
+    return any(source["Modality"] == modality and source.get("Synthetic") for source in note["SourceImages"])

@@ -22,6 +22,7 @@ from modfill import __version__
 from modfill.atomic import replacing, writable
 from modfill.cases.filenames import SEGMENTATION_WORDS, is_segmentation, nifti_stem
 from modfill.cases.files import CaseFiles, Cohort
+from modfill.cases.layouts.bids import BidsName
 from modfill.cases.layouts.dataset_json import FILE_ENDING, ChannelCase, channel_names
 from modfill.errors import CaseError, ModfillError
 from modfill.outputs.naming import OutputFolder, refuse_links
@@ -31,6 +32,15 @@ __all__ = ["Links", "check_description", "describe", "remove_description", "writ
 _LOG = logging.getLogger("modfill")
 
 _BIDS_VERSION = "1.9.0"
+_BIDS_FILES = {  # beside dataset_description.json, for the BIDS validator
+    ".bidsignore": "cohort.csv\nreport.html\n",
+    "README.md": (
+        "# Synthetic MRI\n\nImages with the entity desc-modfill are synthetic: modfill made them where a modality was "
+        "missing. Images with desc-modfillUncertainty are the expected standard deviation of each voxel. Both are for "
+        "research, not for diagnosis. Images without desc are links to acquired ones. Each synthetic image has a "
+        "sidecar with its sources, weights, seed and settings.\n"
+    ),
+}
 _GENERATED_BY = [{"Name": "modfill", "Version": __version__}]
 _DECATHLON_KEYS = ("name", "description", "reference", "licence", "release")  # of use to nnU-Net's users too
 
@@ -210,6 +220,23 @@ def describe(out: OutputFolder, cohort: Cohort, record: Mapping[str, Any] | None
     if out.naming in _DESCRIPTIONS:
         with _own_description(out) as path:
             write_json(path, _DESCRIPTIONS[out.naming][1](out, cohort) | dict(record or {}))
+        if out.naming == "bids":
+            _add_bids_files(out)
+
+
+def _add_bids_files(out: OutputFolder) -> None:
+    """Write `_BIDS_FILES` and a sidecar for each suffix where they are not there yet; a user may change them.
+
+    By BIDS' rule of inheritance such a sidecar counts for every image of the dataset, the linked ones too.
+    """
+    suffixes = {BidsName.of(modality.bids[0]).suffix for modality in out.modality_set.modalities}
+    note = json.dumps({"SkullStripped": out.modality_set.skull_stripped}) + "\n"
+    for name, text in {**_BIDS_FILES, **{f"{suffix}.json": note for suffix in sorted(suffixes)}}.items():
+        place = out.path / name
+        with writable(place):
+            if not place.exists():
+                with replacing(place) as temporary:
+                    temporary.write_text(text, encoding="utf8")
 
 
 def check_description(out: OutputFolder, cohort: Cohort) -> None:

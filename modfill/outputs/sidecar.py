@@ -19,7 +19,7 @@ from modfill.settings import Settings
 
 __all__ = ["DECISIVE", "decisive", "is_ours", "settings_keys", "short_names", "sidecar", "source_paths"]
 
-DECISIVE = ("Sources", "Weights", "Mode", "Steps", "Seed", "Uncertainty")
+DECISIVE = ("SourceImages", "Weights", "Mode", "Steps", "Seed", "Uncertainty")
 """The keys that two outputs must share to be the same."""
 
 
@@ -32,7 +32,7 @@ def decisive(case: Case, settings: Settings, weights: Mapping[str, str]) -> dict
         weights: `Preset`, `File` and `SHA256` of the weights.
     """
     return {
-        "Sources": [{"Modality": m, **_source(case, m)} for m in case.available],
+        "SourceImages": [{"Modality": m, **_source(case, m)} for m in case.available],
         **settings_keys(settings, weights),
     }
 

@@ -214,7 +214,7 @@ def _figures(synthetic: Sequence[Synthetic], edge: int) -> list[Figure]:
     """The figures of a case in the order of the modalities, each map after its image."""
     made = {one.modality: one for one in synthetic}
     frame = Frame.of(nib.Nifti1Image.from_filename(synthetic[0].path), edge)
-    sources = {source["Modality"]: source for source in synthetic[0].note["Sources"]}
+    sources = {source["Modality"]: source for source in synthetic[0].note["SourceImages"]}
     places = source_paths(synthetic[0].note, synthetic[0].path)
     figures = []
     for modality, name in short_names(synthetic[0].note).items():
@@ -267,7 +267,7 @@ def _provenance(one: Synthetic) -> dict[str, str]:
     made_by = note["GeneratedBy"][0]
     return {
         "Image": one.path.name,
-        "Sources": "; ".join(f"{names[s['Modality']]} {s.get('File', 'array')}" for s in note["Sources"]),
+        "Sources": "; ".join(f"{names[s['Modality']]} {s.get('File', 'array')}" for s in note["SourceImages"]),
         "Made by": f"{made_by['Name']} {made_by['Version']}",
         "Weights": f"{note['Weights']['Preset']}, {note['Weights']['File']}, SHA-256 {note['Weights']['SHA256'][:12]}…",
         "Settings": f"mode {note['Mode']}, steps {note['Steps'] or 'by default'}, seed {note['Seed']}",

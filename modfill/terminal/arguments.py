@@ -112,6 +112,10 @@ def build_parser() -> Parser:
     reproduce.add_argument("--weights", type=_existing, metavar="FILE", help="default: the weights that modfill ships")
 
     _add_train(commands)
+    export = commands.add_parser("export", help="write the weights in another program's form")
+    export.add_argument("form", choices=("bundle",), help="bundle: a MONAI bundle that calls modfill")
+    export.add_argument("out", type=Path, metavar="DIR", help="the bundle's folder; must be empty or not there")
+    export.add_argument("--weights", type=_existing, metavar="FILE", help="default: the weights that modfill ships")
     commands.add_parser("nnunet", help="nnU-Net on cases that lack channels: prepare, train, predict, ...",
                         add_help=False)  # fmt: skip
     info = commands.add_parser("info", help="say what weights are made of")

@@ -41,15 +41,19 @@ _LOG = logging.getLogger("modfill")
 
 
 class Curves:
-    """Losses to CSV and TensorBoard, and one progress line a minute on standard output.
+    """Losses to CSV, to TensorBoard if it is installed, and one progress line a minute on standard output.
 
     A row is written each minute, and each fiftieth of the budget where that is sooner.
     """
 
     def __init__(self, run: Path, stage: str):
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.stage, self.board = stage, SummaryWriter(str(run / "tensorboard" / stage))
+        self.stage = stage
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.board = None
+        else:
+            self.board = SummaryWriter(str(run / "tensorboard" / stage))
         self.file = (run / f"{stage}.csv").open("a", newline="")
         self.rows = csv.writer(self.file)
         if self.file.tell() == 0:
@@ -86,12 +90,14 @@ class Curves:
     def _write(self, progress: Progress, name: str, value: float) -> None:
         self.rows.writerow([progress.step, f"{progress.seconds:.1f}", name, f"{value:.6g}"])
         self.file.flush()
-        self.board.add_scalar(f"{self.stage}/{name}", value, progress.step)
+        if self.board is not None:
+            self.board.add_scalar(f"{self.stage}/{name}", value, progress.step)
 
     def close(self) -> None:
-        """Finish both files."""
+        """Close the files."""
         self.file.close()
-        self.board.close()
+        if self.board is not None:
+            self.board.close()
 
 
 def _mean(values: Sequence[float]) -> float:

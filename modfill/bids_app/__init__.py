@@ -1,0 +1,1 @@
+"""modfill as a BIDS App: the arguments that every BIDS App takes."""
