@@ -71,11 +71,16 @@ class CompleteModalitiesd(MapTransform):
         settings: Settings | None = None,
         device: str | torch.device = "cpu",
     ):
-        self.modality_set = modality_set_of(weights)
-        super().__init__(self.modality_set.names if keys is None else keys, allow_missing_keys=True)
-        self.modalities = _modalities_of(self.keys, modalities, self.modality_set)
+        known = modality_set_of(weights)
+        super().__init__(known.names if keys is None else keys, allow_missing_keys=True)
+        self.modalities = _modalities_of(self.keys, modalities, known)
         self.settings = without_uncertainty(settings)
         self.weights, self.cache, self.device = weights, cache, str(device)
+
+    @property
+    def modality_set(self) -> ModalitySet:
+        """The modalities that the weights know."""
+        return modality_set_of(self.weights)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Complete one dictionary; the given one and its images stay as they are."""

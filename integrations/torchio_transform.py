@@ -74,13 +74,17 @@ class CompleteModalities(tio.Transform):
                 f"CompleteModalities: p must be 1, got {self.probability}: incomplete subjects cannot be collated"
             )
         self.weights = None if weights is None else str(weights)
-        self.modality_set = modality_set_of(self.weights)
         self.names = _all_names(names, self.modality_set)
         self.cache = None if cache is None else str(cache)
         self.settings = without_uncertainty(settings)
         self.device = str(device)
         self.args_names = ["weights", "names", "cache", "settings", "device"]
         _check_choice(self.include, self.exclude, self.names)
+
+    @property
+    def modality_set(self) -> ModalitySet:
+        """The modalities that the weights know."""
+        return modality_set_of(self.weights)
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Complete one subject; changes and returns it."""

@@ -32,7 +32,6 @@ import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 from modfill.errors import CaseError, SettingsError
@@ -42,7 +41,7 @@ from modfill.sets.words import CONTRAST_WORDS, LEADING_CONTRAST_WORDS, NATIVE_WO
 __all__ = ["BRATS", "BUILT_IN", "MODALITIES", "Modality", "ModalitySet", "uniform"]
 
 _T = TypeVar("_T")
-_FOLDER = Path(__file__).parent / "sets"
+_FOLDER = os.path.join(os.path.dirname(__file__), "sets")
 
 BUILT_IN = ("brats", "ixi")
 """The names of the sets in `modfill/sets`."""
@@ -81,7 +80,7 @@ class ModalitySet:
     skull_stripped: bool = True
 
     @classmethod
-    def of(cls, which: ModalitySet | str | Path | None) -> ModalitySet:
+    def of(cls, which: ModalitySet | str | os.PathLike[str] | None) -> ModalitySet:
         """A set by its name or file.
 
         Args:
@@ -99,7 +98,7 @@ class ModalitySet:
                 f"modalities must be {', '.join(BUILT_IN)} or a TOML file, got '{which}', which is not there; "
                 "correct it"
             )
-        return _read(Path(which))
+        return _read(which)
 
     @classmethod
     def from_table(cls, table: Any, where: str = "the set of modalities") -> ModalitySet:
@@ -138,6 +137,9 @@ class ModalitySet:
     def long_names(self) -> dict[str, str]:
         """The same, with an explanation where one is needed."""
         return {modality.name: modality.long for modality in self.modalities}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self.modalities)  # without the cached tables
 
     def __getitem__(self, name: str) -> Modality:
         return self.modalities[self.names.index(name)]
@@ -271,9 +273,10 @@ def _without_name(keys: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in keys.items() if key != "name"}
 
 
-def _read(path: Path) -> ModalitySet:
+def _read(path: str | os.PathLike[str]) -> ModalitySet:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf8"))
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path} must be a TOML file, got an error: {error}; correct it") from error
     return ModalitySet.from_table(table, str(path))
@@ -281,7 +284,7 @@ def _read(path: Path) -> ModalitySet:
 
 @lru_cache
 def _built_in(name: str) -> ModalitySet:
-    return _read(_FOLDER / f"{name}.toml")
+    return _read(os.path.join(_FOLDER, f"{name}.toml"))
 
 
 BRATS = ModalitySet.of("brats")

@@ -121,7 +121,7 @@ def test_what_is_there_keeps_its_number() -> None:
 
 def test_a_complete_listing_needs_no_numbers() -> None:
     case = channel_case("a", ["t1.nii.gz", "a_0001.nii.gz"], ("t2w", "t1n"), BRATS)
-    assert case.numbered(("t2w", "t1n"), BRATS) == {0: Path("t1.nii.gz"), 1: Path("a_0001.nii.gz")}
+    assert case.numbered(("t2w", "t1n")) == {0: Path("t1.nii.gz"), 1: Path("a_0001.nii.gz")}
     assert case.paths == {"t1n": Path("a_0001.nii.gz"), "t2w": Path("t1.nii.gz")}
 
 

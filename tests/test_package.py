@@ -83,6 +83,7 @@ def test_modality_completer_comes_when_asked_for() -> None:
 
 LAYERS = (  # from the ground up: a module may know its own layer and those before it
     ("errors", "metrics", "process"),
+    ("sets",),
     ("atomic", "modalities"),
     ("settings", "results"),
     ("cases",),

@@ -70,7 +70,8 @@ def case_of_files(
     paths = {modality: Path(path) for modality, path in known.by_modality(files, "a file's modality").items()}
     if not paths:
         raise CaseError(
-            f"a case must have at least one file, got none; name one by its modality, e.g. {known.names[0]}='a.nii.gz'"
+            "a case must have at least one file, got none; name one by its modality, e.g. "
+            f"{known.modalities[0].short.lower()}='a.nii.gz'"
         )
     for modality, path in paths.items():
         if not path.exists():
