@@ -28,9 +28,7 @@ def acquired_mask(acquired: Iterable[str], modality_set: ModalitySet) -> torch.T
     return torch.tensor([modality in acquired for modality in modality_set.names])
 
 
-def acquired_only(
-    present: Mapping[str, Image], former: Any, label: str, modality_set: ModalitySet
-) -> dict[str, Image]:
+def acquired_only(present: Mapping[str, Image], former: Any, label: str, modality_set: ModalitySet) -> dict[str, Image]:
     """Leave out images that a former completion synthesised.
 
     Args:
@@ -78,9 +76,7 @@ def count_range(num_dropped: Any, modality_set: ModalitySet) -> tuple[int, int]:
     numbers: Any = [num_dropped] * 2 if isinstance(num_dropped, Integral) else num_dropped
     whole = isinstance(numbers, Sequence) and len(numbers) == 2 and all(isinstance(n, Integral) for n in numbers)
     if not whole or not 0 <= numbers[0] <= numbers[1] < count:
-        raise ModfillError(
-            f"num_dropped must be from 0 to {count - 1}, or such a pair in order, got {num_dropped!r}"
-        )
+        raise ModfillError(f"num_dropped must be from 0 to {count - 1}, or such a pair in order, got {num_dropped!r}")
     return int(numbers[0]), int(numbers[1])
 
 

@@ -41,8 +41,8 @@ class CompleteModalitiesd(MapTransform):
     load with `allow_missing_keys=True`. With a single key, a MetaTensor (C, X, Y, Z) of stacked modalities, a modality
     is missing when its channel is all zero. An added image has the nearest source's type and metadata, and a file name
     of its own. The data also receive `acquired_modalities`: a bool tensor in the order of the weights' modalities
-    (t1n, t1c, t2w, t2f), true where the image was acquired. An image that this mask marks as synthetic, or whose file modfill wrote, is never a
-    source.
+    (t1n, t1c, t2w, t2f), true where the image was acquired. An image that this mask marks as synthetic, or whose file
+    modfill wrote, is never a source.
 
     Put it before normalisation: the background must be 0. It is not random, so `CacheDataset` keeps its result.
     `PersistentDataset` keeps it even if the weights change. A cache folder, which all workers and runs share, has

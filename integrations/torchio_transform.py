@@ -222,10 +222,12 @@ def _acquired(
 
 
 def _nothing_acquired(subject: tio.Subject, names: Mapping[str, str]) -> CaseError:
-    got = (f"{name} (synthetic)" if name in names.values() else name for name in subject.get_images_names())
+    there = subject.get_images_names()
+    got = (f"{name} (synthetic)" if name in names.values() else name for name in there)
+    example = {next(iter(names)): there[0] if there else "image"}
     return CaseError(
         f"{_label(subject)} must have an acquired image under one of {', '.join(names.values())}, got "
-        f"{', '.join(got)}; give the names, e.g. names={{'{next(iter(names))}': '{(subject.get_images_names() or ['image'])[0]}'}}"
+        f"{', '.join(got)}; give the names, e.g. names={example}"
     )
 
 

@@ -216,7 +216,7 @@ class ModalityCompleter:
         return results
 
     def _whole(self, cohort: str | Path | Cohort | Sequence[CaseFiles], naming: str | None) -> Cohort:
-        """The cohort that was given or found. Raises SettingsError for cases alone if the naming needs more than them."""
+        """The cohort that was given or found. Raises SettingsError for cases alone if the naming needs more."""
         if isinstance(cohort, Cohort):
             return cohort
         if isinstance(cohort, str | Path):

@@ -96,7 +96,8 @@ class ModalitySet:
             return _built_in(str(which or "brats"))
         if not os.path.isfile(which):
             raise SettingsError(
-                f"modalities must be {', '.join(BUILT_IN)} or a TOML file, got '{which}', which is not there; correct it"
+                f"modalities must be {', '.join(BUILT_IN)} or a TOML file, got '{which}', which is not there; "
+                "correct it"
             )
         return _read(Path(which))
 

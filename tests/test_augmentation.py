@@ -147,7 +147,7 @@ def stored(path: Path, **changed: np.ndarray) -> Path:
 
 
 def test_regions_come_at_1_mm_in_ras_without_rim_or_padding(tmp_path: Path) -> None:
-    volumes, brain = Regions(stored(tmp_path / "r.npz")).drawn(np.random.default_rng(0), 3, torch.device("cpu"))
+    volumes, brain = Regions(stored(tmp_path / "r.npz"), 4).drawn(np.random.default_rng(0), 3, torch.device("cpu"))
     assert volumes.shape == (3, 4, *EDGES) and brain.shape == (3, *EDGES)
     assert (volumes.movedim(1, 0)[:, ~brain] == 0).all()
     assert torch.allclose(volumes[:, 0][brain], torch.tensor(1.5)), "the region for validation must not be drawn"
@@ -160,6 +160,6 @@ def test_regions_come_at_1_mm_in_ras_without_rim_or_padding(tmp_path: Path) -> N
 def test_a_file_that_is_no_regions_is_told(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(ModfillError, match=r"other.npz must be an .npz with intensity, val, valid_box"):
-        Regions(tmp_path / "other.npz")
+        Regions(tmp_path / "other.npz", 4)
     with pytest.raises(ModfillError, match=r"intensity must be \(N, 4, x, y, z\)"):
-        Regions(stored(tmp_path / "r.npz", intensity=np.zeros((2, 3, 8, 8, 8), np.uint8)))
+        Regions(stored(tmp_path / "r.npz", intensity=np.zeros((2, 3, 8, 8, 8), np.uint8)), 4)

@@ -173,7 +173,7 @@ def _width(name: str, value: object) -> Callable[[Path], None]:
         (_width("commitment", float("nan")), "commitment must be from 0 to 65536"),
         (_width("fold", 0), "the latent grid must be a quarter of the volume's, got 1 / 0"),
         (_width("channels", []), "preset cannot be read"),
-        (_preset(lambda raw: raw.update(modalities=["t1n"] * 1000)), "modalities must be at most 16"),
+        (_preset(lambda raw: raw["modality_set"].update(modalities={f"m{n}": {} for n in range(1000)})), "got 1000"),
         (_width("channels", [8, 60_000]), "must be of shape"),  # a layer of it would take 388 GB
     ],
 )
@@ -234,7 +234,7 @@ def test_weights_that_are_no_numbers_never_load(tmp_path: Path, name: str, value
 def test_a_preset_of_other_modalities_is_refused(tiny_weights: Path, tmp_path: Path, value: list[str]) -> None:
     path = tmp_path / "other.safetensors"
     path.write_bytes(tiny_weights.read_bytes())
-    _preset(lambda raw: raw.update({"modalities": value}))(path)
+    _preset(lambda raw: (raw.pop("modality_set"), raw.update({"modalities": value})))(path)
     with pytest.raises(WeightsError, match="modalities must be"):
         checkpoint.load(path)
 

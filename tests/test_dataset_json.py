@@ -114,23 +114,23 @@ def test_the_number_stands_before_the_ending(name: str, number: int | None) -> N
 
 
 def test_what_is_there_keeps_its_number() -> None:
-    case = channel_case("a", ["x/a_0003.nii.gz", "x/a_0001.nii.gz"], ALL)
+    case = channel_case("a", ["x/a_0003.nii.gz", "x/a_0001.nii.gz"], ALL, BRATS)
     assert case.paths == {"t2f": Path("x/a_0003.nii.gz"), "t1c": Path("x/a_0001.nii.gz")} and not case.carried
     assert case.numbered(ALL) == {1: Path("x/a_0001.nii.gz"), 3: Path("x/a_0003.nii.gz")}
 
 
 def test_a_complete_listing_needs_no_numbers() -> None:
-    case = channel_case("a", ["t1.nii.gz", "a_0001.nii.gz"], ("t2w", "t1n"))
+    case = channel_case("a", ["t1.nii.gz", "a_0001.nii.gz"], ("t2w", "t1n"), BRATS)
     assert case.numbered(("t2w", "t1n")) == {0: Path("t1.nii.gz"), 1: Path("a_0001.nii.gz")}
     assert case.paths == {"t1n": Path("a_0001.nii.gz"), "t2w": Path("t1.nii.gz")}
 
 
 def test_a_channel_of_another_kind_keeps_its_number() -> None:
     channels = ("ADC", "t1n", "t2f")
-    case = channel_case("a", ["a_0000.nii.gz", "a_0002.nii.gz"], channels)
+    case = channel_case("a", ["a_0000.nii.gz", "a_0002.nii.gz"], channels, BRATS)
     assert (case.paths, case.carried) == ({"t2f": Path("a_0002.nii.gz")}, {0: Path("a_0000.nii.gz")})
     assert case.numbered(channels) == {0: Path("a_0000.nii.gz"), 2: Path("a_0002.nii.gz")} and case.problem is None
-    lacking = channel_case("a", ["a_0001.nii.gz"], channels)
+    lacking = channel_case("a", ["a_0001.nii.gz"], channels, BRATS)
     assert str(lacking.problem).startswith("case a: channel 0 (ADC) must be there") and "t1n" in lacking.paths
 
 
@@ -147,7 +147,7 @@ def test_a_channel_of_another_kind_keeps_its_number() -> None:
 )
 def test_doubtful_files_are_refused(images: list[str], reason: str) -> None:
     with pytest.raises(ModfillError, match=reason) as caught:
-        channel_case("a", images, ALL)
+        channel_case("a", images, ALL, BRATS)
     assert str(caught.value).startswith("case a: ")
 
 

@@ -11,8 +11,7 @@ from modfill.cases.filenames import split_name
 from modfill.cases.files import CaseFiles, Cohort
 from modfill.cases.marks import sidecar_path
 from modfill.errors import ModfillError
-from modfill.modalities import MODALITIES
-from modfill.modalities import BRATS
+from modfill.modalities import BRATS, MODALITIES
 from modfill.outputs.naming import NAMINGS, OutputFolder, output_folder, uncertainty_path
 
 OUT = Path("out")

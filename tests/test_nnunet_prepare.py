@@ -20,6 +20,7 @@ from modfill.cases.reading import read_case, require_usable
 from modfill.cli import main as complete
 from modfill.cohort.table import read_table
 from modfill.errors import CaseError, ModfillError
+from modfill.modalities import BRATS
 from tests.case_files import MODALITIES, brain_volumes, save, write_case
 from tests.nnunet_data import GAPS, SHAPE, SPACE, description, write_dataset, write_images
 
@@ -260,7 +261,7 @@ def test_only_zeros_alone_are_a_missing_channel(raw: Path, tmp_path: Path, caplo
     assert not _holds_zeros("a", save(path, volume, SPACE))
     path.write_bytes(path.read_bytes()[:300])
     assert not _holds_zeros("a", path)
-    assert set(without_zeros({"t1n": volume, "t1c": volume * 0, "ADC": volume * 0}, "a")) == {"t1n", "ADC"}
+    assert set(without_zeros({"t1n": volume, "t1c": volume * 0, "ADC": volume * 0}, "a", BRATS)) == {"t1n", "ADC"}
     assert "case a: the array t1c holds only zeros" in caplog.text
 
 

@@ -16,7 +16,7 @@ from modfill.cases.marks import SYNTHETIC_MARK
 from modfill.cases.reading import Case, read_case
 from modfill.completer import ModalityCompleter
 from modfill.metrics import brain_box, match, psnr, score, unit_range
-from modfill.modalities import MODALITIES, NEAREST
+from modfill.modalities import BRATS, MODALITIES
 from modfill.settings import Settings
 from tests.case_files import save
 
@@ -56,7 +56,7 @@ def test_shipped_weights_complete_the_phantom(
         assert note["Synthetic"] is True and note["Modality"] == target and note["CaseID"] == "p1"
         low, high = note["UnitRange"]
         found = np.clip((np.asarray(image.dataobj, np.float64) - low) / (high - low), 0, 1) * brain
-        reference, copy = (unit_range(truth[m], brain) for m in (target, NEAREST[target]))
+        reference, copy = (unit_range(truth[m], brain) for m in (target, BRATS[target].nearest))
         matched = match(reference, found, brain)
         quality, copied = (psnr(reference, each, brain) for each in (matched, match(reference, copy, brain)))
         error = np.abs(matched - reference)[brain]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from modfill.errors import ModfillError
+from modfill.modalities import BRATS
 from modfill.model.config import PRESETS
 from modfill.model.synthesiser import Synthesiser
 from modfill.training import augmentation, data
@@ -68,7 +69,7 @@ def test_another_folder_with_the_same_ids_is_another_cohort(tmp_path: Path) -> N
 
 def test_another_order_of_modalities_is_kept_apart(tmp_path: Path) -> None:
     write_case(tmp_path / "in", "p1", shape=SHAPE)
-    turned = replace(TINY, modalities=TINY.modalities[::-1])
+    turned = replace(TINY, modality_set=replace(BRATS, modalities=BRATS.modalities[::-1]))
     one, other = (load_cohort(tmp_path / "in", tmp_path / "cache", preset)[0] for preset in (TINY, turned))
     np.testing.assert_array_equal(one.volumes, other.volumes[::-1])
 

@@ -131,7 +131,7 @@ def test_every_parameter_has_one_optimiser_and_a_gradient(make, cohort: Path, ca
 
 
 def test_the_translator_trains_on_what_is_hidden_and_in_the_brain(cohort: Path, cache: Path, tmp_path: Path) -> None:
-    stage = translator_stage(cohort, cache, Regions(stored(tmp_path / "r.npz")))
+    stage = translator_stage(cohort, cache, Regions(stored(tmp_path / "r.npz"), 4))
     for seed in range(3):
         batch = stage.batch(np.random.default_rng(seed))
         for inputs, target, wanted in batch.values():
@@ -146,7 +146,7 @@ def test_the_translator_trains_on_what_is_hidden_and_in_the_brain(cohort: Path, 
 
 
 def test_the_translator_s_loss_is_least_for_the_truth(cohort: Path, cache: Path, tmp_path: Path) -> None:
-    stage = translator_stage(cohort, cache, Regions(stored(tmp_path / "r.npz")))
+    stage = translator_stage(cohort, cache, Regions(stored(tmp_path / "r.npz"), 4))
     stage.config = replace(stage.config, crop=0)
     batch = stage.batch(np.random.default_rng(0))
     wanted = {id(inputs): volume for inputs, _, volume in batch.values()}

@@ -105,7 +105,9 @@ class ChannelCompleter:
             return self._complete(case, cache)
         folder = cache / self._key(case)
         paths = {
-            self.channels.index(modality): OutputFolder(folder, modality_set=self.modality_set).place(case.case_id, modality).image
+            self.channels.index(modality): OutputFolder(folder, modality_set=self.modality_set)
+            .place(case.case_id, modality)
+            .image
             for modality in absent
         }
         if not all(path.exists() for path in paths.values()):  # an image appears after its sidecar
@@ -163,7 +165,9 @@ class ChannelCompleter:
 
     def _absent(self, case: ChannelCase) -> list[str]:
         """The modalities that a case lacks, in the order of the channels."""
-        return [channel for channel in self.channels if channel in self.modality_set.names and channel not in case.paths]
+        return [
+            channel for channel in self.channels if channel in self.modality_set.names and channel not in case.paths
+        ]
 
     def _completed(self, case: ChannelCase, files: Mapping[int, Path]) -> CompletedChannels:
         acquired, numbers = case.numbered(self.channels), range(len(self.channels))
@@ -206,9 +210,7 @@ def _holds_zeros(case_id: str, path: Path) -> bool:
         return False
 
 
-def without_zeros(
-    arrays: Mapping[str, npt.NDArray], case_id: str, modality_set: ModalitySet
-) -> dict[str, npt.NDArray]:
+def without_zeros(arrays: Mapping[str, npt.NDArray], case_id: str, modality_set: ModalitySet) -> dict[str, npt.NDArray]:
     """Arrays by modality without those of zeros, which stand for missing channels; a warning names each."""
     blank = [modality for modality, array in arrays.items() if modality in modality_set.names and not np.any(array)]
     for modality in blank:

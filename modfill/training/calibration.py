@@ -12,6 +12,7 @@ from modfill.model.synthesiser import Synthesiser
 from modfill.training.data import TrainingCase, encoded, tasks
 
 EVERY = 4  # each held-out case takes a quarter of the tasks, the next case the next quarter
+LEAST = 4  # tasks that determine a line; of fewer, only the intercept is fitted
 
 
 @torch.inference_mode()
@@ -26,12 +27,16 @@ def fit_to_held_out(model: Synthesiser, held_out: list[TrainingCase]) -> None:
     model.calibration.copy_(torch.tensor([0.0, 1.0]))
     expected, observed, ratios = [], [], []
     for index, case in enumerate(held_out):
-        for sources, target in tasks(case.available)[index % EVERY :: EVERY]:
+        found = tasks(case.available)
+        every = EVERY if len(found) >= EVERY * LEAST else 1
+        for sources, target in found[index % every :: every]:
             predicted, matched, residual = _estimate(model, case, sources, target)
             expected.append(predicted)
             observed.append(matched)
             ratios.append((residual / model.denoiser.residual.cpu()).square().mean())
-    slope, intercept = np.polyfit(expected, observed, 1)
+    slope, intercept = 1.0, float(np.mean(np.subtract(observed, expected)))
+    if len(expected) >= LEAST:
+        slope, intercept = np.polyfit(expected, observed, 1)
     model.calibration.copy_(torch.tensor([float(intercept), float(slope)]))
     model.denoiser.inflation.copy_(torch.stack(ratios).mean().sqrt())
 

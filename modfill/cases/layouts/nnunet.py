@@ -127,7 +127,8 @@ def missing_other(
         if channel not in modality_set.names and number not in numbers:
             return (
                 f"case {case_id}: channel {number} ({channel}) must be there, for only "
-                f"{', '.join(modality_set.names)} can be synthesised, got no {case_id}_{number:04d}{FILE_ENDING}; add it"
+                f"{', '.join(modality_set.names)} can be synthesised, got no "
+                f"{case_id}_{number:04d}{FILE_ENDING}; add it"
             )
     return None
 
