@@ -9,13 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.baselines.simple import CopyNearest
 from benchmarks.ixi import phantoms, preparation
 from benchmarks.ixi.__main__ import main
 from benchmarks.ixi.archive import read_archive
 from benchmarks.ixi.splitting import split, write_split
 from benchmarks.papers_matrix import papers_matrix
-from modfill.errors import CaseError
+from benchmarks.tables import summary
+from benchmarks.translation import run
+from modfill.cases.reading import case_from_arrays
+from modfill.errors import CaseError, SettingsError
 from modfill.metrics import psnr, score
+from modfill.modalities import ModalitySet
 from modfill.prepare.grid import Grid, resample
 from modfill.prepare.registration import Registration
 from modfill.prepare.scan import Scan, read_scan
@@ -73,10 +78,11 @@ def test_the_split_is_written_as_links_and_not_mixed_with_another(tmp_path: Path
 
 
 @pytest.mark.parametrize("turned", ["PSR", "LPS", "RAS"])
-def test_the_window_keeps_t1_s_voxels_at_their_places(turned: str) -> None:
+def test_the_window_keeps_t1_s_voxels_at_their_places(turned: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "SHAPE", (20, 32, 28))
     rng = np.random.default_rng(0)
-    ras = np.zeros((150, 256, 256), np.float32)
-    ras[30:120, 20:240, 60:250] = rng.integers(1, 99, (90, 220, 190))
+    ras = np.zeros((18, 32, 32), np.float32)
+    ras[3:15, 2:30, 7:31] = rng.integers(1, 99, (12, 28, 24))
     affine = np.diag([1.2, 0.9375, 0.9375, 1.0])
     image = nib.Nifti1Image(ras, affine)
     to = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(turned))
@@ -87,7 +93,7 @@ def test_the_window_keeps_t1_s_voxels_at_their_places(turned: str) -> None:
     assert moved.shape == preparation.SHAPE == grid.shape and cut == 0
     assert np.array_equal(moved[moved > 0], ras[ras > 0])
     corner = grid.affine @ [*np.argwhere(moved > 0)[0], 1]
-    assert np.allclose(corner, affine @ [30, 20, 60, 1])
+    assert np.allclose(corner, affine @ [3, 2, 7, 1])
 
 
 def test_the_lower_end_of_a_head_that_is_too_long_is_cut() -> None:
@@ -195,6 +201,44 @@ def test_figures_are_averaged_over_the_paper_s_volume_of_the_data_set() -> None:
     ixi, brats = 256 * 160 * 224, 192 * 192 * 144
     assert np.isclose(psnr(reference, prediction, voxels=ixi) - psnr(reference, prediction), 10 * np.log10(ixi / brats))
     assert score(reference, prediction, brain, voxels=ixi)["ssim"] > score(reference, prediction, brain)["ssim"]
+
+
+def whole_head() -> dict[str, np.ndarray]:
+    """A ball with the dark ring of a skull, in three modalities; 0 in the air."""
+    x, y, z = np.indices((100, 100, 100)) - 50.0
+    depth = 46 - np.sqrt(x**2 + y**2 + z**2)
+    voxels = np.where(depth > 0, 100.0, 0) * np.where((depth > 8) & (depth < 14), 0.1, 1.0)
+    return {m: (voxels * factor).astype(np.float32) for m, factor in (("t1", 1), ("t2", 2.5), ("pd", 4))}
+
+
+def test_whole_heads_are_cases_of_ixi_and_their_air_must_be_0() -> None:
+    heads = whole_head()
+    case = case_from_arrays(heads, np.eye(4), modality_set="ixi")
+    assert case.available == ("t1", "t2", "pd")
+    with pytest.raises(CaseError, match="must be skull-stripped"):
+        case_from_arrays({"t1n": heads["t1"], "t2w": heads["t2"]}, np.eye(4))
+    noisy = {m: voxels + 3 for m, voxels in heads.items()}
+    with pytest.raises(CaseError, match="must have a background of 0.*set the air to 0"):
+        case_from_arrays(noisy, np.eye(4), modality_set="ixi")
+
+
+def test_a_set_says_whether_heads_are_whole_and_keeps_it_in_weights() -> None:
+    ixi = ModalitySet.of("ixi")
+    assert not ixi.skull_stripped and ModalitySet.from_table(ixi.table) == ixi
+    assert ModalitySet.of("brats").skull_stripped and "skull_stripped" not in ModalitySet.of("brats").table
+    with pytest.raises(SettingsError, match="skull_stripped must be true or false, got 'no'"):
+        ModalitySet.from_table({**ixi.table, "skull_stripped": "no"})
+
+
+def test_a_case_of_ixi_has_nine_tasks(tmp_path: Path) -> None:
+    folder = tmp_path / "cases" / SUBJECTS[0]
+    folder.mkdir(parents=True)
+    for modality, voxels in whole_head().items():
+        image = nib.Nifti1Image(voxels[::2, ::2, ::2], np.diag([2.0, 2, 2, 1]))
+        nib.save(image, folder / f"{SUBJECTS[0]}-{modality}.nii.gz")
+    frame = run([CopyNearest()], tmp_path / "cases", tmp_path / "out", "ixi")
+    assert len(frame) == 9 == len(set(zip(frame.sources, frame.target, strict=True)))
+    assert set(frame.target) == {"t1", "t2", "pd"} and "| t1+pd | t2 (T2) |" in summary(frame)
 
 
 def test_the_commands_say_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
