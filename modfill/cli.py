@@ -124,7 +124,7 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
         return max(_plan(found, output_folder(out, options.naming, cohort), options) for out in runs)
     failed, meeting = bool(unprepared), Meeting(share.rank)
     for out, settings in runs.items():
-        failed = _complete_into(out, settings, completer, cohort, share, options) or failed
+        failed = _complete_into(out, settings, completer, cohort, share=share, options=options) or failed
     meeting.wait()
     return 1 if failed else 0
 
@@ -134,6 +134,7 @@ def _complete_into(
     settings: Settings,
     completer: ModalityCompleter,
     cohort: Cohort,
+    *,
     share: Share,
     options: argparse.Namespace,
 ) -> bool:

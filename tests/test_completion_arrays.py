@@ -146,7 +146,6 @@ def test_no_sample_is_drawn_that_nothing_depends_on(
     assert evaluations(Settings(uncertainty=True)) == 0
     assert evaluations(Settings("sample", uncertainty=True)) == completer.networks.preset.denoiser.sampling_steps
     assert evaluations(Settings("sample", 2)) == 2
-    assert evaluations(Settings("mean", 2, 3)) == 6, "the mean averages three"
 
 
 def test_a_sample_is_less_sure_than_the_mean(completer: ModalityCompleter) -> None:

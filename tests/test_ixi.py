@@ -236,7 +236,7 @@ def test_a_case_of_ixi_has_nine_tasks(tmp_path: Path) -> None:
     for modality, voxels in whole_head().items():
         image = nib.Nifti1Image(voxels[::2, ::2, ::2], np.diag([2.0, 2, 2, 1]))
         nib.save(image, folder / f"{SUBJECTS[0]}-{modality}.nii.gz")
-    frame = run([CopyNearest()], tmp_path / "cases", tmp_path / "out", "ixi")
+    frame = run([CopyNearest()], tmp_path / "cases", tmp_path / "out", modalities="ixi")
     assert len(frame) == 9 == len(set(zip(frame.sources, frame.target, strict=True)))
     assert set(frame.target) == {"t1", "t2", "pd"} and "| t1+pd | t2 (T2) |" in summary(frame)
 

@@ -338,7 +338,7 @@ def test_the_plugin_s_cache_follows_the_content(raw: Path, tiny_weights: Path, t
     write_images(images, "b", GAPS["b"], seed=40)
     changed = completer.complete_cached(case, tmp_path / "cache")
     assert changed.files[1] != first.files[1] and changed.files[1].read_bytes() != first.files[1].read_bytes()
-    with pytest.raises(ModfillError, match="lost.safetensors must be a file"):
+    with pytest.raises(ModfillError, match="lost.safetensors: weights must be a file"):
         ChannelCompleter(MODALITIES, tmp_path / "lost.safetensors", "cpu").complete_cached(case, tmp_path / "cache")
 
 

@@ -28,6 +28,7 @@ def draw(
     affine: Matrix,
     names: Mapping[str, str],
     path: Path,
+    *,
     mask: str = "brain mask",
 ) -> None:
     """One row for each scan: three planes with the mask's outline, and two with the edges of the first scan.
