@@ -130,6 +130,10 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
         _LOG.info("%s", path)
     if not outcome.problems and (done is None or done.paths):
         _LOG.info("Written to %s; look at it: modfill report %s", options.out, options.out)
+    if options.report:
+        from modfill.reports.cohort_page import write_report
+
+        _LOG.info("%s", write_report(options.out))
     return 1 if outcome.problems or unprepared else 0
 
 
@@ -203,7 +207,7 @@ def _restore(options: argparse.Namespace, parser: Parser) -> int:
 def _report(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.reports.cohort_page import write_report
 
-    print(write_report(options.completed, options.html))
+    print(write_report(options.completed, options.html, options.acquired))
     return 0
 
 

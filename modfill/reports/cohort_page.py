@@ -74,7 +74,9 @@ def write_report(completed: Path, page: Path | None = None, acquired: Path | Non
         failures=[row["reason"] for row in rows if row["status"] == "failed"],
         measures={name: label for name, label in _MEASURES.items() if any(name in case.order for case in reported)},
         full_amber=f"{FULL_AMBER:.0%}",
+        full_amber_share=FULL_AMBER,
         most_megabytes=MOST_BYTES // 10**6,
+        most_volume_megabytes=MOST_VOLUME_BYTES // 10**6,
     )
     return page
 
