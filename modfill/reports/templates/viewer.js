@@ -4,6 +4,7 @@ const BAND = 20;  // pixels below each slice for the words
 const FLICKER = 600;  // ms that each image is shown: below three changes a second
 const viewer = byId("viewer");
 const view = {plane: "axial", layout: "all", swapped: false, cross: true, opacity: 0, width: 100, level: 50};
+const stacked = matchMedia("(max-width: 60rem)");  // as in viewer.css: the controls are below the images
 let shown = null;  // the case: article, grid, images, cursor
 let timer = 0;
 let asked = 0;  // the number of the latest case, as decoding takes time
@@ -56,7 +57,7 @@ function element(tag, className, text = "") {
 }
 
 function makeImage(image) {
-  const section = element("section", "image");
+  const column = element("div", "image");
   image.heading = element("h3", "");
   image.panes = Object.entries(PLANES).map(([plane, {letters}]) => {
     const pane = element("div", "pane");
@@ -70,8 +71,8 @@ function makeImage(image) {
     for (const kind of ["pointerdown", "pointermove"]) pane.addEventListener(kind, event => point(event, pane, plane));
     return {plane, pane, canvas};
   });
-  section.append(image.heading, ...image.panes.map(({pane}) => pane));
-  return section;
+  column.append(image.heading, ...image.panes.map(({pane}) => pane));
+  return column;
 }
 
 // Give all panes one scale, the largest at which they fit.
@@ -81,9 +82,10 @@ function layOut() {
   const widest = Math.max(...planes.map(plane => extent(PLANES[plane].across)));
   const heights = planes.map(plane => extent(PLANES[plane].down));
   const count = shown.images.length, box = byId("panes"), gap = 4, heading = 26;
+  const room = stacked.matches ? .9 * viewer.clientHeight : box.clientHeight;
   const scaleOf = columns => {
     const rows = Math.ceil(count / columns);
-    const high = box.clientHeight / rows - heading - (gap + BAND) * planes.length - 2 * gap;
+    const high = room / rows - heading - (gap + BAND) * planes.length - 2 * gap;
     const total = heights.reduce((sum, height) => sum + height, 0);
     return Math.min(((box.clientWidth - gap) / columns - gap) / widest, high / total);
   };
@@ -182,8 +184,8 @@ function tellPlace() {
   const at = (volume, place) => volume.values[(place[2] * volume.shape[1] + place[1]) * volume.shape[0] + place[0]];
   const share = value => Math.round(value / 2.55) + " %";
   const letters = ["RL", "AP", "SI"];
-  const world = apply(shown.grid.world).map((mm, axis) => letters[axis][mm < 0 ? 1 : 0] + " " + Math.abs(mm).toFixed(1));
-  const rows = [["mm", world.join("  ")], ["voxel", apply(shown.grid.voxel).map(Math.round).join(", ")]];
+  const world = apply(shown.grid.world).map((mm, axis) => letters[axis][mm < 0 ? 1 : 0] + " " + Math.abs(mm).toFixed(0));
+  const rows = [["mm", world.join(" ")], ["voxel", apply(shown.grid.voxel).map(Math.round).join(", ")]];
   for (const {modality, kind, volume, map} of shown.images) {
     rows.push([modality + (kind === "synthetic" ? " synthetic" : ""), share(at(volume, shown.cursor))]);
     if (map) {
@@ -283,7 +285,8 @@ const KEYS = {
   p: () => otherCase(-1), n: () => otherCase(1),
 };
 
-viewer.addEventListener("keydown", event => {
+document.addEventListener("keydown", event => {  // the focus may be on nothing, after a button was disabled
+  if (!viewer.open) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   const own = event.target.matches("select") || event.target.matches("input") && key.length > 1;
   if (own || event.ctrlKey || event.metaKey || event.altKey || !Object.hasOwn(KEYS, key)) return;
