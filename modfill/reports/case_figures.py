@@ -42,6 +42,7 @@ class Synthetic:
 
     @property
     def window(self) -> tuple[float, float]:
+        """The intensities that stand for 0 and 1 in unit range."""
         low, high = self.note["UnitRange"]
         return low, high
 
@@ -52,6 +53,7 @@ class Synthetic:
         return "" if found is None else f"{found:.1f} dB"
 
     def uncertainty(self) -> nib.Nifti1Image | None:
+        """The map of the expected standard deviation, in intensities; None where there is none."""
         path = uncertainty_path(self.path)
         return _read(path) if is_ours(path) else None
 
@@ -103,10 +105,12 @@ class ReportedCase:
 
     @property
     def picture_bytes(self) -> int:
+        """Of the page that are pictures."""
         return sum(len(figure.strip.uri) for figure in self.figures or () if figure.strip)
 
     @property
     def volume_bytes(self) -> int:
+        """Of the page that are volumes."""
         return sum(len(figure.volume.uri) for figure in self.figures or () if figure.volume)
 
     @property

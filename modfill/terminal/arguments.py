@@ -152,7 +152,9 @@ def _add_complete(commands: Any) -> None:
                         help="like the input's (auto), or this one (default: brats2023)")  # fmt: skip
     output.add_argument("--link", action="store_true", help="add links to what was acquired: a whole dataset")
     output.add_argument("--overwrite", action="store_true", help="do finished outputs again")
-    output.add_argument("--report", action="store_true", help="also write DIR/report.html, a page that shows the images")
+    output.add_argument(
+        "--report", action="store_true", help="also write DIR/report.html, a page that shows the images"
+    )
     output.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
     image = complete.add_argument_group("what image")
     image.add_argument("--mode", choices=("mean", "sample"), default="mean",

@@ -187,13 +187,17 @@ function tellPlace() {
   const world = apply(shown.grid.world).map((mm, axis) => letters[axis][mm < 0 ? 1 : 0] + " " + Math.abs(mm).toFixed(0));
   const rows = [["mm", world.join(" ")], ["voxel", apply(shown.grid.voxel).map(Math.round).join(", ")]];
   for (const {modality, kind, volume, map} of shown.images) {
-    rows.push([modality + (kind === "synthetic" ? " synthetic" : ""), share(at(volume, shown.cursor))]);
-    if (map) {
-      const place = shown.cursor.map((index, axis) => scaled(index, lengthOf(axis), map, axis));
-      rows.push(["± expected", share(at(map, place) * FULL_AMBER)]);
-    }
+    const name = modality + (kind === "synthetic" ? " synthetic" : "");
+    const place = map && shown.cursor.map((index, axis) => scaled(index, lengthOf(axis), map, axis));
+    const deviation = map ? " ± " + share(at(map, place) * FULL_AMBER) : "";
+    rows.push([name, share(at(volume, shown.cursor)) + deviation]);
   }
-  byId("place").replaceChildren(...rows.flatMap(([name, text]) => [element("dt", "", name), element("dd", "", text)]));
+  const row = ([name, text]) => {
+    const made = element("div", "");
+    made.append(element("dt", "", name), element("dd", "", text));
+    return made;
+  };
+  byId("place").replaceChildren(...rows.map(row));
 }
 
 // Move the cursor through a plane, by as many slices towards feet, back or left.
