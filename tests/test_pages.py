@@ -56,7 +56,8 @@ def cohort(path: Path, name: str) -> None:
     cases = [ReportedCase(name, {"psnr": name}, [name], figures, [(name, {name: name})], grid=name),
              ReportedCase(name), ReportedCase(name, damage=name)]  # fmt: skip
     save_page(path, "cohort.html", title=name, version=name, cases=cases, images=1, whole=1, failures=[name],
-              measures={"psnr": name}, full_amber=name, full_amber_share=0.25, most_megabytes=1, most_volume_megabytes=1)  # fmt: skip
+              measures={"psnr": name}, full_amber=name, full_amber_share=0.25, most_megabytes=1,
+              most_volume_megabytes=1)  # fmt: skip
 
 
 def scan(path: Path, name: str) -> None:
