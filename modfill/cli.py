@@ -166,6 +166,10 @@ def _complete_into(
         _LOG.info("%s", path)
     if not outcome.problems and (done is None or done.paths):
         _LOG.info("Written to %s; look at it: modfill report %s", out, out)
+    if options.report:
+        from modfill.reports.cohort_page import write_report
+
+        _LOG.info("%s", write_report(out))
     return bool(outcome.problems)
 
 
@@ -265,7 +269,7 @@ def _restore(options: argparse.Namespace, parser: Parser) -> int:
 def _report(options: argparse.Namespace, parser: Parser) -> int:
     from modfill.reports.cohort_page import write_report
 
-    print(write_report(options.completed, options.html))
+    print(write_report(options.completed, options.html, options.acquired))
     return 0
 
 

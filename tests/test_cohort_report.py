@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -89,7 +90,7 @@ def headings(page: str) -> set[str]:
 
 def test_odd_names_are_text(folder: Path) -> None:
     page = write_report(folder / "out").read_text()
-    assert ODD not in page and headings(page) == {"Not completed", ODD, "p2", "p10"}
+    assert ODD not in page and headings(page) == {"Not completed", "Viewer", ODD, "p2", "p10"}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ def test_odd_names_in_sidecars_are_text(folder: Path, name: str) -> None:
     sidecar.write_text(json.dumps(note))
     page = write_report(folder / "out").read_text()
     shown = {unescape(text).partition(";")[0] for text in pictures(page)}
-    assert headings(page) == {"Not completed", ODD, printable(name), "p10"}
+    assert headings(page) == {"Not completed", "Viewer", ODD, printable(name), "p10"}
     assert {f"T1, acquired: {printable(name)}", f"FLAIR of {printable(name)}, synthetic"} <= shown
     assert page.count("<script") == 1 and f"<td>{printable(name)}</td>" in unescape(page)
 
@@ -149,7 +150,7 @@ def test_acquired_images_that_are_not_what_they_were(folder: Path, spoil: str) -
         path.write_bytes(path.read_bytes()[:1000])
         sidecar = folder / "out" / "p2" / "p2-t2f.json"
         note = json.loads(sidecar.read_text())
-        note["SourceImages"][1]["SHA256"] = cohort_page.hashlib.sha256(path.read_bytes()).hexdigest()
+        note["SourceImages"][1]["SHA256"] = hashlib.sha256(path.read_bytes()).hexdigest()
         sidecar.write_text(json.dumps(note))
     page = write_report(folder / "out").read_text()
     reason = {"remove": "is not where it was", "change": "has changed since", "truncate": "cannot be read"}[spoil]
@@ -195,6 +196,56 @@ def test_the_page_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cohort_page, "MOST_BYTES", 1)
     page = write_report(folder / "out").read_text()
     assert page.count("<article ") == 3 and page.count("Pictures are left out") == 2
+
+
+def test_volumes_are_bounded_and_the_doubtful_cases_come_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohort_page, "MOST_VOLUME_BYTES", 1)
+    for case_id, psnr in (("p2", 30.0), ("p10", 12.0), (ODD, 20.0)):
+        for sidecar in (folder / "out" / case_id).glob("*.json"):
+            sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "ExpectedPSNR": psnr}))
+    page = write_report(folder / "out").read_text()
+    assert len(pictures(page)) == 14 and page.count("Not in the viewer") == 2
+    assert re.findall(r'data-grid="[^"]+" data-case="([^"]+)"', page) == ["p10"]
+
+
+def partners(page: str) -> dict[str, str]:
+    return dict(
+        re.findall(r'data-modality="(\w+)" data-kind="synthetic" data-value="[^"]*" data-partner="(\w*)"', page)
+    )
+
+
+def test_acquired_images_of_synthesised_modalities(folder: Path) -> None:
+    """They are shown beside the synthetic ones; never one that modfill made, or one on another grid."""
+    assert partners(write_report(folder / "out" / "p2").read_text()) == {"FLAIR": "T2"}
+    scans = folder / "scans" / "p2"
+    image = folder / "out" / "p2" / "p2-t2f.nii.gz"
+    found = save(scans / "p2-t2f.nii.gz", brain_volumes(seed=2)["t2f"])
+    page = write_report(folder / "out" / "p2", acquired=folder / "scans").read_text()
+    assert partners(page) == {"FLAIR": "FLAIR"} and "FLAIR, acquired, not used: p2-t2f.nii.gz" in page
+    for spoilt in (lambda: shutil.copy(image, found), lambda: save(found, brain_volumes(seed=2)["t2f"], np.eye(4))):
+        spoilt()
+        page = write_report(folder / "out" / "p2", acquired=folder / "scans").read_text()
+        assert partners(page) == {"FLAIR": "T2"} and "not used" not in page
+        assert "is synthetic itself" in page or "must be on one grid" in page
+
+
+def test_a_synthetic_source_is_not_called_acquired(completer: ModalityCompleter, tmp_path: Path) -> None:
+    case = write_case(tmp_path / "in", "p1", ("t1n",))
+    completer.complete(case, out=tmp_path / "made", targets=("t1c",))
+    for path in (tmp_path / "made" / "p1").iterdir():
+        shutil.copy(path, case)
+    completer.complete(case, out=tmp_path / "out", targets=("t2w",), allow_synthetic=True)
+    page = write_report(tmp_path / "out").read_text()
+    assert sorted(unescape(text).split(":")[0] for text in pictures(page) if "T1" in text) == [
+        "T1, acquired", "T1ce, synthetic"
+    ]  # fmt: skip
+
+
+def test_complete_writes_the_report(tiny_weights: Path, tmp_path: Path) -> None:
+    case = write_case(tmp_path / "in", "p1", ("t1n", "t1c", "t2w"))
+    command = ["complete", str(case), "-o", str(tmp_path / "out"), "--weights", str(tiny_weights), "--device", "cpu"]
+    assert main([*command, "--report"]) == 0
+    assert (tmp_path / "out" / "report.html").read_text().count('data-volume="data:image/webp') == 4
 
 
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

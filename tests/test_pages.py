@@ -11,9 +11,10 @@ import jinja2
 import pytest
 
 from modfill.errors import ModfillError, printable
-from modfill.reports.cohort_page import Figure, ReportedCase
+from modfill.reports.case_figures import Figure, ReportedCase
 from modfill.reports.pages import save_page
 from modfill.reports.strips import Strip
+from modfill.reports.volumes import EncodedVolume
 
 ODD = [
     "<script>alert(1)</script>",
@@ -48,11 +49,15 @@ class Page(HTMLParser):
 
 
 def cohort(path: Path, name: str) -> None:
-    figures = [Figure(name, "synthetic", name, Strip(URI, 2, 1), name), Figure(name, "acquired", name)]
-    cases = [ReportedCase(name, {"psnr": name}, [name], figures, [(name, {name: name})]),
+    figures = [
+        Figure(name, "synthetic", name, Strip(URI, 2, 1), name, EncodedVolume(name, (1, 1, 1)), name),
+        Figure(name, "acquired", name),
+    ]
+    cases = [ReportedCase(name, {"psnr": name}, [name], figures, [(name, {name: name})], grid=name),
              ReportedCase(name), ReportedCase(name, damage=name)]  # fmt: skip
     save_page(path, "cohort.html", title=name, version=name, cases=cases, images=1, whole=1, failures=[name],
-              measures={"psnr": name}, full_amber=name, most_megabytes=1)  # fmt: skip
+              measures={"psnr": name}, full_amber=name, full_amber_share=0.25, most_megabytes=1,
+              most_volume_megabytes=1)  # fmt: skip
 
 
 def scan(path: Path, name: str) -> None:

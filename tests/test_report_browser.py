@@ -109,7 +109,9 @@ def test_the_keyboard_alone_sorts_and_opens(opened: Any) -> None:
     before = opened.find_element("css selector", "figure").size["width"]
     press(opened, " ")
     assert opened.find_element("css selector", "figure").size["width"] > 1.5 * before
-    press(opened, "\ue004", "\ue007")  # the first case's provenance; Enter
+    press(opened, "\ue004")  # the first case's viewer
+    assert focused(opened) == "button"
+    press(opened, "\ue004", "\ue007")  # its provenance; Enter
     assert focused(opened) == "summary"
     assert opened.execute_script("return document.activeElement.parentElement.open") is True
     assert opened.execute_script("return document.activeElement.textContent") == "Provenance of p2"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["Frame", "Strip", "draw_strip"]
+__all__ = ["Frame", "Strip", "Volume", "draw_strip", "grey_values", "opacities"]
 
 Volume = npt.NDArray[np.float32]
 
@@ -79,6 +79,21 @@ class Frame:
         return planes
 
 
+def grey_values(volume: Volume) -> Volume:
+    """From 0 (black, and the background) to 1 (white) over the range of the brain's intensities.
+
+    Args:
+        volume: (X, Y, Z), 0 outside the brain.
+    """
+    low, high = np.percentile(volume[volume != 0], PERCENTILES)
+    return np.where(volume == 0, np.float32(0), np.clip((volume - low) / max(high - low, 1e-12), 0, 1))
+
+
+def opacities(volume: Volume, limit: float) -> Volume:
+    """From 0 to 1 where the map's value is `limit`, above 0, or more."""
+    return np.clip(volume / np.float32(limit), 0, 1)
+
+
 def draw_strip(
     image: nib.Nifti1Image,
     frame: Frame,
@@ -97,12 +112,10 @@ def draw_strip(
     """
     from PIL import Image, ImageDraw
 
-    volume = _ras(image)
-    low, high = np.percentile(volume[volume != 0], PERCENTILES)
-    grey = np.clip((volume - low) / max(high - low, 1e-12), 0, 1)
+    grey = grey_values(_ras(image))
     shades = [grey] * 3
     if overlay is not None:
-        opacity = STRONGEST * np.clip(_ras(overlay) / limit, 0, 1)
+        opacity = STRONGEST * opacities(_ras(overlay), limit)
         shades = [(1 - opacity) * grey + opacity * np.float32(part / 255) for part in AMBER]
     pictures = []
     for channels in zip(*(frame.planes(shade) for shade in shades), strict=True):

@@ -87,6 +87,8 @@ def build_parser() -> Parser:
     report = commands.add_parser("report", help="one HTML page that shows a completed cohort")
     report.add_argument("completed", type=_folder, metavar="COMPLETED", help="what modfill complete wrote")
     report.add_argument("--html", type=Path, metavar="FILE", help="default: COMPLETED/report.html")
+    report.add_argument("--acquired", type=_existing, metavar="COHORT",
+                        help="compare with acquired images that were not used, e.g. hidden for a test")  # fmt: skip
 
     scan = commands.add_parser("scan", help="say what a cohort has, lacks and cannot use")
     scan.add_argument("cohort", type=_existing, metavar="COHORT")
@@ -154,6 +156,9 @@ def _add_complete(commands: Any) -> None:
                         help="like the input's (auto), or this one (default: brats2023)")  # fmt: skip
     output.add_argument("--link", action="store_true", help="add links to what was acquired: a whole dataset")
     output.add_argument("--overwrite", action="store_true", help="do finished outputs again")
+    output.add_argument(
+        "--report", action="store_true", help="also write DIR/report.html, a page that shows the images"
+    )
     output.add_argument("-n", "--dry-run", action="store_true", help="only tell what would be done")
     image = complete.add_argument_group("what image")
     image.add_argument("--mode", choices=("mean", "sample"), default="mean",
