@@ -61,7 +61,7 @@ def page(
             image = turn(brain_volumes()[modality], codes)
             volume = np.where(np.asanyarray(marks[name][0].dataobj) > 0, 9000, np.asanyarray(image.dataobj))
             save(folder / "in" / name / f"{name}-{modality}.nii.gz", volume.astype(np.int16), image.affine)
-    settings = Settings(steps=1, uncertainty=True)
+    settings = Settings(uncertainty=True)
     results = list(completer.complete_cohort(folder / "in", out=folder / "out", settings=settings))
     assert [result.problem for result in results] == [None] * 3
     return write_report(folder / "out")

@@ -42,10 +42,12 @@ class Synthetic:
 
     @property
     def modality(self) -> str:
+        """The synthesised modality."""
         return str(self.note["Modality"])
 
     @property
     def short(self) -> str:
+        """Its short name."""
         return short_names(self.note)[self.modality]
 
     @property
