@@ -131,9 +131,10 @@ def _complete(options: argparse.Namespace, parser: Parser) -> int:
     if not outcome.problems and (done is None or done.paths):
         _LOG.info("Written to %s; look at it: modfill report %s", options.out, options.out)
     if options.report:
-        from modfill.reports.cohort_page import write_report
+        from modfill.reports.cohort_page import find_synthetic, write_report
 
-        _LOG.info("%s", write_report(options.out))
+        if find_synthetic(options.out):  # nothing may have been missing
+            _LOG.info("%s", write_report(options.out))
     return 1 if outcome.problems or unprepared else 0
 
 
