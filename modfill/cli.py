@@ -167,9 +167,10 @@ def _complete_into(
     if not outcome.problems and (done is None or done.paths):
         _LOG.info("Written to %s; look at it: modfill report %s", out, out)
     if options.report:
-        from modfill.reports.cohort_page import write_report
+        from modfill.reports.cohort_page import find_synthetic, write_report
 
-        _LOG.info("%s", write_report(out))
+        if find_synthetic(out):  # nothing may have been missing
+            _LOG.info("%s", write_report(out))
     return bool(outcome.problems)
 
 

@@ -246,6 +246,9 @@ def test_complete_writes_the_report(tiny_weights: Path, tmp_path: Path) -> None:
     command = ["complete", str(case), "-o", str(tmp_path / "out"), "--weights", str(tiny_weights), "--device", "cpu"]
     assert main([*command, "--report"]) == 0
     assert (tmp_path / "out" / "report.html").read_text().count('data-volume="data:image/webp') == 4
+    whole = write_case(tmp_path / "whole", "p1")
+    assert main(["complete", str(whole), "-o", str(tmp_path / "none"), *command[4:], "--report"]) == 0
+    assert not (tmp_path / "none" / "report.html").exists()  # nothing was missing
 
 
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

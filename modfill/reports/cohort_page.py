@@ -22,7 +22,7 @@ from modfill.outputs.sidecar import is_ours
 from modfill.reports.case_figures import FULL_AMBER, Synthetic, report_case
 from modfill.reports.pages import save_page
 
-__all__ = ["write_report"]
+__all__ = ["find_synthetic", "write_report"]
 
 EDGES = ((60, 256), (250, 176))  # pixels of a brain on pages with at most so many cases ...
 SMALLEST_EDGE = 112  # ... and with more
@@ -50,7 +50,7 @@ def write_report(completed: Path, page: Path | None = None, acquired: Path | Non
         CaseError: `acquired` is no cohort.
         ModfillError: the folder holds no synthetic image, or the page cannot be written.
     """
-    cases = _find(completed)
+    cases = find_synthetic(completed)
     if not cases:
         raise ModfillError(f"{completed} must be a folder that 'modfill complete' wrote, got no synthetic image in it")
     page = completed / "report.html" if page is None else page
@@ -93,7 +93,7 @@ def _others(acquired: Path, cases: Mapping[str, list[Synthetic]]) -> dict[str, C
     return {case.case_id: case for case in find_cohort(acquired, modality_set=name).cases}
 
 
-def _find(completed: Path) -> dict[str, list[Synthetic]]:
+def find_synthetic(completed: Path) -> dict[str, list[Synthetic]]:
     """The finished synthetic images of a folder by case, sorted."""
     found: dict[str, list[Synthetic]] = defaultdict(list)
     for sidecar in sorted(completed.rglob("*.json")):
