@@ -26,14 +26,10 @@ def rows(part: dict[str, Any], schema: dict[str, Any], prefix: str = "") -> Iter
     """One row for each property, and for those of objects inside."""
     for key, value in part.get("properties", {}).items():
         value = resolved(value, schema)
-        yield (
-            prefix + key,
-            "required" if key in part.get("required", ()) else "",
-            type_of(value, schema),
-            value.get("description", ""),
-        )
+        needed = "required" if key in part.get("required", ()) else ""
+        yield prefix + key, needed, type_of(value, schema), value.get("description", "")
         yield from rows(value, schema, f"{prefix}{key}.")
-        for inside in alternatives(value.get("items", {}), schema):
+        for inside in alternatives(value.get("items") or {}, schema):
             yield from rows(inside, schema, f"{prefix}{key}[].")
 
 
