@@ -16,7 +16,9 @@ from tests.layout_files import as_bids, small_cohort
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")))
-_BLOCK = re.compile(r"^(?:<!-- (?P<mark>.*?) -->\n+)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(
+    r"^(?:<!-- (?P<mark>.*?) -->\n+)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 
 # Other tests run these: they need a trained nnU-Net, raw scans, a phantom, processes of their own or hours.
 ELSEWHERE = ("nnunet", "prepare", "restore", "demo")

@@ -12,7 +12,6 @@ from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 
-
 class SidecarSchema(Directive):
     """Rows of key, required or not, type and meaning; nested keys are written `Parent.Key`."""
 

@@ -55,7 +55,9 @@ def drawn(text: str) -> str:
             name, column, row, words = box.groups()
             x, y = MARGIN + int(column) * (WIDTH + GAP), MARGIN + 14 + int(row) * (HEIGHT + GAP)
             boxes[name] = (x, y)
-            parts.append(f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="6" fill="#eef3fa" stroke="#447"/>')
+            parts.append(
+                f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="6" fill="#eef3fa" stroke="#447"/>'
+            )
             rows = [word.strip() for word in words.split("|")]
             top = y + HEIGHT / 2 - LINE * (len(rows) - 1) / 2 + 4
             for number, word in enumerate(rows):
