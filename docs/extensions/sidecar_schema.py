@@ -28,8 +28,7 @@ def rows(part: dict[str, Any], schema: dict[str, Any], prefix: str = "") -> Iter
         needed = "required" if key in part.get("required", ()) else ""
         yield prefix + key, needed, type_of(value, schema), value.get("description", "")
         yield from rows(value, schema, f"{prefix}{key}.")
-        for inside in alternatives(value.get("items") or {}, schema):
-            yield from rows(inside, schema, f"{prefix}{key}[].")
+        yield from rows(merged(value.get("items") or {}, schema), schema, f"{prefix}{key}[].")
 
 
 def resolved(value: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
@@ -38,9 +37,11 @@ def resolved(value: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     return {**schema["$defs"][name], **{k: v for k, v in value.items() if k != "$ref"}} if name else value
 
 
-def alternatives(value: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a value may be, with references resolved."""
-    return [resolved(one, schema) for one in value.get("oneOf", [value])]
+def merged(value: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The properties of all that a value may be; required are those that each of them requires."""
+    forms = [resolved(one, schema) for one in value.get("oneOf", [value])]
+    required = set.intersection(*(set(form.get("required", ())) for form in forms))
+    return {"properties": {k: v for form in forms for k, v in form.get("properties", {}).items()}, "required": required}
 
 
 def type_of(value: dict[str, Any], schema: dict[str, Any]) -> str:
@@ -53,10 +54,7 @@ def type_of(value: dict[str, Any], schema: dict[str, Any]) -> str:
         options = [resolved(one, schema) for one in value.get("oneOf", value.get("anyOf"))]
         return " or ".join(dict.fromkeys(type_of(one, schema) for one in options))
     kind = value.get("type", "any")
-    kind = " or ".join(kind) if isinstance(kind, list) else kind
-    if "pattern" in value:
-        return f"{kind} {value['pattern']}"
-    return kind
+    return " or ".join(kind) if isinstance(kind, list) else kind
 
 
 def table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> nodes.table:

@@ -29,7 +29,7 @@ FIGURES = {
         spade @ 2,0 = MS-SPADE | switches to the target | quarter resolution
         decoder @ 3,0 = guided decoder | voxel by voxel
         mean @ 4,0 = mean | and its expected error
-        encode @ 2,1 = encoder (3D VQGAN) | mean and sources
+        encode @ 2,1 = encoder | 3D VQGAN | of mean and sources
         denoiser @ 3,1 = denoiser | latent diffusion | of the residual
         sample @ 4,1 = sample | mean + residual
         sources -> translator
@@ -85,10 +85,7 @@ def _arrow(start: tuple[float, float], end: tuple[float, float], above: bool, la
         path = f"M{x + WIDTH / 2},{y} V{y - 18} H{u + WIDTH / 2} V{v}"
         words = [f'<text x="{(x + u + WIDTH) / 2}" y="{y - 24}" text-anchor="middle">{escape(label)}</text>']
         return [f'<path d="{path}" marker-end="url(#a)"/>', *words]
-    if x == u:
-        path = f"M{x + WIDTH / 2},{y + HEIGHT} V{v}"
-    else:
-        path = f"M{x + WIDTH},{y + middle} H{u}"
+    path = f"M{x + WIDTH / 2},{y + HEIGHT} V{v}" if x == u else f"M{x + WIDTH},{y + middle} H{u}"
     return [f'<path d="{path}" marker-end="url(#a)"/>']
 
 
