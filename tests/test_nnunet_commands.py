@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import pytest
 from modfill.weights.file import SHIPPED
 from tests.case_files import MODALITIES
 from tests.nnunet_data import NAMES, TRAINER, description, shrink_plans, write_dataset
+from tests.pages import marked
 
 pytest.importorskip("nnunetv2")
 
@@ -57,7 +57,7 @@ run_training_entry()
 
 @dataclass
 class NnUNet:
-    """nnU-Net's three folders, and the README's commands run in them on a small network.
+    """nnU-Net's three folders, and the documentation's commands run in them on a small network.
 
     Attributes:
         steps: iterations of training.
@@ -80,15 +80,15 @@ class NnUNet:
             Path(path).mkdir(exist_ok=True)
         self.environment = {**os.environ, **own, "nnUNet_extTrainer": str(self.folder / "trainers")}
 
-    def readme(self, block: str, options: Mapping[str, Sequence[str]], words: Mapping[str, Path] = {}) -> None:
-        """Run a block of the README's commands, in order.
+    def documented(self, block: str, options: Mapping[str, Sequence[str]], words: Mapping[str, Path] = {}) -> None:
+        """Run a block of the documentation's commands, in order.
 
         Args:
             block: the name of its mark.
             options: added to each command, by its name, to make it small.
-            words: what stands for the README's words in capitals.
+            words: what stands for the documentation's words in capitals.
         """
-        for line in readme_commands(block):
+        for line in marked("docs/how-to/nnunet.md", f"commands: {block}").splitlines():
             program, *rest = (str(words.get(word, word)) for word in shlex.split(line, comments=True))
             command = rest[1] if program == "modfill" else program
             training = "train" in command
@@ -111,15 +111,8 @@ class NnUNet:
         return self.folder / "results" / dataset / f"{trainer}__nnUNetPlans__3d_fullres"
 
 
-def readme_commands(block: str) -> list[str]:
-    """The lines of the README's block of commands that is marked with this name."""
-    text = (ROOT / "README.md").read_text(encoding="utf8")
-    [lines] = re.findall(rf"<!-- commands: {block} -->\n+```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    return lines.splitlines()
-
-
 def both_routes(nnunet: NnUNet) -> list[Path]:
-    """Take dataset 501 through both routes, word for word as in the README.
+    """Take dataset 501 through both routes, word for word as in the documentation.
 
     Returns:
         The folders of predictions: of the plugin's network; of the prepared dataset's network on cases with gaps; of
@@ -131,7 +124,7 @@ def both_routes(nnunet: NnUNet) -> list[Path]:
     planning = ["-c", "3d_fullres", "-npfp", "1", "-np", "1", "--no_pbar"]
     predicting = [*cpu, "-npp", "1", "-nps", "1", "--disable_tta"]
     plugged, filled, own = (nnunet.folder / "predictions" / name for name in ("plugged", "filled", "own"))
-    nnunet.readme("prepare", {"prepare": weights, "nnUNetv2_plan_and_preprocess": planning, "nnUNetv2_train": cpu})
+    nnunet.documented("prepare", {"prepare": weights, "nnUNetv2_plan_and_preprocess": planning, "nnUNetv2_train": cpu})
     filled_images = nnunet.folder / "raw" / prepared / "imagesTs"
     nnunet.run("nnUNetv2_predict", "-i", str(filled_images), "-o", str(own), "-d", "502", "-c", "3d_fullres", "-f", "0",
                *predicting)  # fmt: skip
@@ -141,7 +134,7 @@ def both_routes(nnunet: NnUNet) -> list[Path]:
         "predict": [*predicting, *weights],
     }
     words = {"INPUT": images, "OUTPUT": plugged, "TRAINED_MODEL_FOLDER": nnunet.model(source.name, "ShortTrainer")}
-    nnunet.readme("plugin", options, words)
+    nnunet.documented("plugin", options, words)
     nnunet.run("modfill", "nnunet", "predict", "-i", str(images), "-o", str(filled), "-m",
                str(nnunet.model(prepared, "nnUNetTrainer")), "-f", "0", *options["predict"])  # fmt: skip
     assert_same_arrays(*(nnunet.folder / "preprocessed" / name for name in (prepared, source.name)))

@@ -21,7 +21,7 @@ from modfill.integrations.nnunet.command import main
 from modfill.errors import ModfillError
 from tests.case_files import oblique_affine
 from tests.nnunet_data import GAPS, SPACE, make_quick, write_dataset, write_images
-from tests.test_readme import snippets
+from tests.pages import marked
 
 pytest.importorskip("nnunetv2")
 
@@ -282,12 +282,12 @@ def test_a_folder_without_a_model_is_an_error(world: Path, tiny_weights: Path, t
         plugin.Options().completer({**content, "file_ending": ".mha"}, "Dataset9")
 
 
-def test_the_snippet_of_the_readme(world: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_snippet_of_the_documentation(world: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modfill.weights.file.SHIPPED", tiny_weights)
     images = world / "raw" / "Dataset501_Toy" / "imagesTs"
-    code = snippets()["nnunet"].replace("TRAINED_MODEL_FOLDER", str(model_folder(world)))
+    code = marked("docs/how-to/nnunet.md", "snippet: nnunet").replace("TRAINED_MODEL_FOLDER", str(model_folder(world)))
     names: dict = {}
-    exec(compile(code.replace("case_0003.nii.gz", str(images / "x_0003.nii.gz")), "README.md", "exec"), names)
+    exec(compile(code.replace("case_0003.nii.gz", str(images / "x_0003.nii.gz")), "nnunet.md", "exec"), names)
     assert names["note"]["SyntheticChannels"] == ["t1n", "t1c", "t2w"]
     assert names["segmentation"].shape == nib.load(images / "x_0003.nii.gz").shape
 
