@@ -1,4 +1,4 @@
-"""The two figures of the explanation, drawn from the text below: python docs/figures/draw.py
+"""The two figures of the explanation, drawn from the text below by `python docs/figures/draw.py`.
 
 A line of boxes is `name @ column,row[,width] = title | more lines`, a line of arrows is `from -> to [: label]`.
 """
