@@ -20,8 +20,8 @@ _BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>.*?) -->\n+)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )
 
-# Other tests run these: they need a trained nnU-Net, raw scans, a phantom, processes of their own or hours.
-ELSEWHERE = ("nnunet", "prepare", "restore", "demo")
+# Other tests run these: they need a trained nnU-Net, raw scans, a phantom, or the model card of the shipped weights.
+ELSEWHERE = ("nnunet", "prepare", "restore", "demo", "export")
 OTHERS = ("python3", "source", "torchrun", "nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "sphinx-build")
 
 
