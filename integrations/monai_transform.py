@@ -158,14 +158,14 @@ class RandCompleteModalitiesd(RandomizableTransform, MapTransform):
         cache: str | Path | None = None,
         device: str | torch.device = "cpu",
     ):
-        MapTransform.__init__(self, keys, allow_missing_keys=True)
-        RandomizableTransform.__init__(self)
         self.choices = [
             CompleteModalitiesd(
                 keys, modalities=modalities, weights=weights, cache=cache, settings=sample, device=device
             )
             for sample in numbered_samples(num_samples, settings).values()
         ]
+        MapTransform.__init__(self, self.choices[0].keys, allow_missing_keys=True)
+        RandomizableTransform.__init__(self)
         self.choice = 0
 
     def randomize(self, data: Any = None) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from modfill.bids_app.command import main
+from modfill.bids_app.dataset import chosen
+from modfill.modalities import ModalitySet
 from tests.case_files import brain_volumes, save
 
 VALIDATOR = Path(sys.executable).with_name("bids-validator-deno")
@@ -87,3 +89,12 @@ def test_an_invalid_dataset_is_refused(dataset: Path, tmp_path: Path, capsys: py
     assert run(spoilt, tmp_path / "out", "participant") == 1
     assert "must be valid BIDS, got JSON_KEY_REQUIRED" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_weights_decide_which_modalities_are_looked_for(tmp_path: Path) -> None:
+    volumes = brain_volumes()
+    for suffix, modality in (("T2w", "t2w"), ("PDw", "t1n")):
+        save(tmp_path / "sub-01" / "anat" / f"sub-01_{suffix}.nii.gz", volumes[modality])
+    ixi = chosen(tmp_path, None, None, ModalitySet.of("ixi"))
+    assert [set(case.paths) for case in ixi.cases] == [{"t2", "pd"}]
+    assert [set(case.paths) for case in chosen(tmp_path, None, None).cases] == [{"t2w"}]

@@ -157,6 +157,7 @@ def test_a_random_completion_is_one_of_the_plausible_images(tiny_weights: Path, 
     augment = RandCompleteModalitiesd(
         num_samples=2, settings=Settings("sample", 1, 3), weights=tiny_weights, cache=tmp_path
     )
+    assert augment.keys == MODALITIES
     augment.set_random_state(seed=0)
     drawn = [augment(given) for _ in range(8)]
     matches = [[same(one, sample, ("t1c", "t2w")) for sample in samples] for one in drawn]

@@ -20,7 +20,7 @@ from modfill.errors import ModfillError
 
 @dataclass(frozen=True)
 class Facts:
-    """What a rival's file says about itself.
+    """The facts in a trained rival's file.
 
     Attributes:
         rival: its name.
@@ -64,7 +64,7 @@ def export(stage: NetworkStage | PairStage, run: Path, form: str, source: str = 
 
 
 def facts_of(path: Path) -> Facts:
-    """What an export says about itself. Raises ModfillError if there is none."""
+    """The facts of an export. Raises ModfillError if there is none."""
     if not path.exists():
         raise ModfillError(f"{path} must be a trained {path.stem}, got no file; train it with "
                            f"python -m benchmarks.baselines.trained {path.stem}")  # fmt: skip

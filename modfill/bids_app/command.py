@@ -60,12 +60,13 @@ def _participant(options: argparse.Namespace) -> int:
     from modfill.outputs.naming import output_folder
     from modfill.settings import Settings
 
-    cohort = chosen(options.bids_dir, options.participant_label, options.session_label)
-    if not options.skip_bids_validation:
-        validate(options.bids_dir)
     completer = ModalityCompleter(
         options.weights, device=options.device, settings=Settings(uncertainty=options.uncertainty)
     )
+    labels = options.participant_label, options.session_label
+    cohort = chosen(options.bids_dir, *labels, completer.modality_set)
+    if not options.skip_bids_validation:
+        validate(options.bids_dir)
     out = options.output_dir
     results = completer.complete_cohort(cohort, out=out, naming="bids", link=True, jobs=options.jobs)
     record = {"SourceDatasets": source_datasets(options.bids_dir, out)}

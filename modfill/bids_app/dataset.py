@@ -16,6 +16,7 @@ from urllib.parse import quote
 from modfill.cases.files import Cohort
 from modfill.cases.finding import find_cohort
 from modfill.errors import CaseError, ModfillError, SettingsError
+from modfill.modalities import BRATS, ModalitySet
 
 __all__ = ["chosen", "source_datasets", "validate"]
 
@@ -24,13 +25,19 @@ _VALIDATOR = "bids-validator-deno"
 _MOST_ERRORS = 5
 
 
-def chosen(bids_dir: Path, participants: Sequence[str] | None, sessions: Sequence[str] | None) -> Cohort:
+def chosen(
+    bids_dir: Path,
+    participants: Sequence[str] | None,
+    sessions: Sequence[str] | None,
+    modality_set: ModalitySet = BRATS,
+) -> Cohort:
     """The cases of a BIDS dataset, of some subjects and sessions.
 
     Args:
         bids_dir: the dataset.
         participants: labels, with or without `sub-`; None takes all.
         sessions: labels, with or without `ses-`; None takes all.
+        modality_set: the modalities to look for.
 
     Raises:
         CaseError: the folder is no BIDS dataset.
@@ -38,7 +45,7 @@ def chosen(bids_dir: Path, participants: Sequence[str] | None, sessions: Sequenc
     """
     if not bids_dir.is_dir():
         raise CaseError(f"{bids_dir} must be the folder of a BIDS dataset, got none; correct the path")
-    cohort = find_cohort(bids_dir)
+    cohort = find_cohort(bids_dir, modality_set=modality_set)
     if cohort.layout != "bids":
         raise CaseError(f"{bids_dir} must be a BIDS dataset, got layout {cohort.layout}; use modfill complete for it")
     subjects = _entities("sub", participants, {case.case_id.partition("_")[0] for case in cohort.cases})
