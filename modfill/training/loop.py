@@ -10,6 +10,8 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -124,13 +126,8 @@ def train(
         torch.manual_seed(step := step_seed(seed, stage.name, progress.step))
         stage.train()
         batch = stage.batch(np.random.default_rng(step))
-        losses: dict[str, Tensor] = {}
-        for turn in range(stage.turns):
-            stage.turn = turn
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-                loss, parts = model(batch)
-            _descend(loss, optimisers[turn :: stage.turns], rate, stage.config.gradient_clip)
-            losses = {**losses, **parts, "loss": losses.get("loss", 0) + loss.detach()}
+        half_precision = partial(torch.autocast, device.type, dtype=torch.bfloat16, enabled=half)
+        losses = _take_turns(stage, model, batch, optimisers, rate=rate, precision=half_precision)
         progress.step += 1
         ema.update(parameters, progress.step)
         progress.seconds += time.monotonic() - began
@@ -151,6 +148,32 @@ def train(
     if curves:
         curves.validated(progress, validated(stage, device, half))
         curves.close()
+
+
+def _take_turns(
+    stage: Stage,
+    model: Callable[..., Any],
+    batch: Mapping[str, Any],
+    optimisers: Sequence[torch.optim.Optimizer],
+    *,
+    rate: float,
+    precision: Callable[[], AbstractContextManager[Any]],
+) -> dict[str, Tensor]:
+    """One step of each player of a stage on the same batch, each with its own optimisers.
+
+    `precision` is entered anew for each player: autocast keeps the weights that it has cast, and a step changes them.
+
+    Returns:
+        The parts of the losses by name, and their sum as `loss`.
+    """
+    losses: dict[str, Tensor] = {}
+    for turn in range(stage.turns):
+        stage.turn = turn
+        with precision():
+            loss, parts = model(batch)
+        _descend(loss, optimisers[turn :: stage.turns], rate, stage.config.gradient_clip)
+        losses = {**losses, **parts, "loss": losses.get("loss", 0) + loss.detach()}
+    return losses
 
 
 def _descend(loss: Tensor, optimisers: Sequence[torch.optim.Optimizer], rate: float, clip: float) -> None:
