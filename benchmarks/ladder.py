@@ -75,8 +75,9 @@ class Task:
         self.unit = networks.brightness(self.prepared.brightness(), target)
         autoencoder = networks.preset.autoencoder
         shape = (autoencoder.latent_channels, *(n // autoencoder.factor for n in self.prepared.brain.shape))
-        drawn = [draw_noise(shape, case.case_id, target, seed) for seed in range(samples)]
-        self.noise = torch.stack(drawn).to(networks.device)
+        self.noise = torch.empty((samples, *shape), device=networks.device)
+        for seed in range(samples):
+            self.noise[seed] = draw_noise(shape, case.case_id, target, seed)
 
     def scored(self, volumes: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Any]]:
         """A row of every figure of the protocol, and the sharpness, for each name and volume (X, Y, Z), z-scored."""

@@ -13,6 +13,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from benchmarks import ladder, pictures, translation, uncertainty
+from benchmarks.agreement import agreement, by_scale, powers, spread_by_scale
 from benchmarks.cases import brain_of
 from benchmarks.tables import read
 from modfill.cases.finding import find_cases
@@ -142,12 +143,46 @@ def test_uncertainty_tells_each_map_image_and_scale(
     started(uncertainty, monkeypatch, *known)
     frame = pd.read_csv(tmp_path / "out" / "uncertainty.csv")
     assert len(frame) == 8 and set(frame.target) == set(MODALITIES)
-    assert frame.notna().all(axis=None) and (frame.filter(regex=r"_\d$") > 0).all(axis=None)
+    tumour = frame.columns.str.contains("_tumour_")  # the case has no segmentation
+    assert frame.loc[:, ~tumour].notna().all(axis=None) and frame.loc[:, tumour].isna().all(axis=None)
+    assert (frame.filter(regex="^(acquired|mean|sample|error|residual)_") > 0).all(axis=None)
     assert frame[[f"detail_{name}" for name in uncertainty.IMAGES]].nunique(axis=1).eq(3).all()
     text = (tmp_path / "out" / "uncertainty.md").read_text()
     assert "| 0 to 0.7 |" in text and "| 5.6 to the whole brain |" in text and "Expected against observed" in text
-    assert "| spread of the samples |" in text and text.count("%") == 4  # within one and two, of both maps
+    assert "| spread of the samples, brain |" in text and text.count("%") == 4  # within one and two, of both maps
     assert all(f"| {title} |" in text for title in uncertainty.IMAGES.values())
+
+
+def test_uncertainty_without_samples_says_nothing_of_them_and_goes_on_where_it_was_stopped(
+    cohort: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = find_cases(cohort)[0].paths
+    first = nib.load(images["t1n"])
+    labels = np.zeros(first.shape, np.uint8)
+    labels[10:16, 10:16, 8:14] = 1
+    nib.save(nib.Nifti1Image(labels, first.affine), images["t1n"].parent / "p1-seg.nii.gz")
+    write_case(cohort, "p2", affine=np.diag((-1.0, -1.0, 1.0, 1.0)))
+    known = ("--cases", cohort, "--weights", tiny_weights, "--samples", 0, "--out", tmp_path / "out")
+    started(uncertainty, monkeypatch, *known)
+    table = tmp_path / "out" / "uncertainty.csv"
+    rows = table.read_text().splitlines()
+    frame = pd.read_csv(table)
+    assert len(frame) == 16 and frame.filter(regex="sample_|spread|average|residual").isna().all(axis=None)
+    assert frame[frame.case_id == "p1"].filter(regex="^map_tumour").notna().all(axis=None)
+    text = (tmp_path / "out" / "uncertainty.md").read_text()
+    assert "`--uncertainty`, tumour" in text and "sample" not in text and "The mean of the other cases" in text
+    table.write_text("\n".join(rows[:12]) + "\n")
+    started(uncertainty, monkeypatch, *known)
+    assert table.read_text().splitlines() == rows
+
+
+def test_an_expected_psnr_is_compared_with_the_other_cases_of_its_task() -> None:
+    rows = [("a", "t1n", "t2w", 20.0, 21.0), ("b", "t1n", "t2w", 24.0, 23.0), ("a", "t1n", "t2f", 30.0, 30.0),
+            ("b", "t1n", "t2f", 30.0, 30.0)]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["case_id", "sources", "target", "observed", "expected_psnr"])
+    expected, constant = uncertainty.expected_against_observed(frame)
+    assert "mean absolute difference 0.50 dB" in expected and "wrong by 2.00 dB" in constant
+    assert len(list(uncertainty.expected_against_observed(frame[frame.case_id == "a"]))) == 1
 
 
 def test_uncertainty_of_one_sample_is_refused_before_anything_is_made(
@@ -155,40 +190,51 @@ def test_uncertainty_of_one_sample_is_refused_before_anything_is_made(
 ) -> None:
     with pytest.raises(SystemExit):
         started(uncertainty, monkeypatch, "--cases", cohort, "--samples", 1, "--out", tmp_path / "out")
-    assert "--samples must be 2 or more" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "--samples must be 0, or 2 or more" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_map_that_is_the_error_agrees_with_it() -> None:
     error = np.random.default_rng(0).random(1000)
-    assert uncertainty.agreement(error, error)["correlation"] == pytest.approx(1)
-    assert uncertainty.agreement(error, error)["decile"] > 1.5
-    assert uncertainty.agreement(1 - error, error)["decile"] < 0.6
+    assert agreement(error, error)["correlation"] == pytest.approx(1)
+    assert agreement(error, error)["decile"] > 1.5
+    assert agreement(1 - error, error)["decile"] < 0.6
 
 
 def test_the_share_of_errors_within_a_deviation_is_the_gaussian_one_where_the_map_is_right() -> None:
     deviation = np.linspace(0.5, 2, 100_000)
     error = np.abs(np.random.default_rng(0).standard_normal(deviation.size)) * deviation
     for scale, one, two in ((1, 0.683, 0.954), (2, 0.954, 1.0), (0.5, 0.383, 0.683)):
-        found = uncertainty.agreement(scale * deviation, error)
+        found = agreement(scale * deviation, error)
         assert found["within_1"] == pytest.approx(one, abs=0.01) and found["within_2"] == pytest.approx(two, abs=0.01)
 
 
 def test_what_is_fine_and_what_is_coarse_is_told_apart() -> None:
     brain = np.ones((64, 64, 64), bool)
     noise = np.random.default_rng(0).standard_normal(brain.shape)
-    fine, coarse = (list(uncertainty.by_scale(volume, brain)) for volume in (noise, np.full(brain.shape, 0.3)))
+    fine, coarse = (list(by_scale(volume, brain)) for volume in (noise, np.full(brain.shape, 0.3)))
     assert np.argmax(fine) == 0 and fine[0] > 0.6
     assert coarse[-1] == pytest.approx(0.09) and max(coarse[:-1]) < 1e-9
+
+
+def test_a_spread_that_lies_where_the_error_is_agrees_with_it_at_its_scale_alone() -> None:
+    rng, brain = np.random.default_rng(0), np.ones((48, 48, 48), bool)
+    where = np.linspace(0.2, 3, 48)[:, None, None]  # the deviation of fine noise rises from one side to the other
+    known = 20 * gaussian_filter(rng.standard_normal(brain.shape), 4)
+    samples = [known + where * rng.standard_normal(brain.shape) for _ in range(8)]
+    even = [known + rng.standard_normal(brain.shape) for _ in range(8)]
+    truth = 3 + 7 * (known + where * rng.standard_normal(brain.shape))
+    finest = [next(spread_by_scale(truth, known, drawn, brain)) for drawn in (samples, even)]
+    assert finest[0] > 0.4 and abs(finest[1]) < 0.05
 
 
 def test_a_right_sample_has_the_power_of_the_truth_at_every_scale() -> None:
     rng, brain = np.random.default_rng(0), np.ones((48, 48, 48), bool)
     known, missing, drawn = (gaussian_filter(rng.standard_normal(brain.shape), 1.5) for _ in range(3))
     truth, mean, sample = 5 + 40 * (known + missing), 3 * known - 1, 3 * (known + drawn) - 1
-    found = uncertainty.powers(truth, mean, sample, brain)
+    found = powers(truth, mean, sample, brain)
     for number in range(3):
         assert found[f"sample_{number}"] == pytest.approx(found[f"acquired_{number}"], rel=0.1)
         assert found[f"residual_{number}"] == pytest.approx(found[f"error_{number}"], rel=0.1)
         assert found[f"mean_{number}"] == pytest.approx(found[f"acquired_{number}"] / 2, rel=0.1)
-    smooth = uncertainty.powers(truth, mean, 3 * gaussian_filter(known + drawn, 1.5) - 1, brain)
+    smooth = powers(truth, mean, 3 * gaussian_filter(known + drawn, 1.5) - 1, brain)
     assert smooth["sample_0"] < 0.5 * smooth["acquired_0"]
