@@ -14,24 +14,21 @@ then what modfill gives, a sample and the mean of several with the guided decode
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from unittest.mock import patch
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from benchmarks.ladder import SHOWN, Task, tasks
+from benchmarks.ladder import SHOWN, Task, parsed, tasks
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
 from modfill.model.device import best_device, fast_precision
 from modfill.model.inference import Inference
 from modfill.model.synthesiser import Encoded, Synthesiser
 from modfill.weights import checkpoint
-from modfill.weights.file import SHIPPED
 
 
 @contextmanager
@@ -78,8 +75,10 @@ def samples(model: Synthesiser, encoded: Encoded, target: int, noise: Tensor) ->
     estimate = model.mean(encoded, target)
     latent = model.condition(encoded, target, *estimate).mean
     target_like = model.autoencoder.decode(latent)[0, 0].float() * encoded.brain
-    residuals = model.residuals(encoded, target, *estimate, noise)
     yield "MS-SPADE alone: the target-like latent, decoded", target_like
+    if not len(noise):
+        return
+    residuals = model.residuals(encoded, target, *estimate, noise)
     with switched_off(model.denoiser.source_token):
         without = model.residuals(encoded, target, *estimate, noise[:1])[0]
     yield "+ diffusion without the sources' tokens", target_like + without
@@ -114,14 +113,7 @@ def summary(frame: pd.DataFrame) -> str:
 
 def main() -> None:
     """Score and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="FILE")
-    parser.add_argument("--samples", type=int, default=8, metavar="N")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    options = parser.parse_args()
-    if options.samples < 2:
-        parser.error("--samples must be 2 or more")
+    options = parsed(__doc__)
     model, _ = checkpoint.load(options.weights)
     frame = pd.DataFrame(measure(model, [read_case(files) for files in find_cases(options.cases)], options.samples))
     options.out.mkdir(parents=True, exist_ok=True)

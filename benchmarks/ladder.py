@@ -1,6 +1,6 @@
 """The stages of the model from the autoencoder's limit to the mean and samples, on validation cases.
 
-    python -m benchmarks.ladder --cases DIR --out DIR [--samples 8]
+    python -m benchmarks.ladder --cases DIR --out DIR [--samples N]
 
 Each case is scored in two tasks, one target (in turn) from one source and from all others. Writes `ladder.csv` and
 `ladder.md`: the autoencoder given the target itself, the decoded latent of the mean (the autoencoder's limit for it),
@@ -53,6 +53,8 @@ def rungs(model: Synthesiser, encoded: Encoded, target: int, noise: Tensor) -> I
     latent = model.condition(encoded, target, mean, squared_error).mean
     yield "the mean's latent, decoded", model.autoencoder.decode(latent)[0, 0] * encoded.brain
     yield "the mean", mean
+    if not len(noise):
+        return
     residuals = model.residuals(encoded, target, mean, squared_error, noise)
     yield "one sample", mean + residuals[0]
     yield f"the mean of {len(noise)} samples", mean + residuals.mean(0)
@@ -127,16 +129,22 @@ def summary(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Score every rung and write the tables."""
+def parsed(description: str | None) -> argparse.Namespace:
+    """The options of the benchmarks that measure the mean and samples of weights on complete cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
     parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="FILE")
-    parser.add_argument("--samples", type=int, default=8, metavar="N")
+    parser.add_argument("--samples", type=int, default=8, metavar="N", help="0 leaves samples out")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
-    if options.samples < 2:
-        parser.error("--samples must be 2 or more")
+    if options.samples < 0 or options.samples == 1:
+        parser.error("--samples must be 0, or 2 or more")
+    return options
+
+
+def main() -> None:
+    """Score every rung and write the tables."""
+    options = parsed(__doc__)
     model, _ = checkpoint.load(options.weights)
     frame = climb(model, [read_case(files) for files in find_cases(options.cases)], options.samples)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Calibration of the uncertainty map, of samples and of the expected PSNR: a comparison with the true error.
 
-    python -m benchmarks.uncertainty --cases DIR --out DIR [--samples 8]
+    python -m benchmarks.uncertainty --cases DIR --out DIR [--samples N]
 
 For every case each modality is synthesised once from the one after it and once from all others, and sampled. Writes
 `uncertainty.csv`, a row per task, and `uncertainty.md`. A stopped run is resumed. `--samples 0` draws none and leaves
@@ -20,9 +20,7 @@ out what is said of samples. The tables:
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +29,7 @@ import torch
 
 from benchmarks.agreement import AGREEMENT, SCALES, agreement, powers, spread_by_scale
 from benchmarks.cases import brain_of, in_unit_range, segmentation_of
-from benchmarks.ladder import Task
+from benchmarks.ladder import Task, parsed
 from benchmarks.tables import append, read, scored
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
@@ -40,7 +38,6 @@ from modfill.modalities import MODALITIES
 from modfill.model.device import best_device, fast_precision
 from modfill.model.inference import Inference
 from modfill.weights import checkpoint
-from modfill.weights.file import SHIPPED
 
 IMAGES = {"mean": "the mean", "sample": "one sample", "average": "the mean of the samples"}
 MAPS = {"map": "`--uncertainty`", "spread": "spread of the samples"}
@@ -149,14 +146,7 @@ def expected_against_observed(frame: pd.DataFrame) -> Iterator[str]:
 
 def main() -> None:
     """Measure and write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="FILE")
-    parser.add_argument("--samples", type=int, default=8, metavar="N")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    options = parser.parse_args()
-    if options.samples < 0 or options.samples == 1:
-        parser.error("--samples must be 0, or 2 or more")
+    options = parsed(__doc__)
     networks, table = Inference(checkpoint.load(options.weights)[0], best_device()), options.out / "uncertainty.csv"
     options.out.mkdir(parents=True, exist_ok=True)
     done = scored(table, COLUMNS, keys=3)
