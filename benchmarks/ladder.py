@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -74,7 +75,6 @@ class Task:
         self.index = MODALITIES.index(target)
         self.prepared = prepare(reduced(case, sources), networks.preset.multiple)
         self.encoded = networks.encode(self.prepared.volumes, self.prepared.brain)
-        self.unit = networks.brightness(self.prepared.brightness(), target)
         autoencoder = networks.preset.autoencoder
         shape = (autoencoder.latent_channels, *(n // autoencoder.factor for n in self.prepared.brain.shape))
         self.noise = torch.empty((samples, *shape), device=networks.device)
@@ -84,8 +84,16 @@ class Task:
     def scored(self, volumes: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Any]]:
         """A row of every figure of the protocol, and the sharpness, for each name and volume (X, Y, Z), z-scored."""
         for name, volume in volumes:
-            given = in_unit_range(self.prepared, volume.float().cpu().numpy(), self.unit)
-            yield {**self.row(name), **figures(self.case, self.target, given)}
+            yield {**self.row(name), **figures(self.case, self.target, self.in_unit_range(volume))}
+
+    def in_unit_range(self, volume: Tensor) -> np.ndarray:
+        """A volume (X, Y, Z), z-scored, in unit range on the case's own grid, as a completion gives it."""
+        given = volume.float().cpu().numpy()
+        return in_unit_range(self.prepared, given, self.unit(given))
+
+    def unit(self, volume: np.ndarray) -> list[float]:
+        """The mean and standard deviation in unit range that a completion gives a volume (X, Y, Z), z-scored."""
+        return self.networks.unit(self.prepared.brightness(), self.target, volume, self.prepared.brain)
 
     def row(self, name: str) -> dict[str, Any]:
         """The keys of a row of that name."""

@@ -14,11 +14,11 @@ from benchmarks.baselines.trained import PAIRS, STAGES, Trained, TrainedPairs
 from benchmarks.baselines.voxelwise import Voxelwise
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import read_case
-from modfill.settings import Mode
+from modfill.settings import Settings
 
 UNTRAINED: dict[str, Callable[[], Method]] = {"copy": CopyNearest, "mean": MeanAvailable}
 FITTED: dict[str, Callable[[], Method]] = {"voxelwise": Voxelwise, "voxelwise-in-case": InCase}
-OURS: dict[str, Mode] = {"modfill": "mean", "modfill-sample": "sample"}
+OURS = {"modfill": Settings(), "modfill-sample": Settings("sample")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,11 @@
 """Pictures for comparison by eye: a slice of each case as acquired and as every method gives it.
 
     python -m benchmarks.pictures --cases DIR --methods copy modfill --sources t1n t2w --target t2f --out FILE
+    python -m benchmarks.pictures --cases DIR --methods modfill --samples 3 --sources t1n --target t2f --out FILE
 
 One row a case, at the axial slice with most tumour (with most brain, without a segmentation), one column a method, in
-unit range, with the matched PSNR of the whole volume above. Writes a PNG.
+unit range, with the matched PSNR of the whole volume above. With `--samples N`, N samples follow, and how much they
+differ: their standard deviation, a quarter of unit range being white. Writes a PNG.
 """
 
 from __future__ import annotations
@@ -15,13 +17,17 @@ import nibabel as nib
 import numpy as np
 
 from benchmarks.baselines import Method
+from benchmarks.baselines.ours import Modfill
 from benchmarks.cases import brain_of, reduced, segmentation_of
 from benchmarks.methods import add_arguments, selected_methods
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
 from modfill.metrics import brain_box, score, unit_range
 from modfill.modalities import MODALITIES
+from modfill.settings import numbered_samples
 
+SAMPLE = "sample"
+WHITE = 0.25  # of unit range, in pictures of the spread
 Picture = tuple[str, np.ndarray]  # title, unit range (X, Y) with the nose up when shown
 
 
@@ -35,6 +41,9 @@ def row_of(case: Case, methods: list[Method], sources: tuple[str, ...], target: 
         given = method.complete(reduced(case, sources), [target])[target]
         figure = score(case.volume(target)[box], given[box], brain[box])["psnr_matched"]
         pictures.append((f"{method.name} {figure:.2f} dB", given))
+    drawn = [volume for title, volume in pictures if title.startswith(SAMPLE)]
+    if drawn:
+        pictures.append((f"spread of {len(drawn)}", np.std(drawn, axis=0) / WHITE))
     return [(title, upright(case, volume)[:, :, number]) for title, volume in pictures]
 
 
@@ -76,9 +85,13 @@ def main() -> None:
     add_arguments(parser)
     parser.add_argument("--sources", nargs="+", required=True, choices=MODALITIES)
     parser.add_argument("--target", required=True, choices=MODALITIES)
+    parser.add_argument("--samples", type=int, default=0, metavar="N", help="of modfill's (default: 0)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     options = parser.parse_args()
     methods, sources = selected_methods(options, parser), tuple(m for m in MODALITIES if m in options.sources)
+    for name, settings in (numbered_samples(options.samples) if options.samples else {}).items():
+        methods.append(Modfill(options.weights, settings))
+        methods[-1].name = name
     cases = [read_case(files) for files in find_cases(options.cases)]
     rows = [(case.case_id, row_of(case, methods, sources, options.target)) for case in cases]
     options.out.parent.mkdir(parents=True, exist_ok=True)

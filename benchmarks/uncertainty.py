@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 from benchmarks.agreement import AGREEMENT, SCALES, agreement, powers, spread_by_scale
-from benchmarks.cases import brain_of, in_unit_range, segmentation_of
+from benchmarks.cases import brain_of, segmentation_of
 from benchmarks.ladder import Task, parsed
 from benchmarks.tables import append, read, scored
 from modfill.cases.finding import find_cases
@@ -68,6 +68,8 @@ def measure(networks: Inference, case: Case, sources: tuple[str, ...], target: s
     with fast_precision(networks.device):
         prediction = model.predict(task.encoded, task.index)
         mean = prediction.volume
+        unit_std = task.unit(mean.float().cpu().numpy())[1]
+        deviation = prediction.deviation(model.calibrated_mse(prediction.expected_mse, unit_std))
         if samples:
             drawn = mean + model.residuals(task.encoded, task.index, mean, prediction.squared_error, task.noise)
     whole, labels = brain_of(case), segmentation_of(case)
@@ -82,13 +84,13 @@ def measure(networks: Inference, case: Case, sources: tuple[str, ...], target: s
     row: dict[str, Any] = {"case_id": case.case_id, "sources": "+".join(sources), "target": target, "samples": samples}
     matched = {}
     for name, image in images.items():
-        given = in_unit_range(task.prepared, image.float().cpu().numpy(), task.unit)[box]
+        given = task.in_unit_range(image)[box]
         matched[name] = match(truth, given, brain)
         row |= {f"psnr_{name}": psnr(truth, matched[name]), f"detail_{name}": sharpness(acquired, given, brain)}
     error = np.abs(truth - matched["mean"]) / truth[brain].std()  # z-scored, as the maps are
     tumour = np.zeros_like(brain) if labels is None else brain & (labels[box] > 0)
     regions = {"": brain, **({"_tumour": tumour} if tumour.any() else {})}
-    for name, volume in {"map": prediction.deviation, **({"spread": drawn.std(0)} if samples else {})}.items():
+    for name, volume in {"map": deviation, **({"spread": drawn.std(0)} if samples else {})}.items():
         values = restored(volume)
         for region, inside in regions.items():
             found = agreement(values[inside], error[inside])
@@ -98,7 +100,8 @@ def measure(networks: Inference, case: Case, sources: tuple[str, ...], target: s
     if samples:
         correlations = spread_by_scale(truth, restored(mean), restored_samples, brain)
         row |= {f"spread_correlation_{number}": value for number, value in enumerate(correlations)}
-    return row | {"expected_psnr": prediction.expected_psnr, "observed": psnr(truth, matched["mean"], brain)}
+    expected = model.expected_psnr(prediction.matched_mse, unit_std)
+    return row | {"expected_psnr": expected, "observed": psnr(truth, matched["mean"], brain)}
 
 
 def summary(frame: pd.DataFrame) -> str:

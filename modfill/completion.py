@@ -126,9 +126,9 @@ class Completion:
             encoded = networks.encode(prepared.volumes, prepared.brain)
             for number, target in enumerate(job.targets, 1):
                 self._progress(target, _READ + number * each)
-                estimate = networks.predict(encoded, target, case_id=job.done.case_id, settings=self._settings)
-                unit = networks.brightness(prepared.brightness(), target)
-                job.syntheses.append(job.restore(target, estimate, unit, networks.environment))
+                estimate = networks.predict(encoded, target, brightness=prepared.brightness(),
+                                            case_id=job.done.case_id, settings=self._settings)  # fmt: skip
+                job.syntheses.append(job.restore(target, estimate, networks.environment))
         job.prepared = None  # its memory is free for the next case
         return job
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,15 +47,12 @@ class Job:
     targets: tuple[str, ...] = ()
     syntheses: list[Synthesis] = field(default_factory=list)
 
-    def restore(
-        self, target: str, estimate: Estimate, unit: Sequence[float], environment: Mapping[str, Any]
-    ) -> Synthesis:
+    def restore(self, target: str, estimate: Estimate, environment: Mapping[str, Any]) -> Synthesis:
         """Bring an estimate to the case's grid and intensities, and mark it as synthetic.
 
         Args:
             target: the synthesised modality.
             estimate: on the model's grid.
-            unit: mean and standard deviation over the brain in unit range that the image shall have.
             environment: keys of the sidecar that tell how the networks ran.
 
         Raises:
@@ -68,7 +65,7 @@ class Job:
                 f"case {case.case_id}: a synthesised {target} must be finite, got NaN or infinity; "
                 "check the intensities of its sources"
             )
-        scale = output_scale(prepared.scales[prepared.nearest(target)], unit)
+        scale = output_scale(prepared.scales[prepared.nearest(target)], estimate.unit)
         image = mark_synthetic(restore_image(case, prepared, target, estimate.volume, scale), target, prepared.sources)
         uncertainty = None
         if estimate.deviation is not None:

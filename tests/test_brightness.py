@@ -31,7 +31,7 @@ def learnt() -> Brightness:
 
 
 def said(own: Brightness, case: torch.Tensor, sources: list[int], target: int) -> torch.Tensor:
-    return torch.tensor(own([tuple(case[m].tolist()) for m in sources], sources, target))
+    return torch.tensor(own.expected([tuple(case[m].tolist()) for m in sources], sources, target))
 
 
 def test_nothing_learnt_is_the_average() -> None:
@@ -52,6 +52,16 @@ def test_the_strange_moves_an_answer_so_far_and_no_further(learnt: Brightness) -
     assert said(learnt, stranger, [0], 1).tolist() == said(learnt, strange, [0], 1).tolist()
     assert (said(learnt, stranger, [0], 1) - MEAN[1, :2]).div(STD[:2]).max() <= BOUND
     assert said(learnt, MEAN - 1e6 * STD, [0], 1)[1] > 0
+
+
+def test_an_image_of_its_own_histogram_moves_the_answer_by_its_share(learnt: Brightness) -> None:
+    case = cohort(1, seed=2)[0]
+    figures, own = [tuple(case[0].tolist())], (0.9, 0.1)
+    expected = learnt.expected(figures, [0], 2)
+    assert learnt(figures, [0], 2, own) == learnt(figures, [0], 2, None) == expected
+    learnt.share.copy_(torch.tensor([0.5, 1.0]))
+    assert learnt(figures, [0], 2, own) == pytest.approx([(expected[0] + 0.9) / 2, 0.1])
+    assert learnt(figures, [0], 2, None) == expected
 
 
 @pytest.mark.parametrize("cases", [1, 2])
@@ -75,7 +85,10 @@ def test_the_figures_do_not_depend_on_the_scanner_s_numbers() -> None:
 def test_a_synthetic_image_is_as_bright_as_is_said_of_it(
     completer: ModalityCompleter, monkeypatch: pytest.MonkeyPatch, power: float
 ) -> None:
-    """Where the networks say 0, the mean, everywhere. A source of another contrast has another answer."""
+    """Where the networks say 0, the mean, everywhere. A source of another contrast has another answer.
+
+    A flat image tells nothing of its brightness.
+    """
 
     def flat(model: Synthesiser, encoded: Encoded, *_: object) -> Prediction:
         return Prediction(torch.zeros(encoded.brain.shape), encoded.brain.float(), 1.0, 20.0)
@@ -86,6 +99,6 @@ def test_a_synthetic_image_is_as_bright_as_is_said_of_it(
     made = completer.complete_arrays({"t1n": source}, affine=np.eye(4), targets=["t2w"])["t2w"]
     unit = (made[source != 0] - scale.low) / (scale.high - scale.low)
     normalised = scale.normalise(source)
-    mean, _ = own([scale.brightness(normalised, source != 0)], [0], 2)
+    mean, _ = own.expected([scale.brightness(normalised, source != 0)], [0], 2)
     assert abs(mean - own.mean[2, 0]) > 1e-3
     np.testing.assert_allclose(unit, mean, atol=2e-4)

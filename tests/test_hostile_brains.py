@@ -108,8 +108,8 @@ def _nan(volume: Tensor) -> Tensor:
     [
         lambda p: replace(p, volume=_nan(p.volume)),
         lambda p: replace(p, squared_error=_nan(p.squared_error)),
-        lambda p: replace(p, expected_psnr=float("nan")),
-        lambda p: replace(p, expected_psnr=float("inf")),
+        lambda p: replace(p, matched_mse=float("nan")),
+        lambda p: replace(p, matched_mse=float("inf")),
     ],
     ids=["volume", "uncertainty", "expected PSNR", "infinite expected PSNR"],
 )

@@ -108,6 +108,20 @@ def test_pictures_show_the_tumour_upright_beside_every_method(
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
+def test_pictures_show_samples_and_where_they_differ(
+    cohort: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list = []
+    monkeypatch.setattr(pictures, "draw", lambda rows, path: drawn.extend(rows))
+    words = ("--methods", "modfill", "--samples", 2, "--sources", "t1n", "--target", "t2f", "--out", tmp_path / "a.png")
+    started(pictures, monkeypatch, "--cases", cohort, "--weights", tiny_weights, *words)
+    ((_, row),) = drawn
+    assert [title.split()[0] for title, _ in row] == ["t1n", "t2f", "modfill", "sample-1", "sample-2", "spread"]
+    mean, one, two, spread = (picture for _, picture in row[2:])
+    assert not np.array_equal(one, two) and not np.array_equal(one, mean)
+    np.testing.assert_allclose(spread, abs(one - two) / 2 / pictures.WHITE, atol=1e-5)
+
+
 def test_every_rung_of_the_ladder_is_another(
     cohort: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +143,9 @@ def test_the_ladder_s_mean_and_sample_are_what_a_completion_gives(cohort: Path, 
     with torch.inference_mode(), fast_precision(networks.device):
         volumes = [v for _, v in ladder.rungs(networks.model, task.encoded, task.index, task.noise)]
     mean, *samples = (
-        networks.predict(task.encoded, "t2f", case_id=case.case_id, settings=settings).volume
+        networks.predict(
+            task.encoded, "t2f", brightness=task.prepared.brightness(), case_id=case.case_id, settings=settings
+        ).volume
         for settings in (Settings(), Settings("sample"), Settings("sample", seed=1))
     )
     for volume, given in zip(volumes[1:], (mean, samples[0], np.mean(samples, axis=0)), strict=True):

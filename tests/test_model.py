@@ -139,10 +139,10 @@ def test_only_the_brain_is_read_and_written(tiny_model: Synthesiser) -> None:
         for encoded in (tiny_model.encode(given, brain) for given in (case, outside))
     )
     torch.testing.assert_close(second.volume, first.volume, rtol=0, atol=0)
-    assert first.expected_psnr == second.expected_psnr
-    for volume in (first.volume, first.squared_error, first.deviation):
+    assert first.matched_mse == second.matched_mse
+    for volume in (first.volume, first.squared_error, first.deviation(0.5)):
         assert (volume[~brain] == 0).all() and (volume[brain] != 0).all()
-    assert (first.squared_error[brain] > 0).all() and (first.deviation[brain] > 0).all()
+    assert (first.squared_error[brain] > 0).all() and (first.deviation(0.5)[brain] > 0).all()
 
 
 @torch.inference_mode()
@@ -157,7 +157,7 @@ def test_modes(tiny_model: Synthesiser) -> None:
     torch.testing.assert_close(sample.volume, volume + residuals[0])
     assert alone.residual is None and sample.residual is not None
     torch.testing.assert_close(sample.residual, residuals[0])
-    assert sample.expected_psnr < alone.expected_psnr, "the truth is nearest to the mean"
+    assert sample.matched_mse > alone.matched_mse, "the truth is nearest to the mean"
 
 
 @torch.inference_mode()
@@ -170,38 +170,36 @@ def test_a_sample_depends_on_its_own_noise_only(tiny_model: Synthesiser) -> None
 
 
 @torch.inference_mode()
-def test_deviation_is_where_the_translator_expects_errors_and_adds_up_to_the_expected_one(
+def test_deviation_is_where_the_translator_expects_errors_and_adds_up_to_the_error(
     tiny_model: Synthesiser,
 ) -> None:
     encoded = tiny_model.encode(volumes(("t1n",)))
     found = tiny_model.predict(encoded, 1)
-    ratio = found.deviation.square() / found.squared_error
+    squared = found.deviation(0.4).square()
+    ratio = squared / found.squared_error
     torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
     assert found.expected_mse == pytest.approx(expected_mse(found.volume.flatten(), float(found.squared_error.mean())))
-    assert float(found.deviation.square().mean()) == pytest.approx(found.expected_mse, rel=1e-3)
+    assert float(squared.mean()) == pytest.approx(0.4, rel=1e-3)
     sample = tiny_model.predict(encoded, 1, noise_for(encoded)[0])
     assert sample.residual is not None
-    torch.testing.assert_close(sample.deviation.square(), found.deviation.square() + sample.residual.square())
+    torch.testing.assert_close(sample.deviation(0.4).square(), squared + sample.residual.square())
 
 
-@torch.inference_mode()
-def test_calibration_turns_the_expected_psnr() -> None:
+def test_expected_psnr_follows_the_error_the_width_of_the_histogram_and_the_calibration() -> None:
     model = awake(PRESETS["tiny"])
-    encoded = model.encode(volumes(("t1n",)))
-    before = model.predict(encoded, 1).expected_psnr
+    assert model.expected_psnr(0.25, 0.2) == pytest.approx(20)
+    assert model.expected_psnr(0.25, 0.02) == pytest.approx(40)
     model.calibration.copy_(torch.tensor([3.0, 0.5]))
-    assert model.predict(encoded, 1).expected_psnr == pytest.approx(3 + 0.5 * before)
+    assert model.expected_psnr(0.25, 0.2) == pytest.approx(13)
 
 
 def test_what_an_estimate_does_not_vary_it_does_not_know() -> None:
     """The mean given what is seen, of a target of variance 1, has the error that its own variance leaves."""
-    model = Synthesiser(PRESETS["tiny"])
     seen, unseen = torch.randn(2, 50_000, generator=torch.Generator().manual_seed(0))
     for known in (0.2, 0.5, 0.9):
         estimate, truth = known**0.5 * seen, known**0.5 * seen + (1 - known) ** 0.5 * unseen
-        error = (float(model.brightness.mean[1, 1]) * (estimate - truth)).square().mean()
-        own = expected_mse(estimate + 7, 1 - known)
-        assert model.psnr_of(1, own) == pytest.approx(-10 * float(error.log10()), abs=0.1)
+        error = (estimate - truth).square().mean()
+        assert expected_mse(estimate + 7, 1 - known) == pytest.approx(float(error), rel=0.03)
     assert expected_mse(3 * seen, 0.2) == expected_mse(2 * seen, 0.2) == pytest.approx(0.1), "never less than none"
 
 

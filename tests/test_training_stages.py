@@ -30,7 +30,7 @@ from tests.test_augmentation import stored
 TINY = PRESETS["tiny"]
 SHAPE = (44, 36, 28)
 FIGURES = {"denoiser.centre", "denoiser.spread", "denoiser.residual"}  # of the denoiser's stage
-FITTED_LAST = {"calibration", "denoiser.inflation"}
+FITTED_LAST = {"brightness.share", "calibration", "denoiser.inflation"}
 
 
 @pytest.fixture(scope="module")

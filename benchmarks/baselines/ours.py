@@ -9,15 +9,15 @@ import numpy as np
 
 from modfill.cases.reading import Case
 from modfill.completer import ModalityCompleter
-from modfill.settings import Mode, Settings
+from modfill.settings import Settings
 
 
 class Modfill:
     """The shipped weights, or others, in one of the two modes."""
 
-    def __init__(self, weights: Path | None = None, mode: Mode = "mean"):
-        self.name = "modfill" if mode == "mean" else f"modfill-{mode}"
-        self.completer = ModalityCompleter(weights, settings=Settings(mode))
+    def __init__(self, weights: Path | None = None, settings: Settings | None = None):
+        self.completer = ModalityCompleter(weights, settings=settings)
+        self.name = "modfill" if self.completer.settings.mode == "mean" else "modfill-sample"
 
     def fit(self, cases: Sequence[Case]) -> None:
         """Trained already: `modfill train`."""

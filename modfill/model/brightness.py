@@ -1,8 +1,9 @@
-"""Mean and standard deviation of a missing modality's intensities, from those of the sources.
+"""Mean and standard deviation of a missing modality's intensities, from the sources' and from its own histogram.
 
 The networks work on z-scores. Between its 0.5 and 99.5 percentiles each modality has a mean, a standard deviation and a
 skewness. These figures are correlated within a patient, and are modelled as jointly Gaussian over the training cases.
-A missing modality gets their conditional expectation, given the sources' figures.
+A missing modality gets their conditional expectation, given the sources' figures, moved towards what its synthesised
+image says: where the mean lies between the image's own percentiles, and how wide its histogram is between them.
 """
 
 from __future__ import annotations
@@ -25,17 +26,20 @@ class Brightness(nn.Module):
         mean: of each figure over the training cases, (M, FIGURES).
         std: likewise.
         correlation: between all of them, (M * FIGURES, M * FIGURES).
+        share: (2,) how far mean and standard deviation move from the expectation, 0, to the image's own, 1.
     """
 
     mean: Tensor
     std: Tensor
     correlation: Tensor
+    share: Tensor
 
     def __init__(self, modalities: int):
         super().__init__()
         self.register_buffer("mean", torch.tensor([[0.5, 0.2, 0.0]] * modalities))
         self.register_buffer("std", torch.zeros(modalities, FIGURES))
         self.register_buffer("correlation", torch.zeros(modalities * FIGURES, modalities * FIGURES))
+        self.register_buffer("share", torch.zeros(2))
 
     def fit(self, figures: Tensor) -> None:
         """Estimate the distribution, each correlation from the cases that have both modalities.
@@ -51,7 +55,11 @@ class Brightness(nn.Module):
         self.correlation.copy_(apart.T @ apart / (known.T @ known).clamp(min=1))
 
     def forward(
-        self, figures: Sequence[tuple[float, float, float]], sources: Sequence[int], target: int
+        self,
+        figures: Sequence[tuple[float, float, float]],
+        sources: Sequence[int],
+        target: int,
+        own: Sequence[float] | None,
     ) -> list[float]:
         """Expected mean and standard deviation of a modality in unit range.
 
@@ -59,7 +67,17 @@ class Brightness(nn.Module):
             figures: of each source.
             sources: indices of their modalities.
             target: index of the modality wanted.
+            own: mean and standard deviation of the synthesised image between its own percentiles; None if it is flat.
         """
+        expected = self.expected(figures, sources, target)
+        if own is None:
+            return expected
+        return [e + s * (o - e) for e, o, s in zip(expected, own, self.share.tolist(), strict=True)]
+
+    def expected(
+        self, figures: Sequence[tuple[float, float, float]], sources: Sequence[int], target: int
+    ) -> list[float]:
+        """Expected mean and standard deviation of a modality in unit range, given those of the sources."""
         mean, std, correlation = (part.cpu().double() for part in (self.mean, self.std, self.correlation))
         observed = (torch.tensor(figures, dtype=mean.dtype) - mean[list(sources)]) / std[list(sources)].clamp(min=1e-4)
         there = [source * FIGURES + figure for source in sources for figure in range(FIGURES)]

@@ -13,6 +13,7 @@ from modfill.model.layers import ModulatedBlock, tokens, unfold
 
 SLAB = 16  # planes that are decoded at once, to bound memory
 LOG_ERRORS = (-8.0, 4.0)
+CHANNELS_LAST = torch.channels_last_3d  # the fast path of a CPU's convolutions
 
 
 class GuidedDecoder(nn.Module):
@@ -68,19 +69,33 @@ class GuidedDecoder(nn.Module):
         """
         out = torch.zeros(2, *brain.shape, device=brain.device)
         which = torch.tensor([target], device=brain.device)
-        padded = nn.functional.pad(volumes.to(half.dtype), (0, 0, 0, 0, 1, 1))
+        planes = nn.functional.pad(volumes[0].movedim(1, 0).to(half.dtype), (0, 0, 0, 0, 0, 0, 1, 1))
         for start in range(0, len(brain), SLAB):
             stop = min(start + SLAB, len(brain))
             local = brain[start:stop]
             if not local.any():
                 continue
-            near = nn.functional.silu(self.near(padded[:, :, start : stop + 2]))[:, :, 1:-1]
-            context = unfold(self.context(half[:, :, start // FOLD : stop // FOLD]), FOLD)
-            parts = (context, near.to(context.dtype), volumes[:, :, start:stop].to(context.dtype))
-            inputs = torch.cat([part[0].movedim(0, -1)[local] for part in parts], dim=1)
+            folded = self.context(half[:, :, start // FOLD : stop // FOLD].contiguous(memory_format=CHANNELS_LAST))
+            context = unfold(folded, FOLD)[0].movedim(0, 1)
+            near = self._near(planes[start : stop + 2])
+            parts = (
+                part.movedim(1, -1)[local].to(context.dtype) for part in (context, near, planes[start + 1 : stop + 1])
+            )
+            inputs = torch.cat(list(parts), dim=1)
             mean, log_error = self._voxels(inputs[None], which)
             out[0, start:stop][local], out[1, start:stop][local] = mean[0, 0], log_error[0, 0]
         return out[0], out[1]
+
+    def _near(self, planes: Tensor) -> Tensor:
+        """What `near` gives between the first and the last of some planes: (n + 2, M, Y, Z) -> (n, C, Y, Z).
+
+        A convolution of planes with the ones before and after as channels, which a CPU does five times faster than one
+        of a volume with few channels.
+        """
+        stacked = torch.cat([planes[:-2], planes[1:-1], planes[2:]], dim=1)
+        stacked = stacked.to(memory_format=torch.channels_last)
+        weight = self.near.weight.movedim(2, 1).flatten(1, 2)
+        return nn.functional.silu(nn.functional.conv2d(stacked, weight, self.near.bias, padding=1))
 
     def _voxels(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The network on single voxels: inputs (B, ..., C) -> mean and logarithm of the error, (B, 1, ...)."""

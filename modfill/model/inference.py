@@ -14,6 +14,7 @@ from modfill.model.config import Preset
 from modfill.model.device import fast_precision, half_is_fast
 from modfill.model.sampling import generator
 from modfill.model.synthesiser import Encoded, Prediction, Synthesiser
+from modfill.preprocessing.intensity import IntensityScale
 from modfill.settings import Settings
 
 __all__ = ["Estimate", "Inference", "draw_noise"]
@@ -28,12 +29,14 @@ class Estimate:
     Attributes:
         volume: (X, Y, Z), normalised.
         deviation: standard deviation to be expected, (X, Y, Z), in the same units; None unless it was asked for.
+        unit: mean and standard deviation over the brain that the modality is expected to have in unit range.
         expected_psnr: in dB, over the brain and after a linear fit.
         finite: whether no value is NaN or infinite.
     """
 
     volume: Volume
     deviation: Volume | None
+    unit: list[float]
     expected_psnr: float
     finite: bool
 
@@ -76,12 +79,21 @@ class Inference:
             return self.model.encode(on_device, torch.from_numpy(brain).to(self.device))
 
     @torch.inference_mode()
-    def predict(self, encoded: Encoded, target: str, *, case_id: str, settings: Settings) -> Estimate:
+    def predict(
+        self,
+        encoded: Encoded,
+        target: str,
+        *,
+        brightness: Mapping[str, tuple[float, float, float]],
+        case_id: str,
+        settings: Settings,
+    ) -> Estimate:
         """Synthesise one modality.
 
         Args:
             encoded: what `encode` returned.
             target: a modality that is none of the sources.
+            brightness: mean, standard deviation and skewness of each source, as `Prepared.brightness` gives them.
             case_id: part of the seed.
             settings: mode, steps, seed, and whether the deviation is wanted.
         """
@@ -91,23 +103,38 @@ class Inference:
         index = self.preset.modalities.index(target)
         with fast_precision(self.device):
             prediction = self.model.predict(encoded, index, noise, settings.steps)
-        deviation = prediction.deviation if settings.uncertainty else None
+        volume = prediction.volume.cpu().numpy()
+        unit = self.unit(brightness, target, volume, encoded.brain.cpu().numpy())
+        deviation = None
+        if settings.uncertainty:
+            deviation = prediction.deviation(self.model.calibrated_mse(prediction.expected_mse, unit[1])).cpu().numpy()
+        psnr = self.model.expected_psnr(prediction.matched_mse, unit[1])
         return Estimate(
-            prediction.volume.cpu().numpy(),
-            None if deviation is None else deviation.cpu().numpy(),
-            prediction.expected_psnr,
-            _is_finite(prediction),
+            volume,
+            deviation,
+            unit,
+            psnr,
+            _is_finite(prediction) and math.isfinite(psnr),
         )
 
-    def brightness(self, figures: Mapping[str, tuple[float, float, float]], target: str) -> list[float]:
+    def unit(
+        self,
+        brightness: Mapping[str, tuple[float, float, float]],
+        target: str,
+        volume: Volume,
+        brain: npt.NDArray[np.bool_],
+    ) -> list[float]:
         """Mean and standard deviation over the brain in unit range that a modality is expected to have.
 
         Args:
-            figures: mean, standard deviation and skewness of each source, as `IntensityScale.brightness` gives them.
+            brightness: mean, standard deviation and skewness of each source, as `Prepared.brightness` gives them.
             target: the modality wanted.
+            volume: (X, Y, Z), as synthesised, normalised.
+            brain: (X, Y, Z).
         """
-        order = self.preset.modalities
-        return self.model.brightness(list(figures.values()), [order.index(m) for m in figures], order.index(target))
+        order, own = self.preset.modalities, IntensityScale.of(volume, brain).in_unit_range
+        sources = [order.index(m) for m in brightness]
+        return self.model.brightness(list(brightness.values()), sources, order.index(target), own)
 
 
 def draw_noise(shape: Sequence[int], case_id: str, target: str, seed: int) -> torch.Tensor:
@@ -118,4 +145,4 @@ def draw_noise(shape: Sequence[int], case_id: str, target: str, seed: int) -> to
 def _is_finite(prediction: Prediction) -> bool:
     """Tell whether all that is given out of a prediction, or goes into it, is a number."""
     volumes = (prediction.volume, prediction.squared_error)
-    return all(bool(volume.isfinite().all()) for volume in volumes) and math.isfinite(prediction.expected_psnr)
+    return all(bool(volume.isfinite().all()) for volume in volumes)

@@ -53,26 +53,26 @@ class Prediction:
         volume: normalised, (X, Y, Z), 0 outside the brain.
         squared_error: expected squared error of the mean at each voxel, (X, Y, Z), 0 outside the brain.
         expected_mse: expected mean squared error of the mean over the brain, z-scored.
-        expected_psnr: expected PSNR of `volume` over the brain, in dB, after the best linear fit of intensities,
-            calibrated.
+        matched_mse: the same of `volume`, after the best linear fit of intensities.
         residual: what a sample adds to the mean, (X, Y, Z); None for the mean.
     """
 
     volume: Tensor
     squared_error: Tensor
     expected_mse: float
-    expected_psnr: float
+    matched_mse: float
     residual: Tensor | None = None
 
-    @property
-    def deviation(self) -> Tensor:
+    def deviation(self, mse: float) -> Tensor:
         """Expected standard deviation (X, Y, Z) of the truth from `volume`.
 
-        It is the root of `squared_error`, scaled so that its mean over the brain is `expected_mse`, plus the squared
-        residual.
+        It is the root of `squared_error`, scaled so that its mean over the brain is `mse`, plus the squared residual.
+
+        Args:
+            mse: mean squared error of the mean over the brain, z-scored; `expected_mse` or better, calibrated.
         """
         brain = self.squared_error > 0
-        squared = self.squared_error * (self.expected_mse / self.squared_error[brain].mean())
+        squared = self.squared_error * (mse / self.squared_error[brain].mean())
         return (squared if self.residual is None else squared + self.residual.square() * brain).sqrt()
 
 
@@ -80,7 +80,7 @@ class Synthesiser(nn.Module):
     """Translator with guided decoder for the mean; autoencoder and denoiser for samples.
 
     Attributes:
-        calibration: (2,) intercept in dB and slope that turn `psnr_of` into `Prediction.expected_psnr`.
+        calibration: (2,) intercept in dB and slope of `expected_psnr`.
     """
 
     calibration: Tensor
@@ -138,11 +138,10 @@ class Synthesiser(nn.Module):
         if noise is not None:
             residual = self.residuals(encoded, target, mean, squared_error, noise[None], steps=steps)[0]
         volume = mean if residual is None else mean + residual
-        brain, (intercept, slope) = encoded.brain, self.calibration.tolist()
+        brain = encoded.brain
         mse = expected_mse(mean[brain], float(squared_error[brain].mean()))
         more = 0.0 if residual is None else unexplained_variance(residual[brain], mean[brain])
-        psnr = intercept + slope * self.psnr_of(target, mse + more)
-        return Prediction(volume, squared_error, mse, psnr, residual)
+        return Prediction(volume, squared_error, mse, mse + more, residual)
 
     def residuals(
         self,
@@ -201,9 +200,19 @@ class Synthesiser(nn.Module):
         encode, regularise = self.autoencoder.encode, self.autoencoder.regularise
         return torch.cat([regularise(encode(volume[None]))[0].float() for volume in volumes])
 
-    def psnr_of(self, target: int, mse: float) -> float:
-        """Convert a mean squared error of z-scores into a PSNR in dB in unit range, not calibrated."""
-        return -10 * math.log10(max(float(self.brightness.mean[target, 1]) ** 2 * mse, 1e-12))
+    def expected_psnr(self, mse: float, unit_std: float) -> float:
+        """Expected PSNR of an image over the brain, in dB, in unit range.
+
+        Args:
+            mse: mean squared error of z-scores.
+            unit_std: standard deviation that the image has in unit range.
+        """
+        intercept, slope = self.calibration.tolist()
+        return intercept - slope * 10 * math.log10(max(unit_std**2 * mse, 1e-12))
+
+    def calibrated_mse(self, mse: float, unit_std: float) -> float:
+        """The mean squared error of z-scores that the expected PSNR stands for; arguments as of `expected_psnr`."""
+        return 10 ** (-self.expected_psnr(mse, unit_std) / 10) / unit_std**2
 
 
 def expected_mse(voxels: Tensor, predicted: float) -> float:

@@ -1,6 +1,8 @@
-"""Two fits to held-out cases: the calibration of expected PSNR, and how much more their residuals deviate."""
+"""Three fits to held-out cases: what a synthetic image tells of its brightness, expected PSNR, and larger residuals."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,52 +11,86 @@ from torch import Tensor
 from modfill.metrics import match, psnr
 from modfill.model.device import fast_precision
 from modfill.model.synthesiser import Synthesiser
-from modfill.training.data import TrainingCase, encoded, tasks
+from modfill.preprocessing.intensity import IntensityScale
+from modfill.training.data import TrainingCase, brightness_of, encoded, tasks
 
 EVERY = 4  # each held-out case takes a quarter of the tasks, the next case the next quarter
 LEAST = 4  # tasks that determine a line; of fewer, only the intercept is fitted
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What is found of one task.
+
+    Attributes:
+        units: (3, 2) mean and standard deviation in unit range: expected from the sources, the synthetic image's own,
+            the acquired image's.
+        mse: expected mean squared error of z-scores, after the linear fit.
+        psnr: observed over the brain, in dB, after the linear fit.
+        residual: deviation (C,) of the residual latent over the brain.
+    """
+
+    units: np.ndarray
+    mse: float
+    psnr: float
+    residual: Tensor
+
+
 @torch.inference_mode()
 def fit_to_held_out(model: Synthesiser, held_out: list[TrainingCase]) -> None:
-    """Set the model's `calibration` and, once the denoiser is trained, its `inflation`.
+    """Set the brightness's `share`, `calibration` and, once the denoiser is trained, its `inflation`.
 
-    The calibration is intercept in dB and slope of the regression of observed on expected PSNR, both over the brain and
-    after the best linear fit of intensities. The inflation is the deviation of the held-out cases' residual latents
-    over that of the training cases, which the translator has seen.
+    The share is that of the least squared error of the brightness. The calibration is intercept in dB and slope of the
+    regression of observed on expected PSNR, both over the brain and after the best linear fit of intensities. The
+    inflation is the deviation of the held-out cases' residual latents over that of the training cases, which the
+    translator has seen.
     """
     model.eval()
-    model.calibration.copy_(torch.tensor([0.0, 1.0]))
-    expected, observed, ratios = [], [], []
+    found = []
     for index, case in enumerate(held_out):
-        found = tasks(case.available)
-        every = EVERY if len(found) >= EVERY * LEAST else 1
-        for sources, target in found[index % every :: every]:
-            predicted, matched, residual = _estimate(model, case, sources, target)
-            expected.append(predicted)
-            observed.append(matched)
-            ratios.append((residual / model.denoiser.residual.cpu()).square().mean())
-    slope, intercept = 1.0, float(np.mean(np.subtract(observed, expected)))
-    if len(expected) >= LEAST:
-        slope, intercept = np.polyfit(expected, observed, 1)
+        there = tasks(case.available)
+        every = EVERY if len(there) >= EVERY * LEAST else 1
+        found += [_found(model, case, sources, target) for sources, target in there[index % every :: every]]
+    expected, own, acquired = np.stack([one.units for one in found], axis=1)
+    share = share_of_own(expected, own, acquired)
+    model.brightness.share.copy_(torch.from_numpy(share))
+    model.calibration.copy_(torch.tensor([0.0, 1.0]))
+    stds = (expected + share * (own - expected))[:, 1]
+    predicted = [model.expected_psnr(one.mse, float(std)) for one, std in zip(found, stds, strict=True)]
+    observed = [one.psnr for one in found]
+    slope, intercept = 1.0, float(np.mean(np.subtract(observed, predicted)))
+    if len(found) >= LEAST:
+        slope, intercept = np.polyfit(predicted, observed, 1)
     model.calibration.copy_(torch.tensor([float(intercept), float(slope)]))
+    ratios = [(one.residual / model.denoiser.residual.cpu()).square().mean() for one in found]
     model.denoiser.inflation.copy_(torch.stack(ratios).mean().sqrt())
 
 
-def _estimate(
-    model: Synthesiser, case: TrainingCase, sources: tuple[int, ...], target: int
-) -> tuple[float, float, Tensor]:
-    """Expected and observed PSNR of one task, and the deviation (C,) of the residual latent over the brain."""
+def share_of_own(expected: np.ndarray, own: np.ndarray, acquired: np.ndarray) -> np.ndarray:
+    """How far (2,) to move from `expected` to `own`, 0 to 1, to come nearest to `acquired`; each (N, 2)."""
+    apart = own - expected
+    return np.clip((apart * (acquired - expected)).sum(0) / np.maximum((apart**2).sum(0), 1e-12), 0, 1)
+
+
+def _found(model: Synthesiser, case: TrainingCase, sources: tuple[int, ...], target: int) -> _Found:
+    """Synthesise one target of a case and compare it with the acquired modality."""
     device = model.calibration.device
     truth = torch.from_numpy(case.volumes[target].astype(np.float32) * case.brain).to(device)
     with fast_precision(device):
         known = encoded(model, case, sources)
         prediction = model.predict(known, target)
         latents = model.encode_latents(torch.stack([truth, prediction.volume])[:, None])
-    scale = case.scale(target)
-    acquired, given = (scale.to_unit(v.cpu().numpy()[case.brain]) for v in (truth, prediction.volume))
+    scale, volume = case.scale(target), prediction.volume.cpu().numpy()
+    figures = brightness_of(case)
+    expected = model.brightness.expected([figures[source] for source in sources], sources, target)
+    own = IntensityScale.of(volume, case.brain).in_unit_range or expected
+    acquired, given = (scale.to_unit(v[case.brain]) for v in (truth.cpu().numpy(), volume))
     every = np.ones(len(acquired), bool)
     factor = model.preset.autoencoder.factor
     inside = torch.nn.functional.max_pool3d(known.inputs.brain.float(), factor)[0, 0] > 0
-    residual = (latents[0] - latents[1])[:, inside].square().mean(1).sqrt().cpu()
-    return prediction.expected_psnr, psnr(acquired, match(acquired, given, every), every), residual
+    return _Found(
+        np.array([expected, own, figures[target][:2]]),
+        prediction.matched_mse,
+        psnr(acquired, match(acquired, given, every), every),
+        (latents[0] - latents[1])[:, inside].square().mean(1).sqrt().cpu(),
+    )

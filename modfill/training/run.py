@@ -63,7 +63,7 @@ def train_preset(
         seed: of all randomness.
         device: None takes a GPU where there is one.
         weights: trained weights of the same preset to start from, which may lack the last stages; a stage in `out`
-            goes before them. With `stage`, only this stage, the calibration and the inflation change.
+            goes before them. With `stage`, only this stage and what is fitted to held-out cases change.
         regions: tumour regions of more patients, for the translator; see `modfill.training.regions`.
         modality_set: a set, the name of a built-in one, or a TOML file; None takes that of `weights`, or the BraTS set.
 
