@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modfill.completer import ModalityCompleter
-from modfill.model.brightness import BOUND, Brightness
+from modfill.model.brightness import BOUND, Brightness, own_brightness
 from modfill.model.synthesiser import Encoded, Prediction, Synthesiser
 from modfill.preprocessing.intensity import IntensityScale
 from tests.case_files import brain_volumes
@@ -62,6 +62,15 @@ def test_an_image_of_its_own_histogram_moves_the_answer_by_its_share(learnt: Bri
     learnt.share.copy_(torch.tensor([0.5, 1.0]))
     assert learnt(figures, [0], 2, own) == pytest.approx([(expected[0] + 0.9) / 2, 0.1])
     assert learnt(figures, [0], 2, None) == expected
+
+
+def test_an_image_s_own_brightness_is_measured_as_that_of_a_source() -> None:
+    volume, brain = np.random.default_rng(0).gamma(2, 1, (20, 20, 20)), np.zeros((20, 20, 20), bool)
+    brain[3:17, 2:, :15] = True
+    scale = IntensityScale.of(volume, brain)
+    for own in (volume, 3 * volume - 5):
+        assert own_brightness(own, brain) == pytest.approx((scale.unit_mean, scale.unit_std), rel=1e-5)
+    assert own_brightness(np.full(brain.shape, 0.3), brain) is None
 
 
 @pytest.mark.parametrize("cases", [1, 2])

@@ -10,13 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from modfill.metrics import unit_range
 
 FIGURES = 3  # mean and standard deviation in unit range, skewness
 RIDGE = 1.0  # added to the correlations' diagonal: some 30 cases estimate them roughly only
 BOUND = 2.0  # standard deviations, to which the sources' figures and the target's are clipped
 LEAST = 0.02  # the smallest standard deviation in unit range
+
+
+def own_brightness(volume: np.ndarray, brain: np.ndarray) -> tuple[float, float] | None:
+    """Mean and standard deviation of a volume (X, Y, Z) over its brain between its own percentiles; None if flat."""
+    values = unit_range(volume, brain)[brain]
+    return (float(values.mean()), float(values.std())) if values.any() else None
 
 
 class Brightness(nn.Module):
@@ -67,7 +76,7 @@ class Brightness(nn.Module):
             figures: of each source.
             sources: indices of their modalities.
             target: index of the modality wanted.
-            own: mean and standard deviation of the synthesised image between its own percentiles; None if it is flat.
+            own: what `own_brightness` finds in the synthesised image.
         """
         expected = self.expected(figures, sources, target)
         if own is None:

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from modfill.model.brightness import own_brightness
 from modfill.model.config import Preset
 from modfill.model.device import fast_precision, half_is_fast
 from modfill.model.sampling import generator
 from modfill.model.synthesiser import Encoded, Prediction, Synthesiser
-from modfill.preprocessing.intensity import IntensityScale
 from modfill.settings import Settings
 
 __all__ = ["Estimate", "Inference", "draw_noise"]
@@ -132,8 +132,8 @@ class Inference:
             volume: (X, Y, Z), as synthesised, normalised.
             brain: (X, Y, Z).
         """
-        order, own = self.preset.modalities, IntensityScale.of(volume, brain).in_unit_range
-        sources = [order.index(m) for m in brightness]
+        order = self.preset.modalities
+        sources, own = [order.index(m) for m in brightness], own_brightness(volume, brain)
         return self.model.brightness(list(brightness.values()), sources, order.index(target), own)
 
 

@@ -46,11 +46,6 @@ class IntensityScale:
         """The standard deviation over the brain in unit range."""
         return self.std / max(self.high - self.low, 1e-12)
 
-    @property
-    def in_unit_range(self) -> tuple[float, float] | None:
-        """Mean and standard deviation over the brain in unit range; None of a flat volume."""
-        return (self.unit_mean, self.unit_std) if self.high > self.low else None
-
     def brightness(self, normalised: np.ndarray, brain: np.ndarray) -> tuple[float, float, float]:
         """Mean and standard deviation over the brain in unit range, and skewness, of a normalised volume (X, Y, Z)."""
         values = normalised[brain].astype(np.float64)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from modfill.metrics import match, psnr
+from modfill.model.brightness import own_brightness
 from modfill.model.device import fast_precision
 from modfill.model.synthesiser import Synthesiser
-from modfill.preprocessing.intensity import IntensityScale
 from modfill.training.data import TrainingCase, brightness_of, encoded, tasks
 
 EVERY = 4  # each held-out case takes a quarter of the tasks, the next case the next quarter
@@ -83,7 +83,7 @@ def _found(model: Synthesiser, case: TrainingCase, sources: tuple[int, ...], tar
     scale, volume = case.scale(target), prediction.volume.cpu().numpy()
     figures = brightness_of(case)
     expected = model.brightness.expected([figures[source] for source in sources], sources, target)
-    own = IntensityScale.of(volume, case.brain).in_unit_range or expected
+    own = own_brightness(volume, case.brain) or expected
     acquired, given = (scale.to_unit(v[case.brain]) for v in (truth.cpu().numpy(), volume))
     every = np.ones(len(acquired), bool)
     factor = model.preset.autoencoder.factor
