@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from modfill.cases.finding import find_cases
 from modfill.cases.layouts.bids import find as find_bids
 from modfill.cli import main
 from modfill.errors import ModfillError, SettingsError
-from modfill.modalities import BRATS, ModalitySet
+from modfill.modalities import BRATS, BUILT_IN, ModalitySet
 from modfill.model.brightness import Brightness
 from modfill.training import run
 from tests.case_files import brain_volumes, save
@@ -126,6 +127,14 @@ def test_a_correlation_comes_from_the_cases_that_have_both() -> None:
     torch.testing.assert_close(whole.mean[2], part.mean[2])
     assert whole.correlation.isfinite().all() and whole.std.isfinite().all()
     torch.testing.assert_close(whole.correlation.diag(), torch.ones(9))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_set_is_whole_after_pickling(name: str) -> None:
+    """As in the workers of a data loader."""
+    known = ModalitySet.of(name)
+    again = pickle.loads(pickle.dumps(known))
+    assert again == known and again.table == known.table
 
 
 def change(where: str, key: str, value: Any) -> Callable[[dict[str, Any]], None]:
