@@ -278,9 +278,7 @@ def test_a_run_of_another_preset_is_told(
 
 
 @pytest.mark.parametrize("stage", [None, "translator"])
-def test_a_run_goes_on_with_what_it_began_with(
-    trained: Path, cohort: Path, tmp_path: Path, stage: str | None
-) -> None:
+def test_a_run_goes_on_with_what_it_began_with(trained: Path, cohort: Path, tmp_path: Path, stage: str | None) -> None:
     """All stages, and one alone after a finished one: neither mixes two runs."""
     shutil.copytree(trained, tmp_path / "run")
     write_case(tmp_path / "val", "v0", shape=SHAPE, seed=9)
