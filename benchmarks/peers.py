@@ -114,9 +114,10 @@ def modfill_seconds(completer: ModalityCompleter, sources: int, mode: Mode = "me
     axes = [np.linspace(-n / 2, n / 2, n) / radius for n, radius in zip(PAPER, BRAIN, strict=True)]
     brain = np.square(np.meshgrid(*axes, indexing="ij")).sum(0) < 1
     rng = np.random.default_rng(0)
-    volumes = {m: rng.standard_normal(PAPER, np.float32) * brain for m in MODALITIES[:sources]}
+    known = completer.modality_set.names
+    volumes = {m: rng.standard_normal(PAPER, np.float32) * brain for m in known[:sources]}
 
     def complete() -> None:
-        networks.predict(networks.encode(volumes, brain), MODALITIES[-1], case_id="case", settings=Settings(mode))
+        networks.predict(networks.encode(volumes, brain), known[-1], case_id="case", settings=Settings(mode))
 
     return {"seconds": timed(complete, repeats=2 if mode == "mean" else 1)}

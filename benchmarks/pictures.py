@@ -20,7 +20,7 @@ from benchmarks.methods import add_arguments, selected_methods
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
 from modfill.metrics import brain_box, score, unit_range
-from modfill.modalities import MODALITIES
+from modfill.modalities import ModalitySet
 
 Picture = tuple[str, np.ndarray]  # title, unit range (X, Y) with the nose up when shown
 
@@ -74,13 +74,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
     add_arguments(parser)
-    parser.add_argument("--sources", nargs="+", required=True, choices=MODALITIES)
-    parser.add_argument("--target", required=True, choices=MODALITIES)
+    parser.add_argument("--sources", nargs="+", required=True, metavar="NAME")
+    parser.add_argument("--target", required=True, metavar="NAME")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     options = parser.parse_args()
-    methods, sources = selected_methods(options, parser), tuple(m for m in MODALITIES if m in options.sources)
-    cases = [read_case(files) for files in find_cases(options.cases)]
-    rows = [(case.case_id, row_of(case, methods, sources, options.target)) for case in cases]
+    known = ModalitySet.of(options.modalities)
+    sources, (target,) = known.in_order(known.modalities_of(options.sources)), known.modalities_of(options.target)
+    methods = selected_methods(options, parser)
+    cases = [read_case(files) for files in find_cases(options.cases, modality_set=known)]
+    rows = [(case.case_id, row_of(case, methods, sources, target)) for case in cases]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     draw(rows, options.out)
 
