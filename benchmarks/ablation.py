@@ -115,7 +115,8 @@ def main() -> None:
     """Score and write the table."""
     options = parsed(__doc__)
     model, _ = checkpoint.load(options.weights)
-    frame = pd.DataFrame(measure(model, [read_case(files) for files in find_cases(options.cases)], options.samples))
+    found = find_cases(options.cases, modality_set=model.preset.modality_set)
+    frame = pd.DataFrame(measure(model, [read_case(files) for files in found], options.samples))
     options.out.mkdir(parents=True, exist_ok=True)
     frame.to_csv(options.out / "ablation.csv", index=False)
     (options.out / "ablation.md").write_text(summary(frame), encoding="utf8")

@@ -22,7 +22,6 @@ from torch import Tensor
 from benchmarks.cases import figures, in_unit_range, reduced
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
-from modfill.modalities import MODALITIES
 from modfill.model.device import best_device, fast_precision
 from modfill.model.inference import Inference, draw_noise
 from modfill.model.synthesiser import Encoded, Synthesiser
@@ -36,9 +35,10 @@ SHOWN = ("psnr", "psnr_brain", "psnr_tumour", "ssim", "psnr_matched", "ssim_matc
 def tasks(cases: list[Case]) -> Iterator[tuple[Case, tuple[str, ...], str]]:
     """Each case's target, in turn, from the modality after it and from all others."""
     for index, case in enumerate(cases):
-        target = MODALITIES[index % len(MODALITIES)]
-        yield case, (MODALITIES[(index + 1) % len(MODALITIES)],), target
-        yield case, tuple(m for m in MODALITIES if m != target), target
+        known = case.modality_set.names
+        target = known[index % len(known)]
+        yield case, (known[(index + 1) % len(known)],), target
+        yield case, case.modality_set.without([target]), target
 
 
 def rungs(model: Synthesiser, encoded: Encoded, target: int, noise: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -72,7 +72,7 @@ class Task:
 
     def __init__(self, networks: Inference, case: Case, sources: tuple[str, ...], target: str, samples: int):
         self.networks, self.case, self.sources, self.target = networks, case, sources, target
-        self.index = MODALITIES.index(target)
+        self.index = networks.preset.modalities.index(target)
         self.prepared = prepare(reduced(case, sources), networks.preset.multiple)
         self.encoded = networks.encode(self.prepared.volumes, self.prepared.brain)
         autoencoder = networks.preset.autoencoder
@@ -154,7 +154,8 @@ def main() -> None:
     """Score every rung and write the tables."""
     options = parsed(__doc__)
     model, _ = checkpoint.load(options.weights)
-    frame = climb(model, [read_case(files) for files in find_cases(options.cases)], options.samples)
+    found = find_cases(options.cases, modality_set=model.preset.modality_set)
+    frame = climb(model, [read_case(files) for files in found], options.samples)
     options.out.mkdir(parents=True, exist_ok=True)
     frame.to_csv(options.out / "ladder.csv", index=False)
     (options.out / "ladder.md").write_text(summary(frame), encoding="utf8")

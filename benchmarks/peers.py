@@ -114,11 +114,12 @@ def modfill_seconds(completer: ModalityCompleter, sources: int, mode: Mode = "me
     axes = [np.linspace(-n / 2, n / 2, n) / radius for n, radius in zip(PAPER, BRAIN, strict=True)]
     brain = np.square(np.meshgrid(*axes, indexing="ij")).sum(0) < 1
     rng = np.random.default_rng(0)
-    volumes = {m: rng.standard_normal(PAPER, np.float32) * brain for m in MODALITIES[:sources]}
+    known = completer.modality_set.names
+    volumes = {m: rng.standard_normal(PAPER, np.float32) * brain for m in known[:sources]}
     brightness = dict.fromkeys(volumes, (0.5, 0.2, 0.0))
 
     def complete() -> None:
-        networks.predict(networks.encode(volumes, brain), MODALITIES[-1], brightness=brightness, case_id="case",
+        networks.predict(networks.encode(volumes, brain), known[-1], brightness=brightness, case_id="case",
                          settings=Settings(mode))  # fmt: skip
 
     return {"seconds": timed(complete, repeats=2 if mode == "mean" else 1)}

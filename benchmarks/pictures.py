@@ -23,7 +23,7 @@ from benchmarks.methods import add_arguments, selected_methods
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
 from modfill.metrics import brain_box, score, unit_range
-from modfill.modalities import MODALITIES
+from modfill.modalities import ModalitySet
 from modfill.settings import numbered_samples
 
 SAMPLE = "sample"
@@ -83,17 +83,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
     add_arguments(parser)
-    parser.add_argument("--sources", nargs="+", required=True, choices=MODALITIES)
-    parser.add_argument("--target", required=True, choices=MODALITIES)
+    parser.add_argument("--sources", nargs="+", required=True, metavar="NAME")
+    parser.add_argument("--target", required=True, metavar="NAME")
     parser.add_argument("--samples", type=int, default=0, metavar="N", help="of modfill's (default: 0)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     options = parser.parse_args()
-    methods, sources = selected_methods(options, parser), tuple(m for m in MODALITIES if m in options.sources)
+    known = ModalitySet.of(options.modalities)
+    sources, (target,) = known.in_order(known.modalities_of(options.sources)), known.modalities_of(options.target)
+    methods = selected_methods(options, parser)
     for name, settings in (numbered_samples(options.samples) if options.samples else {}).items():
         methods.append(Modfill(options.weights, settings))
         methods[-1].name = name
-    cases = [read_case(files) for files in find_cases(options.cases)]
-    rows = [(case.case_id, row_of(case, methods, sources, options.target)) for case in cases]
+    cases = [read_case(files) for files in find_cases(options.cases, modality_set=known)]
+    rows = [(case.case_id, row_of(case, methods, sources, target)) for case in cases]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     draw(rows, options.out)
 

@@ -33,12 +33,12 @@ from modfill import completion, job
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
 from modfill.completer import ModalityCompleter
-from modfill.modalities import MODALITIES
 from modfill.model.synthesiser import Synthesiser
 from modfill.settings import Mode, Settings
+from modfill.weights.file import SHIPPED
 
 
-def whole_command(case: Case, hidden: str) -> dict[str, float]:
+def whole_command(case: Case, hidden: str, weights: Path) -> dict[str, float]:
     """Wall seconds and peak GiB of `modfill complete` on a case that lacks one modality."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "in" / case.case_id
@@ -46,7 +46,8 @@ def whole_command(case: Case, hidden: str) -> dict[str, float]:
         for modality, path in case.paths.items():
             if modality != hidden:
                 (source / path.name).symlink_to(path.resolve())
-        command = [sys.executable, "-m", "modfill.cli", "complete", str(source), "--out", str(Path(folder) / "out")]
+        command = [sys.executable, "-m", "modfill.cli", "complete", str(source), "--out", str(Path(folder) / "out"),
+                   "--weights", str(weights)]  # fmt: skip
         seconds = timed(lambda: subprocess.run(command, check=True, capture_output=True))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     return {"seconds": seconds, "GiB": peak}
@@ -90,7 +91,8 @@ def steps_of(own: ModalityCompleter, case: Case, mode: Mode = "mean") -> dict[st
     the autoencoder's encoding and decoding.
     """
     spent: dict[str, float] = {}
-    fresh = read_case(next(f for f in find_cases(_folder(case)) if f.case_id == case.case_id))
+    found = find_cases(_folder(case), modality_set=case.modality_set)
+    fresh = read_case(next(files for files in found if files.case_id == case.case_id))
     with tempfile.TemporaryDirectory() as out, watched(own.networks.load().model, spent):
         part = reduced(fresh, tuple(case.available))
         total = timed(lambda: own.complete(part, out=out, settings=Settings(mode)))
@@ -111,6 +113,7 @@ def flops_of(own: ModalityCompleter, case: Case) -> float:
 
 def growth(own: ModalityCompleter, case: Case) -> list[dict[str, Any]]:
     """Seconds of one completion as volume, targets, sources, steps and samples grow."""
+    known = case.modality_set.names
     rows: list[dict[str, Any]] = []
 
     def row(what: str, value: Any, part: Case, *, settings: Settings | None = None, targets: Any = None) -> None:
@@ -119,37 +122,38 @@ def growth(own: ModalityCompleter, case: Case) -> list[dict[str, Any]]:
 
     for share in (0.5, 0.75, 1.0):
         row("volume, share of the brain box", share, cropped(case, share))
-    for count in (1, 2, 3):
-        row("sources, one target", count, reduced(case, MODALITIES[:count]), targets=[MODALITIES[3]])
-        row("targets, one source", count, reduced(case, MODALITIES[:1]), targets=list(MODALITIES[1 : 1 + count]))
-    one = reduced(case, MODALITIES[:3])
+    for count in range(1, len(known)):
+        row("sources, one target", count, reduced(case, known[:count]), targets=[known[-1]])
+        row("targets, one source", count, reduced(case, known[:1]), targets=list(known[1 : 1 + count]))
+    one = reduced(case, known[:-1])
     for steps in (1, 5, 20):
         row("steps, mode sample", steps, one, settings=Settings("sample", steps))
     return rows
 
 
 def cropped(case: Case, share: float) -> Case:
-    """The middle of a case with three modalities, `share` of its edges long."""
+    """The middle of a case without its last modality, `share` of its edges long."""
     images = {}
-    for modality in MODALITIES[:3]:
+    for modality in case.modality_set.names[:-1]:
         image = case.images[modality]
         cut = [int(n * (1 - share) / 2) for n in image.shape]
         images[modality] = image.slicer[tuple(slice(c, n - c) for c, n in zip(cut, image.shape, strict=True))]
-    return Case(case.case_id, images, {}, {})
+    return Case(case.case_id, images, {}, {}, modality_set=case.modality_set)
 
 
-def measure(case: Case, weights: Path | None) -> dict[str, Any]:
-    """Everything, by name."""
+def measure(folder: Path, weights: Path) -> dict[str, Any]:
+    """Everything, by name, with a complete case."""
     own = ModalityCompleter(weights, device="cpu")
-    hidden = MODALITIES[1]
-    incomplete = reduced(case, tuple(m for m in MODALITIES if m != hidden))
+    case = read_case(find_cases(folder, modality_set=own.modality_set)[0])
+    hidden = own.modality_set.names[1]
+    incomplete, most = reduced(case, own.modality_set.without([hidden])), len(own.modality_set.names) - 1
     peak = peers.convolution_peak()
     return {
         "threads": torch.get_num_threads(), "weights": own.networks.file.sha256, "convolution TFLOP/s": peak,
-        "command": whole_command(case, hidden), "steps": steps_of(own, incomplete),
+        "command": whole_command(case, hidden, weights), "steps": steps_of(own, incomplete),
         "steps of a sample": steps_of(own, incomplete, "sample"), "TFLOP": flops_of(own, incomplete),
         "peers": {
-            "modfill, 1→1": peers.modfill_seconds(own, 1), "modfill, 3→1": peers.modfill_seconds(own, 3),
+            "modfill, 1→1": peers.modfill_seconds(own, 1), f"modfill, {most}→1": peers.modfill_seconds(own, most),
             "modfill, one sample, 1→1": peers.modfill_seconds(own, 1, "sample"),
             "U-Net": peers.unet_seconds(), "ALDM, released, 200 steps": peers.aldm_seconds("released"),
             "ALDM, paper, 50 steps": peers.aldm_seconds("paper", share=1 / 9),
@@ -186,11 +190,11 @@ def main() -> None:
     """Measure and write `speed.json` and `speed.md`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--weights", type=Path, metavar="FILE")
+    parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="FILE")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    result = measure(read_case(find_cases(options.case)[0]), options.weights)
+    result = measure(options.case, options.weights)
     (options.out / "speed.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf8")
     (options.out / "speed.md").write_text(summary(result), encoding="utf8")
 

@@ -34,7 +34,7 @@ from benchmarks.tables import append, read, scored
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
 from modfill.metrics import brain_box, match, psnr, sharpness, unit_range
-from modfill.modalities import MODALITIES
+from modfill.modalities import ModalitySet
 from modfill.model.device import best_device, fast_precision
 from modfill.model.inference import Inference
 from modfill.weights import checkpoint
@@ -53,11 +53,11 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def tasks() -> Iterator[tuple[tuple[str, ...], str]]:
+def tasks(modality_set: ModalitySet) -> Iterator[tuple[tuple[str, ...], str]]:
     """Each modality from the one after it and from all others."""
-    for index, target in enumerate(MODALITIES):
-        yield (MODALITIES[(index + 1) % len(MODALITIES)],), target
-        yield tuple(m for m in MODALITIES if m != target), target
+    for index, target in enumerate(modality_set.names):
+        yield (modality_set.names[(index + 1) % len(modality_set.names)],), target
+        yield modality_set.without([target]), target
 
 
 @torch.inference_mode()
@@ -153,9 +153,9 @@ def main() -> None:
     networks, table = Inference(checkpoint.load(options.weights)[0], best_device()), options.out / "uncertainty.csv"
     options.out.mkdir(parents=True, exist_ok=True)
     done = scored(table, COLUMNS, keys=3)
-    for files in find_cases(options.cases):
+    for files in find_cases(options.cases, modality_set=networks.preset.modality_set):
         case = read_case(files)
-        for sources, target in tasks():
+        for sources, target in tasks(case.modality_set):
             if (case.case_id, "+".join(sources), target) not in done:
                 append(table, COLUMNS, [measure(networks, case, sources, target, options.samples)])
                 print(case.case_id, "+".join(sources), target, flush=True)

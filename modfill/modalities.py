@@ -139,7 +139,7 @@ class ModalitySet:
         return {modality.name: modality.long for modality in self.modalities}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.modalities)  # without the cached tables
+        return type(self), (self.name, self.modalities, self.skull_stripped)  # without the cached tables
 
     def __getitem__(self, name: str) -> Modality:
         return self.modalities[self.names.index(name)]

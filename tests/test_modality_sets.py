@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import ast
 import json
+import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import modfill
+from benchmarks import ladder, pictures, speed, uncertainty
 from modfill.cases.finding import find_cases
 from modfill.cases.layouts.bids import find as find_bids
+from modfill.cases.reading import read_case
 from modfill.cli import main
 from modfill.errors import ModfillError, SettingsError
-from modfill.modalities import BRATS, ModalitySet
+from modfill.modalities import BRATS, BUILT_IN, ModalitySet
 from modfill.model.brightness import Brightness
 from modfill.training import run
 from tests.case_files import brain_volumes, save
@@ -92,6 +97,29 @@ def test_the_torchio_transform_follows_the_weights(lab: Path, lab_weights: Path)
     assert RandomModalityDropout(modality_set=lab / "lab.toml").num_dropped == (1, 2)
 
 
+@pytest.mark.usefixtures("in_float32")
+def test_benchmarks_follow_the_weights(
+    lab: Path, lab_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = lab / "data" / "p1"
+    common = ("--cases", case, "--weights", lab_weights)
+    for module, words in (
+        (ladder, ("--samples", 0, "--out", tmp_path)),
+        (uncertainty, ("--samples", 0, "--out", tmp_path)),
+        (pictures, ("--modalities", lab / "lab.toml", "--sources", "dark", "mt-on", "--target", "qsm",
+                    "--out", tmp_path / "p.png")),
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["", *map(str, (*common, *words))])
+        module.main()
+    rungs = pd.read_csv(tmp_path / "ladder.csv")
+    assert set(zip(rungs.sources, rungs.target, strict=True)) == {("qsm", "mtc"), ("qsm+dark", "mtc")}
+    assert set(pd.read_csv(tmp_path / "uncertainty.csv").target) == set(FROM)
+    assert (tmp_path / "p.png").exists()
+    completer = modfill.ModalityCompleter(lab_weights, device="cpu")
+    grown = speed.growth(completer, read_case(find_cases(case, modality_set=completer.modality_set)[0]))
+    assert [row["value"] for row in grown if row["what"] == "targets, one source"] == [1, 2]
+
+
 def test_cases_of_another_set_are_refused(lab: Path, lab_weights: Path) -> None:
     files = find_cases(lab / "data", modality_set=lab / "lab.toml")[0]
     with pytest.raises(SettingsError, match="must be for the weights' modalities t1n, t1c, t2w, t2f, got mtc, qsm"):
@@ -126,6 +154,14 @@ def test_a_correlation_comes_from_the_cases_that_have_both() -> None:
     torch.testing.assert_close(whole.mean[2], part.mean[2])
     assert whole.correlation.isfinite().all() and whole.std.isfinite().all()
     torch.testing.assert_close(whole.correlation.diag(), torch.ones(9))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_set_is_whole_after_pickling(name: str) -> None:
+    """As in the workers of a data loader."""
+    known = ModalitySet.of(name)
+    again = pickle.loads(pickle.dumps(known))
+    assert again == known and again.table == known.table
 
 
 def change(where: str, key: str, value: Any) -> Callable[[dict[str, Any]], None]:

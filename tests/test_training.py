@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from modfill.completer import ModalityCompleter
 from modfill.errors import ModfillError
+from modfill.modalities import BRATS
 from modfill.model.autoencoder import Autoencoder
 from modfill.model.config import PRESETS, STAGES
 from modfill.training import loop, run
@@ -274,6 +275,23 @@ def test_a_run_of_another_preset_is_told(
     monkeypatch.setitem(run.PRESETS, "tiny", shortened(preset=other)["tiny"])
     with pytest.raises(ModfillError, match="autoencoder.ckpt"):
         run.train_preset("tiny", data=cohort, out=tmp_path, stage="autoencoder")
+
+
+@pytest.mark.parametrize("stage", [None, "translator"])
+def test_a_run_goes_on_with_what_it_began_with(trained: Path, cohort: Path, tmp_path: Path, stage: str | None) -> None:
+    """All stages, and one alone after a finished one: neither mixes two runs."""
+    shutil.copytree(trained, tmp_path / "run")
+    write_case(tmp_path / "val", "v0", shape=SHAPE, seed=9)
+    turned = replace(BRATS, modalities=BRATS.modalities[::-1])
+    before = (tmp_path / "run" / "weights.safetensors").read_bytes()
+    for other, reason in (
+        ({"modality_set": turned}, "the modalities must be t2f, t2w, t1c, t1n, got t1n, t1c, t2w, t2f when the run"),
+        ({"validate": tmp_path / "val"}, r"the cases must be 3 and 1 held out \(.*, got 2 and 1 held out"),
+        ({"seed": 1}, "the seed must be 1, got 0 when the run began; give that again or choose another run folder"),
+    ):
+        with pytest.raises(ModfillError, match=reason):
+            run.train_preset("tiny", **{"data": cohort, "out": tmp_path / "run", "stage": stage, **other})
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == before
 
 
 def test_validation_cases_may_be_given(cohort: Path, tmp_path: Path) -> None:

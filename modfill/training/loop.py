@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,12 @@ class Stage(nn.Module):
             an optimiser, each; the optimisers of any other stage minimise one loss together.
         turn: whose loss `forward` gives, from 0; set by the loop.
         spent: the share of the budget that is spent, 0 to 1; set by the loop.
+        origin: what the stage is trained from and a resumed run must repeat, by name.
     """
 
     name: str
     config: StageConfig
+    origin: Mapping[str, str] = MappingProxyType({})
     turns: int = 1
     turn: int = 0
     spent: float = 0.0
@@ -105,7 +108,7 @@ def train(
     parameters are the averaged (EMA) ones. `half` trains in bfloat16 where float32 is not needed.
 
     Raises:
-        ModfillError: the checkpoint in `run` is of another preset.
+        ModfillError: the checkpoint in `run` is of another preset or origin.
     """
     stage.to(device)
     parameters = _trainable(stage)
@@ -237,6 +240,7 @@ def _save(path: Path, stage: Stage, optimisers: Sequence[torch.optim.Optimizer],
         "ema": ema.shadow,
         "step": progress.step,
         "seconds": progress.seconds,
+        "origin": dict(stage.origin),
     }
     content = BytesIO()  # torch.save hides a full disk behind a RuntimeError
     torch.save(state, content)
@@ -244,10 +248,22 @@ def _save(path: Path, stage: Stage, optimisers: Sequence[torch.optim.Optimizer],
         temporary.write_bytes(content.getbuffer())
 
 
+def require_origin(path: Path, state: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+    """Raise ModfillError if a checkpoint was trained from something else; one of an older version does not say."""
+    stored = state.get("origin", {})
+    for name, value in origin.items():
+        if stored.get(name, value) != value:
+            raise ModfillError(
+                f"{path}: {name} must be {value}, got {stored[name]} when the run began; "
+                "give that again or choose another run folder"
+            )
+
+
 def _resume(
     path: Path, stage: Stage, optimisers: Sequence[torch.optim.Optimizer], ema: EMA, progress: Progress
 ) -> None:
     state = torch.load(path, map_location="cpu", weights_only=True)
+    require_origin(path, state, stage.origin)
     try:
         result = stage.load_state_dict(state["parameters"] | state["buffers"], strict=False)
         foreign = bool(result.unexpected_keys) or any(name in result.missing_keys for name in ema.shadow)

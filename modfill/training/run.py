@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,10 +21,10 @@ from modfill.model.config import PRESETS, STAGES, Preset
 from modfill.model.device import best_device, half_is_fast
 from modfill.model.synthesiser import Synthesiser
 from modfill.training.calibration import fit_to_held_out
-from modfill.training.data import TrainingCase, brightness_of, load_cohort, require_every_modality
+from modfill.training.data import TrainingCase, brightness_of, file_digest, load_cohort, require_every_modality
 from modfill.training.latents import LatentBank
 from modfill.training.log import Budget
-from modfill.training.loop import Stage, rank, train
+from modfill.training.loop import Stage, rank, require_origin, train
 from modfill.training.regions import Regions
 from modfill.training.stages.autoencoder import AutoencoderStage
 from modfill.training.stages.denoiser import DenoiserStage
@@ -71,8 +72,8 @@ def train_preset(
         The path of `weights.safetensors`.
 
     Raises:
-        ModfillError: unknown preset or stage, no time to train in, weights of another preset, no case, or an
-            earlier stage that is missing.
+        ModfillError: unknown preset or stage, no time to train in, weights of another preset, no case, an earlier
+            stage that is missing, or one in `out` of other modalities or cases, or begun with another seed or regions.
     """
     if minutes is not None and not 0 < minutes < math.inf:
         raise ModfillError(f"minutes must be more than 0, got {minutes}")
@@ -92,13 +93,15 @@ def train_preset(
         model.brightness.fit(torch.tensor([brightness_of(case) for case in cases]))
     half = half_is_fast(device) and _half_is_sound(cases, preset, device)
     stages = (stage,) if stage else STAGES
+    origin = _origin(preset, cases, held_out)
 
     def train_stage(name: str) -> None:
         budget = _budget(preset, name, stages, minutes)
-        train(_stage(name, model, cases, held_out, out=out, regions=more), out, budget, seed=seed, device=device,
-              half=half)  # fmt: skip
+        made = _stage(name, model, cases, held_out, out=out, regions=more)
+        made.origin = {**origin, "the seed": str(seed), **_regions_of(name, regions)}
+        train(made, out, budget, seed=seed, device=device, half=half)
 
-    ready, renewed = _train_stages(model, trained, stages, out=out, train_stage=train_stage)
+    ready, renewed = _train_stages(model, trained, stages, out=out, train_stage=train_stage, origin=origin)
     result = out / "weights.safetensors"
     if rank() == 0:
         if renewed and ready == STAGES:
@@ -114,6 +117,7 @@ def _train_stages(
     *,
     out: Path,
     train_stage: Callable[[str], None],
+    origin: Mapping[str, str],
 ) -> tuple[tuple[str, ...], set[str]]:
     """Train stages in the preset's order, and load the finished ones between them.
 
@@ -123,6 +127,7 @@ def _train_stages(
         stages: those to train now.
         out: run folder.
         train_stage: trains one stage of the model.
+        origin: what the finished stages must have been trained from.
 
     Returns:
         The stages that are trained now, up to the first one that is not; and those of them that this run folder holds.
@@ -134,13 +139,27 @@ def _train_stages(
         if name in stages:
             train_stage(name)
         elif done.exists() or (name not in trained and STAGES.index(name) < STAGES.index(stages[0])):
-            _load_averaged(getattr(model, name), done)
+            _load_averaged(getattr(model, name), done, origin)
         elif name not in trained:
             break
         ready.append(name)
         if name in stages or done.exists():
             renewed.add(name)
     return tuple(ready), renewed
+
+
+def _origin(preset: Preset, cases: list[TrainingCase], held_out: list[TrainingCase]) -> dict[str, str]:
+    """What all stages of a run have in common, by name."""
+    keys = hashlib.sha256("\n".join([*(case.key for case in cases), "", *(case.key for case in held_out)]).encode())
+    known = f"{len(cases)} and {len(held_out)} held out (SHA-256 {keys.hexdigest()[:8]})"
+    return {"the modalities": ", ".join(preset.modalities), "the cases": known}
+
+
+def _regions_of(stage: str, regions: Path | None) -> dict[str, str]:
+    """The tumour regions of the translator, which alone is trained on them."""
+    if stage != "translator":
+        return {}
+    return {"the tumour regions": "none" if regions is None else f"of SHA-256 {file_digest(regions)[:8]}"}
 
 
 def _budget(preset: Preset, name: str, stages: Sequence[str], minutes: float | None) -> Budget:
@@ -243,11 +262,12 @@ def _stage(
     return DenoiserStage(model, bank, held_out)
 
 
-def _load_averaged(part: nn.Module, path: Path) -> None:
+def _load_averaged(part: nn.Module, path: Path, origin: Mapping[str, str]) -> None:
     """Put the averaged weights of a finished stage into its part of the model."""
     if not path.exists():
         raise ModfillError(f"{path} is missing: train stage '{path.stem}' first, or all stages together")
     state = torch.load(path, map_location="cpu", weights_only=True)
+    require_origin(path, state, origin)
     prefix = "autoencoder." if path.stem == "autoencoder" else "part."
     values = {**state["buffers"], **state["ema"]}
     part.load_state_dict({name.removeprefix(prefix): v for name, v in values.items() if name.startswith(prefix)})
