@@ -3,9 +3,9 @@
     python -m benchmarks.baselines.all --minutes-each 4 --train DIR --validate DIR --cases DIR --out RIVALS [--small]
 
 Minutes are those of `benchmarks.baselines.trained`. A rival for one pair trains as long for each pair, and one for all
-pairs once, for the sum. Cases are read and prepared once. The same command can be repeated: a finished run is left as it
-is, and a stopped one goes on. With `--cases`, writes `translation.csv`, and `rivals.md`: the paper's Table 1 with the
-steps and minutes of each rival.
+pairs once, for the sum. Cases are read and prepared once. The same command can be repeated: a finished run is left as
+it is, and a stopped one goes on. With `--cases`, writes `translation.csv`, and `rivals.md`: the paper's Table 1 with
+the steps and minutes of each rival.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def table(frame: pd.DataFrame, names: Sequence[str], out: Path) -> str:
             means = (part[figure].mean() for figure in ("psnr", "psnr_matched", "ssim"))
             cells.append("{:.2f} / {:.2f} / {:.3f}".format(*means) if len(part) else "–")
         steps = ", ".join(f"{each.steps:,}" for each in facts.values())
-        minutes = ", ".join(f"{each.minutes:.1f}" for each in facts.values())
+        minutes = ", ".join(f"{each.minutes:.1f} ({each.clock})" for each in facts.values())
         size = _parameters(next(iter(facts)), name)
         paper = "; ".join(IN_PAPER.get(name, ("–",)))
         label = rows.method.iloc[0] if len(rows) else name
