@@ -256,6 +256,14 @@ def test_aldms_networks_learn_one_after_the_other_and_its_translator_switches(ca
     assert switched == {0}
 
 
+def test_aldm_starts_all_windows_from_the_same_noise(cases: list[TrainingCase]) -> None:
+    stage = tiny("aldm", cases).eval()
+    window = stage.batch(np.random.default_rng(0))["source"]
+    with torch.inference_mode():
+        first, second = stage.translate(torch.cat([window, window]))
+    assert torch.allclose(first, second, atol=1e-4)
+
+
 def test_aldm_has_the_papers_widths() -> None:
     with torch.device("meta"):
         translator = aldm.Translator(3, aldm.ALDM.FULL.translator)
