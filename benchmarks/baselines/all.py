@@ -70,8 +70,8 @@ def train_all(pending: Sequence[Training], *, small: bool, train: Path, validate
         if name in STAGES:
             facts = fit_any(name, run, minutes=minutes, cases=cases, held_out=held_out)
         else:
-            facts = fit_pair(name, *(pair or MODALITIES[:2]), run, small=small, minutes=minutes, cases=cases,
-                             held_out=held_out)  # fmt: skip
+            source, target = pair or MODALITIES[:2]
+            facts = fit_pair(name, source, target, run, small=small, minutes=minutes, cases=cases, held_out=held_out)
         print(f"{run}: {facts.steps} steps, {facts.validation_psnr:.2f} dB", flush=True)
 
 
