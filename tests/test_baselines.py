@@ -12,7 +12,7 @@ import pytest
 from benchmarks.baselines import trained
 from benchmarks.baselines.in_case import InCase
 from benchmarks.baselines.network import NetworkStage
-from benchmarks.baselines.trained import STAGES, Trained
+from benchmarks.baselines.trained import STAGES, Trained, fit_any, training_case
 from modfill.cases.reading import Case, case_from_arrays
 from modfill.errors import ModfillError
 from tests.case_files import brain_volumes
@@ -50,7 +50,8 @@ def test_each_learns_an_inverse_contrast(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(stage, "window", WINDOWS.get(name, (64, 32, 32)))
     # a window of 64 ends at an edge of 2, where bfloat16 gradients on the CPU cannot be trusted (see training.run)
     monkeypatch.setattr(trained, "half_is_fast", lambda device: False)
-    Trained(name, tmp_path, held_out=[learnable_case(3)]).fit([learnable_case(1), learnable_case(2)])
+    first, second, held_out = (training_case(learnable_case(seed)) for seed in (1, 2, 3))
+    fit_any(name, tmp_path, minutes=None, cases=[first, second], held_out=[held_out])
     case = learnable_case(4)
     given = Trained(name, tmp_path).complete(without(case, "t2f"), ["t2f"])["t2f"]
     brain = case.volume("t1n") > 0

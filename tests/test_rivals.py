@@ -256,6 +256,14 @@ def test_aldms_networks_learn_one_after_the_other_and_its_translator_switches(ca
     assert switched == {0}
 
 
+def test_aldm_starts_all_windows_from_the_same_noise(cases: list[TrainingCase]) -> None:
+    stage = tiny("aldm", cases).eval()
+    window = stage.batch(np.random.default_rng(0))["source"]
+    with torch.inference_mode():
+        first, second = stage.translate(torch.cat([window, window]))
+    assert torch.allclose(first, second, atol=1e-4)
+
+
 def test_aldm_has_the_papers_widths() -> None:
     with torch.device("meta"):
         translator = aldm.Translator(3, aldm.ALDM.FULL.translator)
@@ -271,15 +279,33 @@ def test_rates_stay_and_then_fall_to_nothing() -> None:
     assert constant_then_linear(1, 1) == 1
 
 
+def test_minutes_of_a_training_are_those_of_the_budgets_clock(tmp_path: Path, cases: list[TrainingCase]) -> None:
+    ticks = iter(range(100))
+    budget = Budget(1, minutes=3 / 60, clock=lambda: next(ticks))  # a second passes between two readings
+    train(tiny("reggan", cases), tmp_path, budget, seed=0, device=torch.device("cpu"), half=False)
+    state = torch.load(tmp_path / "reggan.ckpt", weights_only=True)
+    assert (state["step"], state["seconds"]) == (3, 3)
+
+
+def test_each_rival_trains_as_long_for_a_pair_and_one_for_all_pairs_for_their_sum(tmp_path: Path) -> None:
+    pairs = [("t1n", "t2w"), ("t2w", "t2f")]
+    planned = every.trainings(["unet", "reggan", "aldm"], pairs, tmp_path, 2)
+    assert {t.run.relative_to(tmp_path).as_posix(): t.minutes for t in planned} == {
+        "unet": 4, "aldm": 4, "reggan/t1n-t2w": 2, "reggan/t2w-t2f": 2,
+    }  # fmt: skip
+
+
 def test_one_command_trains_completes_and_leaves_finished_runs_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reggan.RegGAN, "SMALL", TINY["reggan"])
     monkeypatch.setattr(trained, "DEVICE", torch.device("cpu"))
+    folders = {Path("train"): 1, Path("validate"): 3}
+    monkeypatch.setattr(every, "training_cases", lambda folder: [training_case(learnable_case(folders[folder]))])
 
     def fit(minutes: float) -> Facts:
-        every.train_all(["reggan"], [("t1n", "t2f")], tmp_path, minutes=minutes, small=True, cases=[learnable_case(1)],
-                        held_out=[learnable_case(3)])  # fmt: skip
+        planned = every.trainings(["reggan"], [("t1n", "t2f")], tmp_path, minutes)
+        every.train_all([t for t in planned if not t.done], small=True, train=Path("train"), validate=Path("validate"))
         return facts_of(tmp_path / "reggan" / "t1n-t2f" / "reggan.safetensors")
 
     first = fit(1e-4)

@@ -107,7 +107,7 @@ class ALDM(PairStage):
     name = "aldm"
     FULL = ALDMForm(128, 2, (192, 192, 144), 1, 400_000, AutoencoderConfig(),
                     (128, 256, 256, 256, 256, 256, 128), 50, 2e-6)  # fmt: skip
-    SMALL = ALDMForm(16, 1, (64, 64, 64), 1, 1_000, AutoencoderConfig(1, (8, 16, 16), 1, 3, 512),
+    SMALL = ALDMForm(16, 1, (32, 32, 32), 1, 1_000, AutoencoderConfig(1, (8, 16, 16), 1, 3, 512),
                      (16, 32, 32, 32, 32, 32, 16), 8, 1e-3)  # fmt: skip
     players = (("autoencoder", "discriminator", "translator", "denoiser"),)
     kept = ("autoencoder", "translator", "denoiser", "deviation")
@@ -214,7 +214,8 @@ class ALDM(PairStage):
     def translate(self, source: Tensor) -> Tensor:
         """As in `PairStage`, from the same noise for all crops: DDIM (Song et al. 2021) from noise to latents."""
         target_like = self.translator(self._encoded(source), self.pair[1]).float()
-        latent = torch.randn(target_like.shape, generator=torch.Generator().manual_seed(0)).to(source.device)
+        noise = torch.randn(target_like.shape[1:], generator=torch.Generator().manual_seed(0)).to(source.device)
+        latent = noise.expand_as(target_like)
         times = torch.linspace(TIMES - 1, 0, self.form.sampling_steps + 1)[:-1].round().long().tolist()
         for time, following in zip(times, [*times[1:], None], strict=True):
             alpha = self.alphas[time]

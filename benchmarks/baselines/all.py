@@ -2,9 +2,10 @@
 
     python -m benchmarks.baselines.all --minutes-each 4 --train DIR --validate DIR --cases DIR --out RIVALS [--small]
 
-A rival for one pair trains as long for each pair. The same command can be repeated: a finished run is left as it is,
-and a stopped one goes on. With `--cases`, writes `translation.csv`, and `rivals.md`: the paper's Table 1 with the
-steps and minutes of each rival.
+Minutes are those of `benchmarks.baselines.trained`. A rival for one pair trains as long for each pair, and one for all
+pairs once, for the sum. Cases are read and prepared once. The same command can be repeated: a finished run is left as
+it is, and a stopped one goes on. With `--cases`, writes `translation.csv`, and `rivals.md`: the paper's Table 1 with
+the steps and minutes of each rival.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from safetensors import safe_open
@@ -19,10 +21,9 @@ from safetensors import safe_open
 from benchmarks import translation
 from benchmarks.baselines import Method
 from benchmarks.baselines.export import Facts, exported, facts_of
-from benchmarks.baselines.trained import PAIRS, STAGES, Trained, TrainedPairs, fit_pair, run_of, training_case
+from benchmarks.baselines.trained import PAIRS, STAGES, Trained, TrainedPairs, fit_any, fit_pair, run_of, training_cases
 from benchmarks.tables import PAPER
-from modfill.cases.finding import find_cases
-from modfill.cases.reading import Case, read_case
+from modfill.modalities import MODALITIES
 from modfill.process import keep_freed_memory
 
 PAIRS_OF_PAPER = tuple(f"{source}-{target}" for source, target in PAPER.values())
@@ -39,39 +40,39 @@ IN_PAPER = {  # its Table 1: PSNR and SSIM of the two tasks
 }
 
 
-def trained_for(run: Path, name: str, minutes: float) -> bool:
-    """True if a run was trained for these minutes."""
-    path = exported(run, name)
-    return path.exists() and facts_of(path).minutes >= minutes
+class Training(NamedTuple):
+    """One training: of a rival, for a pair or for all pairs, into a folder, for as many minutes."""
+
+    name: str
+    pair: tuple[str, str] | None
+    run: Path
+    minutes: float
+
+    @property
+    def done(self) -> bool:
+        """True if the run was trained for these minutes."""
+        path = exported(self.run, self.name)
+        return path.exists() and facts_of(path).minutes >= self.minutes
 
 
-def train_all(
-    names: Sequence[str],
-    pairs: Sequence[tuple[str, str]],
-    out: Path,
-    *,
-    minutes: float,
-    small: bool,
-    cases: Sequence[Case],
-    held_out: Sequence[Case],
-) -> None:
-    """Train each rival into `<out>/<name>`, one pair after the other."""
-    for name in (name for name in names if name in STAGES):
-        if not trained_for(out / name, name, minutes):
-            Trained(name, out / name, minutes, held_out).fit(cases)
-    pending = [
-        (name, source, target)
-        for source, target in pairs
-        for name in names
-        if name in PAIRS and not trained_for(run_of(name, source, target, out / name), name, minutes)
+def trainings(names: Sequence[str], pairs: Sequence[tuple[str, str]], out: Path, minutes: float) -> list[Training]:
+    """All trainings below `out`, each of `minutes` a pair."""
+    single = [name for name in names if name in PAIRS and not PAIRS[name].universal]
+    return [Training(name, None, out / name, minutes * len(pairs)) for name in names if name not in single] + [
+        Training(name, pair, run_of(name, *pair, out / name), minutes) for pair in pairs for name in single
     ]
-    prepared = [[training_case(c) for c in cohort if pending] for cohort in (cases, held_out)]
-    for name, source, target in pending:
-        if trained_for(run_of(name, source, target, out / name), name, minutes):
-            continue  # for all pairs at once
-        facts = fit_pair(name, source, target, out / name, small=small, minutes=minutes, cases=prepared[0],
-                         held_out=prepared[1])  # fmt: skip
-        print(f"{facts.label} {source} to {target}: {facts.steps} steps, {facts.validation_psnr:.2f} dB", flush=True)
+
+
+def train_all(pending: Sequence[Training], *, small: bool, train: Path, validate: Path) -> None:
+    """Train one rival after the other on the cases below `train`; those below `validate` are held out."""
+    cases, held_out = training_cases(train), training_cases(validate)
+    for name, pair, run, minutes in pending:
+        if name in STAGES:
+            facts = fit_any(name, run, minutes=minutes, cases=cases, held_out=held_out)
+        else:
+            source, target = pair or MODALITIES[:2]
+            facts = fit_pair(name, source, target, run, small=small, minutes=minutes, cases=cases, held_out=held_out)
+        print(f"{run}: {facts.steps} steps, {facts.validation_psnr:.2f} dB", flush=True)
 
 
 def table(frame: pd.DataFrame, names: Sequence[str], out: Path) -> str:
@@ -88,7 +89,7 @@ def table(frame: pd.DataFrame, names: Sequence[str], out: Path) -> str:
             means = (part[figure].mean() for figure in ("psnr", "psnr_matched", "ssim"))
             cells.append("{:.2f} / {:.2f} / {:.3f}".format(*means) if len(part) else "–")
         steps = ", ".join(f"{each.steps:,}" for each in facts.values())
-        minutes = ", ".join(f"{each.minutes:.1f}" for each in facts.values())
+        minutes = ", ".join(f"{each.minutes:.1f} ({each.clock})" for each in facts.values())
         size = _parameters(next(iter(facts)), name)
         paper = "; ".join(IN_PAPER.get(name, ("–",)))
         label = rows.method.iloc[0] if len(rows) else name
@@ -139,10 +140,9 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="the narrow forms of the rivals for one pair, for CPUs")
     options = parser.parse_args()
     keep_freed_memory()
-    cases, held_out = ([read_case(files) for files in find_cases(d)] for d in (options.train, options.validate))
     pairs = [(source, target) for source, target in PAPER.values() if f"{source}-{target}" in options.pairs]
-    train_all(options.names, pairs, options.out, minutes=options.minutes_each, small=options.small, cases=cases,
-              held_out=held_out)  # fmt: skip
+    if pending := [t for t in trainings(options.names, pairs, options.out, options.minutes_each) if not t.done]:
+        train_all(pending, small=options.small, train=options.train, validate=options.validate)
     if options.cases is not None:
         methods: list[Method] = [
             Trained(name, options.out / name) if name in STAGES else TrainedPairs(name, options.out / name)

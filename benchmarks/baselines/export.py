@@ -26,7 +26,8 @@ class Facts:
         rival: its name.
         form: of its networks, "full" or "small".
         source, target: the modalities of a rival for one pair; empty for one that takes any.
-        steps, minutes: of training.
+        steps, minutes: of training, without validation.
+        clock: of the minutes: "processor", of the training process over all its threads, or "wall".
         validation_psnr: in dB, at the end of it.
     """
 
@@ -37,6 +38,7 @@ class Facts:
     steps: int
     minutes: float
     validation_psnr: float
+    clock: str
 
     @property
     def label(self) -> str:
@@ -49,13 +51,15 @@ def exported(run: Path, name: str) -> Path:
     return run / f"{name}.safetensors"
 
 
-def export(stage: NetworkStage | PairStage, run: Path, form: str, source: str = "", target: str = "") -> Facts:
+def export(
+    stage: NetworkStage | PairStage, run: Path, *, form: str, clock: str, source: str = "", target: str = ""
+) -> Facts:
     """Write the averaged weights that completing needs, from the checkpoint of a run."""
     state = torch.load(run / f"{stage.name}.ckpt", map_location="cpu", weights_only=True)
     tensors = {name: value.half() for name, value in state["ema"].items()} | state["buffers"]
     with (run / f"{stage.name}.csv").open(newline="") as file:
         psnr = [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "validation_psnr"][-1]
-    facts = Facts(stage.name, form, source, target, state["step"], state["seconds"] / 60, psnr)
+    facts = Facts(stage.name, form, source, target, state["step"], state["seconds"] / 60, psnr, clock)
     path = exported(run, stage.name)
     content = save(kept(stage, tensors), {"facts": json.dumps(asdict(facts))})
     with writable(path), replacing(path) as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, cast
@@ -18,6 +19,7 @@ from modfill.training.data import TrainingCase
 from modfill.training.loop import Stage
 
 OVERLAP = 0.1  # of the windows that slide over a whole volume
+AT_ONCE = 2**18  # voxels of such windows in one batch, or one window
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class PairStage(Stage):
             return self.translate(flat).float().reshape(crops.shape)
 
         signed = torch.from_numpy(2 * source.astype(np.float32) - 1)[None, None].to(self.device)
-        at_once = 8 if self.dimensions == 2 else 1
+        at_once = max(1, AT_ONCE // math.prod(self.form.window))
         target = sliding_window_inference(
             signed, self.form.window, at_once, windows, OVERLAP, "gaussian", padding_mode="constant", cval=-1.0
         )

@@ -5,11 +5,15 @@
 A rival that translates one modality into one other trains one pair a run, into a folder of its own below `--out`:
 
     python -m benchmarks.baselines.trained reggan --source t1n --target t2w [--small] ... --out RIVALS/reggan
+
+Minutes are of training alone. On a GPU they are of the wall clock. On a CPU they are processor minutes of all threads
+together, because there other work takes its share of the wall clock.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import permutations
@@ -52,6 +56,7 @@ PAIRS: dict[str, type[PairStage]] = {
     stage.name: stage for stage in (CycleGAN2D, CycleGAN3D, NICEGAN, RegGAN, ResViT, EaGAN, ALDM)
 }
 DEVICE = best_device()
+CLOCK, SECONDS = ("processor", time.process_time) if DEVICE.type == "cpu" else ("wall", time.monotonic)
 SEED = 0
 
 
@@ -60,21 +65,15 @@ class Trained:
 
     Args:
         name: a key of `STAGES`.
-        run: the folder in which `fit` trains it, or did.
-        minutes: of training; None takes the stage's number of steps.
-        held_out: complete cases to validate on while training.
+        run: the folder in which `fit_any` trained it.
     """
 
-    def __init__(self, name: str, run: Path, minutes: float | None = None, held_out: Sequence[Case] = ()):
-        self.name, self.run, self.minutes, self.held_out = name, run, minutes, held_out
+    def __init__(self, name: str, run: Path):
+        self.name, self.run = name, run
         self.stage: NetworkStage | None = None
 
     def fit(self, cases: Sequence[Case]) -> None:
-        """Train, or resume a stopped run."""
-        torch.manual_seed(SEED)
-        stage = STAGES[self.name]([training_case(c) for c in cases], [training_case(c) for c in self.held_out])
-        _train(stage, self.run, self.minutes, half_is_fast(DEVICE))
-        export(stage, self.run, "full")
+        """Trained already: `fit_any`."""
 
     def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
         """Complete with the averaged weights of the run. Raises ModfillError if there are none."""
@@ -168,24 +167,33 @@ def pair_stage(
     return stage(form, pair, list(cases), list(held_out))
 
 
+def fit_any(
+    name: str, run: Path, *, minutes: float | None, cases: Sequence[TrainingCase], held_out: Sequence[TrainingCase]
+) -> Facts:
+    """Train a rival that takes any modalities into a folder, or resume a stopped run."""
+    torch.manual_seed(SEED)
+    stage = STAGES[name](list(cases), list(held_out))
+    _train(stage, run, minutes, half_is_fast(DEVICE))
+    return export(stage, run, form="full", clock=CLOCK)
+
+
 def fit_pair(
     name: str,
     source: str,
     target: str,
-    folder: Path,
+    run: Path,
     *,
     small: bool,
     minutes: float | None,
     cases: Sequence[TrainingCase],
     held_out: Sequence[TrainingCase],
 ) -> Facts:
-    """Train a rival for one pair into `run_of(...)`, or resume a stopped run; one for all pairs ignores the pair."""
+    """Train a rival for one pair into a folder, or resume a stopped run; one for all pairs ignores the pair."""
     torch.manual_seed(SEED)
     stage = pair_stage(name, source, target, small=small, cases=cases, held_out=held_out)
-    run = run_of(name, source, target, folder)
     _train(stage, run, minutes, half_on_gpu())
-    own = ("", "") if stage.universal else (source, target)
-    return export(stage, run, "small" if small else "full", *own)
+    source, target = ("", "") if stage.universal else (source, target)
+    return export(stage, run, form="small" if small else "full", clock=CLOCK, source=source, target=target)
 
 
 def run_of(name: str, source: str, target: str, folder: Path) -> Path:
@@ -200,7 +208,12 @@ def half_on_gpu() -> bool:
 
 def _train(stage: NetworkStage | PairStage, run: Path, minutes: float | None, half: bool) -> None:
     run.mkdir(parents=True, exist_ok=True)
-    train(stage, run, Budget(stage.config.steps, minutes), seed=SEED, device=DEVICE, half=half)
+    train(stage, run, Budget(stage.config.steps, minutes, SECONDS), seed=SEED, device=DEVICE, half=half)
+
+
+def training_cases(folder: Path) -> list[TrainingCase]:
+    """All cases below a folder."""
+    return [training_case(read_case(files)) for files in find_cases(folder)]
 
 
 def training_case(case: Case) -> TrainingCase:
@@ -219,7 +232,9 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="the narrow form of a rival for one pair, for CPUs")
     parser.add_argument("--train", type=Path, required=True, metavar="DIR")
     parser.add_argument("--validate", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--minutes", type=float, metavar="N")
+    parser.add_argument(
+        "--minutes", type=float, metavar="N", help="of a processor on a CPU, of the wall clock on a GPU"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="RUN")
     options = parser.parse_args()
     single = options.name in PAIRS
@@ -231,14 +246,14 @@ def main() -> None:
     if not single and options.small:
         parser.error(f"{options.name} has one form: leave out --small")
     keep_freed_memory()
-    cases, held_out = ([read_case(files) for files in find_cases(d)] for d in (options.train, options.validate))
+    cases, held_out = training_cases(options.train), training_cases(options.validate)
     if single:
         source, target = (options.source, options.target) if pair else MODALITIES[:2]
-        fit_pair(options.name, source, target, options.out, small=options.small,
-                 minutes=options.minutes, cases=[training_case(c) for c in cases],
-                 held_out=[training_case(c) for c in held_out])  # fmt: skip
+        run = run_of(options.name, source, target, options.out)
+        fit_pair(options.name, source, target, run, small=options.small, minutes=options.minutes, cases=cases,
+                 held_out=held_out)  # fmt: skip
     else:
-        Trained(options.name, options.out, options.minutes, held_out).fit(cases)
+        fit_any(options.name, options.out, minutes=options.minutes, cases=cases, held_out=held_out)
 
 
 if __name__ == "__main__":

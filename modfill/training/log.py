@@ -6,7 +6,7 @@ import csv
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +23,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Budget:
-    """When a stage ends: after `steps`, or after `minutes` if they are given."""
+    """When a stage ends: after `steps`, or after `minutes` if they are given.
+
+    Attributes:
+        clock: gives seconds; that of the wall, unless another one is to measure the training.
+    """
 
     steps: int
     minutes: float | None = None
+    clock: Callable[[], float] = time.monotonic
 
     def fraction(self, progress: Progress) -> float:
         """The share of the budget that is spent, 0 to 1.

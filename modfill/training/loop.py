@@ -123,7 +123,7 @@ def train(
     curves = Curves(run, stage.name) if rank() == 0 else None
     saved, validating = time.monotonic(), 0.0
     while (fraction := _spent(budget, progress, device)) < 1:
-        began = time.monotonic()
+        began = budget.clock()
         stage.spent = fraction
         rate = stage.learning_rate(progress.step)
         torch.manual_seed(step := step_seed(seed, stage.name, progress.step))
@@ -133,9 +133,10 @@ def train(
         losses = _take_turns(stage, model, batch, optimisers, rate=rate, precision=half_precision)
         progress.step += 1
         ema.update(parameters, progress.step)
-        progress.seconds += time.monotonic() - began
+        took = budget.clock() - began
+        progress.seconds += took
         if curves:
-            curves.add(progress, budget, rate, losses, time.monotonic() - began)
+            curves.add(progress, budget, rate, losses, took)
             if time.monotonic() - saved > save_every:
                 if validating < VALIDATION_SHARE * progress.seconds:
                     began = time.monotonic()
