@@ -62,7 +62,8 @@ def cohort(path: Path, name: str) -> None:
 
 def scan(path: Path, name: str) -> None:
     tables = {name: {"columns": [name], "data": [[name]]}}
-    save_page(path, "scan.html", title=name, version=name, depth=name, states=(), findings={name: [name]}, tables=tables)
+    findings = {name: [name]}
+    save_page(path, "scan.html", title=name, version=name, depth=name, states=(), findings=findings, tables=tables)
 
 
 @pytest.mark.parametrize("name", ODD, ids=ascii)
