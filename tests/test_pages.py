@@ -11,8 +11,9 @@ import jinja2
 import pytest
 
 from modfill.errors import ModfillError, printable
-from modfill.reports.case_figures import Figure, ReportedCase
+from modfill.reports.figures import Figure
 from modfill.reports.pages import save_page
+from modfill.reports.reported_case import ReportedCase
 from modfill.reports.strips import Strip
 from modfill.reports.volumes import EncodedVolume
 
