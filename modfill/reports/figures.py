@@ -104,7 +104,7 @@ class View:
 
     @classmethod
     def of(cls, one: Synthetic, edge: int, volumes: bool) -> View:
-        """The grid of a synthetic image, with frames of `edge` pixels; for the viewer too if there are to be `volumes`."""
+        """The grid of a synthetic image: of pictures with `edge` pixels, and of volumes if there are to be any."""
         image = _read(one.path)
         frame = Frame.of(image, edge)
         return cls(image, frame, Grid.of(image, frame) if volumes else None)
