@@ -1,8 +1,9 @@
-"""The demonstration, from a phantom to the picture, with untrained weights of the tiny preset."""
+"""The demonstration, from a phantom to picture and report, with untrained weights of the tiny preset."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -72,6 +73,10 @@ def test_demo(
         assert note["Synthetic"] is True
         assert note["Uncertainty"] is True
     assert (out / "demo.png").stat().st_size > 50_000
+    report = (out / "report.html").read_text()
+    for name in ("T1ce", "FLAIR"):  # what the viewer shows in place of a synthetic image is what was hidden
+        assert f'data-modality="{name}" data-kind="acquired"' in report
+        assert re.search(f'data-modality="{name}" data-kind="synthetic" [^>]* data-partner="{name}"', report)
 
     told = capsys.readouterr().out
     assert "simulation" in told
@@ -79,7 +84,7 @@ def test_demo(
         (line,) = [line for line in told.splitlines() if line.startswith(name)]
         assert np.isfinite([float(value) for value in line.split()[1:]]).all()
         assert len(line.split()) == 4
-    for place in ("acquired", "input", "completed", "demo.png"):
+    for place in ("acquired", "input", "completed", "demo.png", "report.html"):
         assert str(out / place) in told
 
 

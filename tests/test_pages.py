@@ -11,8 +11,9 @@ import jinja2
 import pytest
 
 from modfill.errors import ModfillError, printable
-from modfill.reports.case_figures import Figure, ReportedCase
+from modfill.reports.figures import Figure
 from modfill.reports.pages import save_page
+from modfill.reports.reported_case import ReportedCase
 from modfill.reports.strips import Strip
 from modfill.reports.volumes import EncodedVolume
 
@@ -62,7 +63,8 @@ def cohort(path: Path, name: str) -> None:
 
 def scan(path: Path, name: str) -> None:
     tables = {name: {"columns": [name], "data": [[name]]}}
-    save_page(path, "scan.html", title=name, depth=name, findings={name: [name]}, tables=tables)
+    findings = {name: [name]}
+    save_page(path, "scan.html", title=name, version=name, depth=name, states=(), findings=findings, tables=tables)
 
 
 @pytest.mark.parametrize("name", ODD, ids=ascii)
@@ -85,9 +87,9 @@ def test_pictures_are_not_altered(tmp_path: Path) -> None:
     assert [value for key, value in Page(tmp_path / "page.html").attributes if key == "img src"] == [URI]
 
 
-@pytest.mark.parametrize("left_out", ["title", "depth", "findings", "tables"])
+@pytest.mark.parametrize("left_out", ["title", "version", "depth", "findings", "tables"])
 def test_what_a_template_names_must_be_given(tmp_path: Path, left_out: str) -> None:
-    data: dict[str, Any] = {"title": "t", "depth": "d", "findings": {}, "tables": {}}
+    data: dict[str, Any] = {"title": "t", "version": "1", "depth": "d", "findings": {}, "tables": {}}
     del data[left_out]
     with pytest.raises(jinja2.UndefinedError, match=left_out):
         save_page(tmp_path / "page.html", "scan.html", **data)

@@ -1,4 +1,4 @@
-"""The demonstration: a simulated case loses two modalities, gets them back, and the result is measured and drawn."""
+"""The demonstration: a simulated case loses two modalities, gets them back, and the result is measured and shown."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from modfill.demo.phantom import make_case, write_case
 from modfill.demo.picture import Row, draw_completion, require_matplotlib
 from modfill.metrics import brain_box, score, unit_range
 from modfill.modalities import BRATS
+from modfill.reports.cohort_page import write_report
 from modfill.results import Completed
 from modfill.settings import Settings
 
@@ -28,12 +29,14 @@ FIGURES = ("psnr", "ssim", "psnr_matched")
 
 
 def run_demo(out: Path, weights: Path | None = None) -> None:
-    """Build a phantom case, hide T1ce and FLAIR, complete it, tell the scores and draw `demo.png`.
+    """Build a phantom case, hide T1ce and FLAIR, complete it, tell the scores, draw `demo.png` and write `report.html`.
+
+    The report's viewer flickers between the synthetic images and those that were hidden.
 
     An earlier demo in `out` is done again. Everything is logged.
 
     Args:
-        out: receives `acquired/`, `input/`, `completed/` and `demo.png`; made if need be.
+        out: receives `acquired/`, `input/`, `completed/`, `demo.png` and `report.html`; made if need be.
         weights: a file that `modfill train` wrote; None takes the shipped ones.
 
     Raises:
@@ -58,6 +61,7 @@ def run_demo(out: Path, weights: Path | None = None) -> None:
         BRATS[modality].short for modality in shown
     )
     draw_completion(out / "demo.png", rows, title)
+    write_report(out / "completed", out / "report.html", out / "acquired")
     _tell(out, rows, time.monotonic() - began)
 
 
@@ -95,6 +99,7 @@ def _tell(out: Path, rows: list[Row], seconds: float) -> None:
         "input": "what was left of it",
         "completed": "the synthetic images, each with a sidecar",
         "demo.png": "acquired, synthesised, difference, uncertainty",
+        "report.html": "the same to look through, slice by slice: open it in a browser",
     }
     for name, what in places.items():
         _LOG.info("%s: %s", out / name, what)

@@ -19,8 +19,9 @@ from modfill.cohort.table import read_table
 from modfill.errors import ModfillError
 from modfill.modalities import BRATS, BUILT_IN
 from modfill.outputs.sidecar import is_ours
-from modfill.reports.case_figures import FULL_AMBER, Synthetic, report_case
+from modfill.reports.figures import FULL_AMBER, Synthetic
 from modfill.reports.pages import save_page
+from modfill.reports.reported_case import report_case
 
 __all__ = ["find_synthetic", "write_report"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from modfill import __version__
 from modfill.atomic import replacing, writable
 from modfill.errors import printable
 from modfill.reports.pages import save_page
@@ -136,7 +137,9 @@ def save_html(scan: Scan, path: Path) -> None:
         path,
         "scan.html",
         title=f"{len(scan.cases)} cases in {scan.path}",
+        version=__version__,
         depth=_depth(scan),
+        states=_STATES,
         findings=_findings(scan),
         tables={title: table.to_dict("split", index=False) for title, table in tables.items()},
     )

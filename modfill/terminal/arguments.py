@@ -99,7 +99,7 @@ def build_parser() -> Parser:
     scan.add_argument("--html", type=Path, metavar="FILE", help="write everything as a page")
     scan.add_argument("--deep", action="store_true", help="read every voxel: blank, damaged and exchanged images too")
 
-    demo = commands.add_parser("demo", help="build a phantom case, hide two modalities, complete it, draw the result")
+    demo = commands.add_parser("demo", help="build a phantom case, hide two modalities, complete it, show the result")
     demo.add_argument("-o", "--out", "--output", type=Path, default=Path("modfill-demo"), metavar="DIR",
                       help="default: modfill-demo")  # fmt: skip
 

@@ -1,18 +1,16 @@
-"""A case of the cohort's page: what is measured of it, its pictures, its volumes for the viewer, its provenance."""
+"""The figures of a case: pictures, and volumes for the viewer, of what was synthesised and from what."""
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 
 from modfill.cases.checks import check_grids, content_problem
 from modfill.cases.files import CaseFiles
@@ -26,11 +24,10 @@ from modfill.outputs.sidecar import is_ours, short_names, source_paths
 from modfill.reports.strips import Frame, Strip, draw_strip, grey_values, opacities
 from modfill.reports.volumes import EncodedVolume, Grid, encode_image, encode_map
 
-__all__ = ["FULL_AMBER", "Figure", "ReportedCase", "Synthetic", "report_case"]
+__all__ = ["FULL_AMBER", "UNREADABLE", "Figure", "Synthetic", "View", "draw_figures"]
 
 FULL_AMBER = 0.25  # standard deviation, in unit range, at which the overlay is strongest
-_UNREADABLE = (CaseError, OSError, EOFError, ValueError, zlib.error)
-_DAMAGED = (*_UNREADABLE, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, ImageFileError)
+UNREADABLE = (CaseError, OSError, EOFError, ValueError, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,98 +88,8 @@ class Figure:
     partner: str = ""
 
 
-@dataclass(frozen=True)
-class ReportedCase:
-    """A case of the page.
-
-    Attributes:
-        case_id: Name of the case.
-        order: What the case can be sorted by, beside its name: numbers by name.
-        facts: The same in words.
-        figures: In the order of the modalities; None if the page has no room for them.
-        provenance: Short name and facts by name of each synthetic image.
-        damage: Which file cannot be read; then there is nothing else.
-        grid: Of the volumes, as the viewer reads it; empty if the page has no room for them.
-    """
-
-    case_id: str
-    order: Mapping[str, str] = field(default_factory=dict)
-    facts: Sequence[str] = ()
-    figures: Sequence[Figure] | None = None
-    provenance: Sequence[tuple[str, Mapping[str, str]]] = ()
-    damage: str = ""
-    grid: str = ""
-
-    @property
-    def picture_bytes(self) -> int:
-        """Of the page that are pictures."""
-        return sum(len(figure.strip.uri) for figure in self.figures or () if figure.strip)
-
-    @property
-    def volume_bytes(self) -> int:
-        """Of the page that are volumes."""
-        return sum(len(figure.volume.uri) for figure in self.figures or () if figure.volume)
-
-    @property
-    def anchor(self) -> str:
-        """The heading's id, which must not hold spaces."""
-        return "case-" + hashlib.sha256(self.case_id.encode("utf8", "surrogatepass")).hexdigest()[:12]
-
-
-def report_case(
-    case_id: str, synthetic: Sequence[Synthetic], edge: int | None, volumes: bool, acquired: CaseFiles | None = None
-) -> ReportedCase:
-    """A case of the page, without anything but the reason if a file of it is damaged.
-
-    Args:
-        case_id: Name of the case.
-        synthetic: Its synthetic images, at least one.
-        edge: Pixels of the brain's longest edge; None leaves the pictures out.
-        volumes: Add whole volumes for the viewer.
-        acquired: Files of the same case among which acquired images of the synthesised modalities may be.
-    """
-    try:
-        synthetic = sorted(synthetic, key=lambda one: list(short_names(one.note)).index(one.modality))
-        order, facts = _facts(synthetic)
-        view = _View.of(synthetic[0], edge, volumes) if edge else None
-        figures = _figures(synthetic, view, acquired) if view else None
-        provenance = [(one.short, _provenance(one)) for one in synthetic]
-    except _DAMAGED as error:
-        files = ", ".join(one.path.name for one in synthetic)
-        damage = f"{files}, or a sidecar or map of these, is damaged ({type(error).__name__})"
-        return ReportedCase(case_id, damage=damage)
-    grid = view.grid.as_json() if view and view.grid else ""
-    return ReportedCase(case_id, order, facts, figures, provenance, grid=grid)
-
-
-def _facts(synthetic: Sequence[Synthetic]) -> tuple[dict[str, str], list[str]]:
-    """The values by which a case can be sorted, and the same in words."""
-    spreads = [spread for one in synthetic if (spread := _mean_spread(one)) is not None]
-    psnrs = [found for one in synthetic if (found := expected_psnr(one.note)) is not None]
-    order = {"count": str(len(synthetic))}
-    facts = [f"{len(synthetic)} synthesised: {', '.join(one.short for one in synthetic)}"]
-    if spreads:
-        order["uncertainty"] = f"{np.mean(spreads):.6f}"
-        facts.append(f"uncertainty {np.mean(spreads):.1%}")
-    if psnrs:
-        order["psnr"] = f"{min(psnrs):.6f}"
-        which = "lowest expected PSNR" if len(psnrs) > 1 else "expected PSNR"
-        facts.append(f"{which} {min(psnrs):.1f} dB")
-    return order, facts
-
-
-def _mean_spread(one: Synthetic) -> float | None:
-    """Mean standard deviation over the brain, in unit range; None without a map."""
-    image = one.uncertainty()
-    if image is None:
-        return None
-    brain = np.asanyarray(nib.Nifti1Image.from_filename(one.path).dataobj) != 0
-    low, high = one.window
-    return float(np.asanyarray(image.dataobj)[brain].mean() / max(high - low, 1e-12))
-
-
 @dataclass(frozen=True, eq=False)
-class _View:
+class View:
     """The grid of a case, and the part of it that its pictures and volumes show.
 
     Attributes:
@@ -196,7 +103,8 @@ class _View:
     grid: Grid | None
 
     @classmethod
-    def of(cls, one: Synthetic, edge: int, volumes: bool) -> _View:
+    def of(cls, one: Synthetic, edge: int, volumes: bool) -> View:
+        """The grid of a synthetic image: of pictures with `edge` pixels, and of volumes if there are to be any."""
         image = _read(one.path)
         frame = Frame.of(image, edge)
         return cls(image, frame, Grid.of(image, frame) if volumes else None)
@@ -207,7 +115,7 @@ class _View:
         return draw_strip(image, self.frame, mark=mark), encode_image(grey, self.grid) if self.grid else None
 
 
-def _figures(synthetic: Sequence[Synthetic], view: _View, acquired: CaseFiles | None) -> list[Figure]:
+def draw_figures(synthetic: Sequence[Synthetic], view: View, acquired: CaseFiles | None) -> list[Figure]:
     """The figures of a case in the order of the modalities, each map after its image."""
     made, names = {one.modality: one for one in synthetic}, short_names(synthetic[0].note)
     sources = {source["Modality"]: source for source in synthetic[0].note["SourceImages"]}
@@ -234,7 +142,7 @@ def _nearest(one: Synthetic, shown: Sequence[str]) -> str:
     return ModalitySet.of(name).nearest_source(one.modality, shown) if name in BUILT_IN else shown[0]
 
 
-def _synthetic_figures(one: Synthetic, view: _View) -> list[Figure]:
+def _synthetic_figures(one: Synthetic, view: View) -> list[Figure]:
     name, case_id = one.short, one.note["CaseID"]
     image, spread, (low, high) = _read(one.path), one.uncertainty(), one.window
     strip, volume = view.draw(image, "SYNTHETIC")
@@ -254,7 +162,7 @@ def _read(path: Path) -> nib.Nifti1Image:
     return read_image(path.name, path, read_header(path))[0]
 
 
-def _source_figure(name: str, source: Mapping[str, Any], path: Path | None, view: _View) -> Figure:
+def _source_figure(name: str, source: Mapping[str, Any], path: Path | None, view: View) -> Figure:
     """An image that was synthesised from, or a word on why it cannot be shown."""
     file = source.get("File", "from an array")
     kind, mark = ("synthetic", "SYNTHETIC") if source.get("Synthetic") else ("acquired", "")
@@ -270,12 +178,12 @@ def _source_figure(name: str, source: Mapping[str, Any], path: Path | None, view
         image = image.slicer[..., source["VolumeIndex"]] if "VolumeIndex" in source else image
         # completed with --assume-aligned, its header may have no orientation codes
         strip, volume = view.draw(placed_like(image, view.image), mark)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return figure(f"{file} cannot be read ({type(error).__name__})")
     return figure(f"{name}, {kind}: {file}", strip, volume=volume)
 
 
-def _later_figure(modality: str, name: str, files: CaseFiles, view: _View) -> Figure:
+def _later_figure(modality: str, name: str, files: CaseFiles, view: View) -> Figure:
     """An acquired image of a modality that was synthesised, or a word on why it cannot be shown."""
     path, index = files.paths[modality], files.volume_index.get(modality)
     figure = partial(Figure, name, "acquired")
@@ -288,22 +196,6 @@ def _later_figure(modality: str, name: str, files: CaseFiles, view: _View) -> Fi
             return figure(f"{path.name} {problem}")
         check_grids(files.case_id, {"": view.image, modality: image}, {"": "the synthetic image", modality: path.name})
         strip, volume = view.draw(image)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return figure(f"{path.name} cannot be shown: {error}")
     return figure(f"{name}, acquired, not used: {path.name}", strip, volume=volume)
-
-
-def _provenance(one: Synthetic) -> dict[str, str]:
-    """Facts of the sidecar by name; empty where the sidecar lacks one."""
-    note, names = one.note, short_names(one.note)
-    made_by = note["GeneratedBy"][0]
-    return {
-        "Image": one.path.name,
-        "Sources": "; ".join(f"{names[s['Modality']]} {s.get('File', 'array')}" for s in note["SourceImages"]),
-        "Made by": f"{made_by['Name']} {made_by['Version']}",
-        "Weights": f"{note['Weights']['Preset']}, {note['Weights']['File']}, SHA-256 {note['Weights']['SHA256'][:12]}…",
-        "Settings": f"mode {note['Mode']}, steps {note['Steps'] or 'by default'}, seed {note['Seed']}",
-        "Expected PSNR": one.expected_psnr,
-        "Contrast agent": str(note.get("ContrastAgent", "")),
-        "Unsafe": str(note.get("Unsafe", "")),
-    }  # fmt: skip
