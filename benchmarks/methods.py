@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.baselines import Method
+from benchmarks.baselines.contrast import RULES, Careful, Completions
 from benchmarks.baselines.in_case import InCase
 from benchmarks.baselines.ours import Modfill
 from benchmarks.baselines.simple import CopyNearest, MeanAvailable
@@ -24,8 +25,8 @@ OURS = {"modfill": Settings(), "modfill-sample": Settings("sample")}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the methods and the places of their trained parts."""
     parser.add_argument("--methods", nargs="+", default=["modfill"], metavar="NAME",
-                        choices=(*UNTRAINED, *FITTED, *OURS, *STAGES, *PAIRS),
-                        help=f"any of: {', '.join((*UNTRAINED, *FITTED, *OURS, *STAGES, *PAIRS))}; "
+                        choices=(*UNTRAINED, *FITTED, *OURS, *RULES, *STAGES, *PAIRS),
+                        help=f"any of: {', '.join((*UNTRAINED, *FITTED, *OURS, *RULES, *STAGES, *PAIRS))}; "
                              "voxelwise-in-case is fitted to the target")  # fmt: skip
     parser.add_argument("--modalities", metavar="SET", help="the cases' set of modalities (default: brats)")
     parser.add_argument("--train", type=Path, metavar="DIR", help="training cases, which voxelwise is fitted to")
@@ -36,11 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def selected_methods(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Method]:
     """The methods that a command line names, ready to complete cases."""
     methods: list[Method] = []
+    completions = Completions(options.weights)
     for name in options.methods:
         if name in UNTRAINED:
             methods.append(UNTRAINED[name]())
         elif name in OURS:
             methods.append(Modfill(options.weights, OURS[name]))
+        elif name in RULES:
+            methods.append(Careful(name, completions))
         elif name in STAGES or name in PAIRS:
             if options.runs is None:
                 parser.error(f"{name} needs --runs")

@@ -1,4 +1,6 @@
-"""A real nnU-Net v2, small enough to train on a CPU, and its twin that was trained with modality dropout.
+"""A real nnU-Net v2, small enough to train on a CPU, and its two twins that were trained with modality dropout.
+
+One twin is given zeros for what was dropped, the other completions (`benchmarks.nnunet_completions`).
 
 nnU-Net plans, preprocesses, augments, trains and predicts. Only the plans are reduced: patches of 64 voxels of 1.5 mm,
 which contain most of a tumour's surroundings, and 16 to 128 features. Intensities are z-scored over the brain, as
@@ -12,16 +14,19 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.crossval_split import generate_crossval_split
 from torch import Tensor
 
 from benchmarks.cases import segmentation_path
+from benchmarks.filling import drawn_missing
+from benchmarks.nnunet_completions import CompletedDataset
 from modfill.cases.reading import Case
 from modfill.modalities import MODALITIES
 from modfill.model.device import best_device, fast_precision
@@ -61,17 +66,26 @@ class SmallTrainer(nnUNetTrainer):
 
 
 class DropoutTrainer(SmallTrainer):
-    """The twin: a random proper subset of each image's modalities is set to 0, nothing being dropped in one of four."""
+    """The twin that is given zeros: `drawn_missing` of each example's modalities are set to 0."""
 
     def corrupted(self, images: Tensor) -> Tensor:
         """As in `SmallTrainer`. nnU-Net's normalisation maps a channel that is 0 everywhere to 0."""
-        kept = torch.ones(images.shape[:2])
-        for row in kept:
-            row[torch.randperm(len(row))[: int(torch.randint(len(row), ()))]] = 0
+        kept = torch.tensor([[m not in missing for m in MODALITIES] for missing in (drawn_missing() for _ in images)])
         return images * kept[:, :, None, None, None]
 
 
-TRAINERS: dict[str, type[SmallTrainer]] = {"plain": SmallTrainer, "dropout": DropoutTrainer}
+class CompletedTrainer(SmallTrainer):
+    """The twin that is given completions: `drawn_missing` of each example's modalities come from the cache."""
+
+    def initialize(self) -> None:
+        """As in `SmallTrainer`, with cases from `CompletedDataset`: nnU-Net crops and augments them as any other."""
+        super().initialize()
+        self.dataset_class = CompletedDataset
+
+
+TRAINERS: dict[str, type[SmallTrainer]] = {
+    "plain": SmallTrainer, "dropout": DropoutTrainer, "completed": CompletedTrainer,
+}  # fmt: skip
 
 
 def preprocessed(cases: Sequence[Case], folder: Path) -> tuple[dict, dict]:
@@ -83,21 +97,51 @@ def preprocessed(cases: Sequence[Case], folder: Path) -> tuple[dict, dict]:
 
     Returns:
         The narrowed plans and dataset.json.
+
+    Raises:
+        ValueError: the folder holds other cases.
     """
     for name in ("raw", "preprocessed", "results"):
         (folder / name).mkdir(parents=True, exist_ok=True)
         os.environ[f"nnUNet_{name}"] = str((folder / name).resolve())
     os.environ.update(nnUNet_n_proc_DA="1", nnUNet_compile="f")  # planning fails with 0
     plans_file = folder / "preprocessed" / DATASET / "nnUNetPlans.json"
+    ready, case_ids = folder / "ready", "\n".join(case.case_id for case in cases)
+    if ready.exists() and ready.read_text() != case_ids:
+        raise ValueError(f"{folder} must hold these {len(cases)} cases, preprocessed, got others; give another --run")
     description = _write_raw(cases, folder / "raw" / DATASET)
-    if not (folder / "ready").exists():
+    if not ready.exists():
         extract_fingerprints([900], num_processes=max(1, WORKERS), show_progress_bar=False)
         plan_experiments([900])
         plans_file.write_text(json.dumps(_narrowed(json.loads(plans_file.read_text()))))
         preprocess([900], configurations=["3d_fullres"], num_processes=[max(1, WORKERS)], show_progress_bar=False)
-        (folder / "ready").touch()
+        ready.write_text(case_ids)
     os.environ.update(nnUNet_n_proc_DA=str(WORKERS))
     return json.loads(plans_file.read_text()), description
+
+
+def split(case_ids: Sequence[str], folds: int, folder: Path) -> list[list[str]]:
+    """Divide cases for a cross-validation as nnU-Net does by default, and tell it so.
+
+    Args:
+        case_ids: of all preprocessed cases.
+        folds: parts of about the same size.
+        folder: as for `preprocessed`.
+
+    Returns:
+        The ids of each fold's held-out cases.
+
+    Raises:
+        ValueError: the folder holds another division.
+    """
+    parts = generate_crossval_split(sorted(case_ids), n_splits=folds)
+    content = [{kind: [str(case_id) for case_id in ids] for kind, ids in part.items()} for part in parts]
+    file = folder / "preprocessed" / DATASET / "splits_final.json"
+    if file.exists() and json.loads(file.read_text()) != content:
+        raise ValueError(f"{file} must divide the same cases into {folds} folds, got another division; "
+                         "give another --run")  # fmt: skip
+    file.write_text(json.dumps(content))
+    return [part["val"] for part in content]
 
 
 def _write_raw(cases: Sequence[Case], folder: Path) -> dict:
@@ -130,7 +174,9 @@ def _narrowed(plans: dict) -> dict:
     return plans
 
 
-def trained(name: str, plans: dict, description: dict, iterations: int) -> nnUNetPredictor:
+def trained(
+    name: str, plans: dict, description: dict, iterations: int, fold: int | Literal["all"] = "all"
+) -> nnUNetPredictor:
     """A predictor with the network of that name, trained now, or further, or before.
 
     Args:
@@ -138,10 +184,11 @@ def trained(name: str, plans: dict, description: dict, iterations: int) -> nnUNe
         plans: as `preprocessed` returned them.
         description: likewise.
         iterations: rounded up to whole epochs of 50; a network that was trained for less is trained further.
+        fold: of `split`, whose held-out cases are left out; "all" trains on every case.
     """
     torch.manual_seed(0)
     np.random.seed(0)  # nnU-Net draws its patches from numpy's global generator
-    trainer = TRAINERS[name]({**plans, "continue_training": False}, "3d_fullres", "all", description, DEVICE)
+    trainer = TRAINERS[name]({**plans, "continue_training": False}, "3d_fullres", fold, description, DEVICE)
     trainer.num_epochs = -(-iterations // EPOCH)
     trainer.initialize()
     saved = [Path(trainer.output_folder) / f"checkpoint_{kind}.pth" for kind in ("latest", "final")]

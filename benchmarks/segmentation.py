@@ -1,18 +1,32 @@
-"""The effect of completion on segmentation: every missing set, every way to fill the gaps, one nnU-Net.
+"""The effect of completion on segmentation: every missing set, every way to fill the gaps, one nnU-Net trained thrice.
 
     python -m benchmarks.segmentation --train DIR --cases DIR --run RUN --methods mean copy voxelwise modfill --out DIR
+    python -m benchmarks.segmentation --folds 5 --cases DIR --run RUN --methods mean copy modfill --out DIR
 
-The segmenter is trained on complete cases. It is compared with one that was trained with modality dropout and is given
-zeros. Writes `segmentation.csv`, a row per strategy, case, missing set and region, `segmentation.md`, and a plot.
-A stopped run is resumed.
+The three segmenters are trained on the same cases for the same iterations: on complete cases (`plain`); with modality
+dropout and zeros (`dropout`); with the same dropout and modfill's completions (`completed`). The strategies:
+
+| strategy | segmenter | a missing modality is |
+|---|---|---|
+| `zeros` | plain | 0 |
+| the name of a method, such as `modfill` | plain | completed by it |
+| `dropout` | dropout | 0 |
+| `dropout+modfill` | dropout | completed by modfill |
+| `completed` | completed | completed by modfill |
+
+`t1ce-empty`, `t1ce-t1` and `t1ce-blend` are methods that differ from modfill in T1ce (`benchmarks.baselines.contrast`).
+
+Writes `segmentation.csv`, a row per strategy, case, missing set and region, `segmentation.md`, `choices.csv`, a plot,
+and pictures of two patients. A stopped run is resumed.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
-from itertools import combinations
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -21,8 +35,14 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from benchmarks import nnunet
 from benchmarks.baselines import Method
-from benchmarks.cases import reduced, segmentation_of, segmentation_path
+from benchmarks.baselines.contrast import RULES, T1CE
+from benchmarks.baselines.ours import Modfill
+from benchmarks.cases import segmentation_of, segmentation_path
+from benchmarks.filling import filled, missing_sets
 from benchmarks.methods import add_arguments, selected_methods
+from benchmarks.nnunet_completions import write_completions
+from benchmarks.segmentation_pictures import pictures
+from benchmarks.segmentation_tables import COMPLETE, OURS, choices, plot, summary
 from benchmarks.tables import append, read, scored
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
@@ -31,22 +51,15 @@ from modfill.modalities import MODALITIES
 
 REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}  # BraTS 2023: 1 necrosis, 2 oedema, 3 enhancing
 COLUMNS = ("strategy", "case_id", "missing", "region", "dice", "hd95")
-Work = tuple[str, tuple[str, ...], Method | None, nnUNetPredictor]  # strategy, missing set, method, segmenter
-COMPLETE = "complete"  # the missing set of a case that lacks nothing, and the strategy that fills nothing
+Fold = int | Literal["all"]
 
 
-def missing_sets() -> list[tuple[str, ...]]:
-    """The 14 sets of missing modalities, the smallest first."""
-    return [missing for count in range(1, len(MODALITIES)) for missing in combinations(MODALITIES, count)]
+class Strategy(NamedTuple):
+    """A segmenter, a key of `nnunet.TRAINERS`, and the method that fills the gaps; None leaves zeros."""
 
-
-def filled(case: Case, missing: tuple[str, ...], method: Method | None) -> np.ndarray:
-    """Volumes (M, X, Y, Z) with the missing ones completed by a method, or 0 without one."""
-    made: dict[str, np.ndarray] = {}
-    if method is not None:
-        made = method.complete(reduced(case, tuple(m for m in MODALITIES if m not in missing)), missing)
-    empty = np.zeros(case.volume(MODALITIES[0]).shape, np.float32)
-    return np.stack([made.get(m, empty) if m in missing else case.volume(m) for m in MODALITIES]).astype(np.float32)
+    name: str
+    segmenter: str
+    method: Method | None
 
 
 def rows_of(segmentation: np.ndarray, truth: np.ndarray, spacing: tuple[float, ...]) -> Iterator[dict]:
@@ -56,101 +69,97 @@ def rows_of(segmentation: np.ndarray, truth: np.ndarray, spacing: tuple[float, .
         yield {"region": region, "dice": dice(*masks), "hd95": hd95(*masks, spacing)}
 
 
+def strategies(missing: tuple[str, ...], methods: Sequence[Method]) -> list[Strategy]:
+    """Everything that is tried with a missing set; `()` for a case that lacks nothing."""
+    ours = [method for method in methods if method.name == OURS]
+    if not missing:
+        found = [Strategy(COMPLETE, "plain", None), Strategy("dropout", "dropout", None)]
+        return found + [Strategy("completed", "completed", None)] * len(ours)
+    found = [Strategy("zeros", "plain", None)]
+    found += [Strategy(m.name, "plain", m) for m in methods if m.name not in RULES or T1CE in missing]
+    found.append(Strategy("dropout", "dropout", None))
+    for method in ours:
+        found += [Strategy(f"dropout+{OURS}", "dropout", method), Strategy("completed", "completed", method)]
+    return found
+
+
 def run(cases: list[Case], methods: list[Method], predictors: Mapping[str, nnUNetPredictor], out: Path) -> pd.DataFrame:
     """Segment every case under every strategy; appended to `segmentation.csv`."""
     out.mkdir(parents=True, exist_ok=True)
     table = out / "segmentation.csv"
     done = scored(table, COLUMNS, keys=3)
-    plain, dropout = predictors["plain"], predictors["dropout"]
     for case in cases:
         truth = segmentation_of(case)
         assert truth is not None, "segmented() lets no other case through"
-        spacing = tuple(float(edge) for edge in nib.affines.voxel_sizes(case.images[MODALITIES[0]].affine))
-        work: list[Work] = [(COMPLETE, (), None, plain), ("dropout", (), None, dropout)]
-        for missing in missing_sets():
-            work += [("zeros", missing, None, plain), ("dropout", missing, None, dropout)]
-            work += [(method.name, missing, method, plain) for method in methods]
-        for strategy, missing, method, predictor in work:
-            key = (strategy, case.case_id, "+".join(missing) or COMPLETE)
-            if key not in done:
-                segmentation = nnunet.segment(predictor, filled(case, missing, method), spacing)
-                own = dict(zip(COLUMNS, key, strict=False))
-                append(table, COLUMNS, [own | row for row in rows_of(segmentation, truth, spacing)])
+        for missing in [(), *missing_sets()]:
+            work = [one for one in strategies(missing, methods) if _key(one, case, missing) not in done]
+            by_method: dict[str, np.ndarray] = {}  # each filling is made once, and segmented by several networks
+            for one in work:
+                name = one.method.name if one.method else ""
+                if name not in by_method:
+                    by_method[name] = filled(case, missing, one.method)
+                segmentation = nnunet.segment(predictors[one.segmenter], by_method[name], spacing_of(case))
+                own = dict(zip(COLUMNS, _key(one, case, missing), strict=False))
+                append(table, COLUMNS, [own | row for row in rows_of(segmentation, truth, spacing_of(case))])
         print(case.case_id, flush=True)
     return read(table)
 
 
-def by_set(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean Dice over cases and regions: a row per missing set, a column per strategy."""
-    return frame.pivot_table(index="missing", columns="strategy", values="dice", sort=False)
+def _key(strategy: Strategy, case: Case, missing: tuple[str, ...]) -> tuple[str, str, str]:
+    return strategy.name, case.case_id, "+".join(missing) or COMPLETE
 
 
-def recovery(table: pd.DataFrame) -> pd.DataFrame:
-    """(filled - zeros) / (complete - zeros) of `by_set`'s table, without the complete row."""
-    complete = table.loc[COMPLETE, COMPLETE]
-    rest = table.drop(index=COMPLETE, columns=COMPLETE)
-    return rest.sub(rest["zeros"], axis=0).div(complete - rest["zeros"], axis=0)
+def spacing_of(case: Case) -> tuple[float, ...]:
+    """Edges of a voxel in mm."""
+    return tuple(float(edge) for edge in nib.affines.voxel_sizes(case.images[MODALITIES[0]].affine))
 
 
-def summary(frame: pd.DataFrame) -> str:
-    """Markdown: means over all missing sets, Dice per set with the best strategy, and each region by strategy."""
-    table = by_set(frame)
-    sets, ratios = table.drop(index=COMPLETE, columns=COMPLETE), recovery(table)
-    gaps = frame[frame.missing != COMPLETE]
-    regions = gaps.pivot_table(index="strategy", columns="region", values=["dice", "hd95"], sort=False)
-    lines = [f"Nothing missing: mean Dice {table.loc[COMPLETE, COMPLETE]:.3f} "
-             f"(dropout network {table.loc[COMPLETE, 'dropout']:.3f}).", "",
-             "| strategy | mean Dice | recovery | " + " | ".join(f"{kind} {region}" for kind, region in regions) + " |",
-             "|---" * (3 + regions.shape[1]) + "|"]  # fmt: skip
-    for name in sets.columns:
-        figures = " | ".join(f"{value:.3f}" for value in regions.loc[name])
-        lines.append(f"| {name} | {sets[name].mean():.3f} | {ratios[name].mean():.3f} | {figures} |")
-    lines += ["", "| missing | " + " | ".join(sets.columns) + " | best | ahead of the next by |"]
-    lines.append("|---" * (3 + sets.shape[1]) + "|")
-    for missing, row in sets.iterrows():
-        first, second = row.sort_values(ascending=False).iloc[:2]
-        lines.append(
-            f"| {missing} | " + " | ".join(f"{v:.3f}" for v in row) + f" | {row.idxmax()} | {first - second:.3f} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def plot(frame: pd.DataFrame, path: Path) -> None:
-    """Mean Dice against the missing set, a line per strategy."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    table = by_set(frame)
-    figure, axes = plt.subplots(figsize=(10, 4.5), layout="constrained")
-    axes.axhline(table.loc[COMPLETE, COMPLETE], color="black", linestyle=":", label="nothing missing")
-    for name, values in table.drop(index=COMPLETE, columns=COMPLETE).items():
-        axes.plot(values.index, values, marker="o", label=name, linewidth=2.5 if name == "modfill" else 1)
-    axes.set(xlabel="missing modalities", ylabel="Dice, mean over cases and regions")
-    axes.tick_params(axis="x", rotation=60)
-    axes.legend(ncols=2)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+def predictors_of(options: argparse.Namespace, cases: list[Case], methods: Sequence[Method],
+                  fold: Fold = "all") -> dict[str, nnUNetPredictor]:  # fmt: skip
+    """The segmenters that the methods need, trained on these cases, or on those of them that a fold leaves."""
+    plans, description = nnunet.preprocessed(cases, options.run)
+    names = ["plain", "dropout"]
+    for method in methods:
+        if method.name == OURS:
+            dataset = options.run / "preprocessed" / nnunet.DATASET
+            fill = partial(filled, method=method)
+            write_completions(cases, fill, weights_of(methods), plans, description, dataset)
+            names.append("completed")
+    return {name: nnunet.trained(name, plans, description, options.iterations, fold) for name in names}
 
 
 def main() -> None:
-    """Train what is not trained, score, write the tables."""
+    """Train what is not trained, score, write the tables and pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR", help="with segmentations; to score")
+    parser.add_argument("--folds", type=int, metavar="N", help="cross-validate over --cases, instead of --train")
     parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="nnU-Net's folders")
     parser.add_argument("--iterations", type=int, default=1500, metavar="N", help="of each segmenter (1500)")
     add_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
-    if options.train is None:
-        parser.error("--train is needed: cases with segmentations for the segmenter")
-    training, cases = (segmented(folder) for folder in (options.train, options.cases))
-    plans, description = nnunet.preprocessed(training, options.run)
-    predictors = {name: nnunet.trained(name, plans, description, options.iterations) for name in nnunet.TRAINERS}
-    frame = run(cases, selected_methods(options, parser), predictors, options.out)
+    if (options.train is None) == (options.folds is None):
+        parser.error("give either --train, cases with segmentations for the segmenters, or --folds")
+    cases, methods = segmented(options.cases), selected_methods(options, parser)
+    if options.folds is None:
+        predictors = predictors_of(options, segmented(options.train), methods)
+        frame = run(cases, methods, predictors, options.out)
+        pictures(cases, methods, predictors, options.out / "segmentation-patients.png")
+    else:
+        nnunet.preprocessed(cases, options.run)
+        for fold, ids in enumerate(nnunet.split([case.case_id for case in cases], options.folds, options.run)):
+            held_out = [case for case in cases if case.case_id in ids]
+            predictors = predictors_of(options, cases, methods, fold)
+            frame = run(held_out, methods, predictors, options.out)
+            pictures(held_out, methods, predictors, options.out / f"segmentation-patients-{fold}.png")
     (options.out / "segmentation.md").write_text(summary(frame), encoding="utf8")
     plot(frame, options.out / "segmentation.png")
+    choices(frame, weights_of(methods)).to_csv(options.out / "choices.csv", index=False, float_format="%.4f")
+
+
+def weights_of(methods: Sequence[Method]) -> str:
+    """SHA-256 of modfill's weights; empty without modfill."""
+    return next((m.completer.networks.file.sha256 for m in methods if isinstance(m, Modfill)), "")
 
 
 def segmented(folder: Path) -> list[Case]:
