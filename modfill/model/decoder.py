@@ -68,26 +68,27 @@ class GuidedDecoder(nn.Module):
         """
         out = torch.zeros(2, *brain.shape, device=brain.device)
         which = torch.tensor([target], device=brain.device)
-        padded = nn.functional.pad(volumes.to(half.dtype), (0, 0, 0, 0, 1, 1))
-        for start in range(0, len(brain), SLAB):
-            stop = min(start + SLAB, len(brain))
-            local = brain[start:stop]
+        padded = nn.functional.pad(volumes.to(half.dtype), (1, 1))
+        # along the last axis: PyTorch's slow 3D convolution takes what is small by the product of the other axes
+        for start in range(0, brain.shape[-1], SLAB):
+            stop = min(start + SLAB, brain.shape[-1])
+            local = brain[..., start:stop]
             if not local.any():
                 continue
-            near = nn.functional.silu(self.near(padded[:, :, start : stop + 2]))[:, :, 1:-1]
-            context = unfold(self.context(half[:, :, start // FOLD : stop // FOLD]), FOLD)
-            parts = (context, near.to(context.dtype), volumes[:, :, start:stop].to(context.dtype))
+            near = nn.functional.silu(self.near(padded[..., start : stop + 2]), inplace=True)[..., 1:-1]
+            context = unfold(self.context(half[..., start // FOLD : stop // FOLD]), FOLD)
+            parts = (context, near.to(context.dtype), volumes[..., start:stop].to(context.dtype))
             inputs = torch.cat([part[0].movedim(0, -1)[local] for part in parts], dim=1)
             mean, log_error = self._voxels(inputs[None], which)
-            out[0, start:stop][local], out[1, start:stop][local] = mean[0, 0], log_error[0, 0]
+            out[0, ..., start:stop][local], out[1, ..., start:stop][local] = mean[0, 0], log_error[0, 0]
         return out[0], out[1]
 
     def _voxels(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The network on single voxels: inputs (B, ..., C) -> mean and logarithm of the error, (B, 1, ...)."""
         rows = (len(target), *[1] * (inputs.ndim - 2), -1)
         h = self.layers[0](inputs)
-        h = nn.functional.silu(h + self.target(target).to(h.dtype).view(rows))
-        h = nn.functional.silu(self.layers[1](h))
+        h = nn.functional.silu(h + self.target(target).to(h.dtype).view(rows), inplace=True)
+        h = nn.functional.silu(self.layers[1](h), inplace=True)
         sources = inputs[..., -self.shortcut.in_features :]
         linear = (sources * self.shortcut.weight[target].to(sources.dtype).view(rows)).sum(-1, keepdim=True)
         mean = self.mean(h) + linear + self.shortcut.bias[target].to(sources.dtype).view(rows)
