@@ -119,7 +119,8 @@ def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The mask with every cavity filled that is not connected by faces to the volume's border."""
     if not mask.any():
         return mask
-    box = tuple(slice(int(index.min()), int(index.max()) + 1) for index in np.nonzero(mask))
+    occupied = [np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    box = tuple(slice(int(index[0]), int(index[-1]) + 1) for index in occupied)
     outside, _ = scipy.ndimage.label(~np.pad(mask[box], 1))
     whole = mask.copy()
     whole[box] = (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]

@@ -95,14 +95,14 @@ class GuidedDecoder(nn.Module):
         stacked = torch.cat([planes[:-2], planes[1:-1], planes[2:]], dim=1)
         stacked = stacked.to(memory_format=torch.channels_last)
         weight = self.near.weight.movedim(2, 1).flatten(1, 2)
-        return nn.functional.silu(nn.functional.conv2d(stacked, weight, self.near.bias, padding=1))
+        return nn.functional.silu(nn.functional.conv2d(stacked, weight, self.near.bias, padding=1), inplace=True)
 
     def _voxels(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The network on single voxels: inputs (B, ..., C) -> mean and logarithm of the error, (B, 1, ...)."""
         rows = (len(target), *[1] * (inputs.ndim - 2), -1)
         h = self.layers[0](inputs)
-        h = nn.functional.silu(h + self.target(target).to(h.dtype).view(rows))
-        h = nn.functional.silu(self.layers[1](h))
+        h = nn.functional.silu(h + self.target(target).to(h.dtype).view(rows), inplace=True)
+        h = nn.functional.silu(self.layers[1](h), inplace=True)
         sources = inputs[..., -self.shortcut.in_features :]
         linear = (sources * self.shortcut.weight[target].to(sources.dtype).view(rows)).sum(-1, keepdim=True)
         mean = self.mean(h) + linear + self.shortcut.bias[target].to(sources.dtype).view(rows)

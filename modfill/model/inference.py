@@ -50,7 +50,7 @@ class Inference:
     """
 
     def __init__(self, model: Synthesiser, device: torch.device):
-        self.model, self.device = model.to(device).eval(), device
+        self.model, self.device = model.to(device, memory_format=torch.channels_last_3d).eval(), device
 
     @property
     def preset(self) -> Preset:

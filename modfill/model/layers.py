@@ -67,11 +67,11 @@ class ModulatedBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """(B, C, x, y, z) -> the same shape; embedding (B, E) where the block has one."""
-        h = self.norms[1](self.convolutions[0](nn.functional.silu(self.norms[0](x))))
+        h = self.norms[1](self.convolutions[0](nn.functional.silu(self.norms[0](x), inplace=True)))
         if self.modulation is not None:
             scale, shift = self.modulation(embedding)[:, :, None, None, None].chunk(2, dim=1)
             h = h * (1 + scale) + shift
-        return x + self.convolutions[1](self.dropout(nn.functional.silu(h)))
+        return x + self.convolutions[1](self.dropout(nn.functional.silu(h, inplace=True)))
 
 
 def scatter(parameter: Tensor, deviation: float) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.distributed as dist
-from scipy.spatial import cKDTree
 from torch import Tensor, nn
 
 
@@ -45,6 +44,8 @@ class VectorQuantizer(nn.Module):
 
     def nearest(self, vectors: Tensor) -> Tensor:
         """Indices (N,) of the nearest codes to `vectors` (N, C)."""
+        from scipy.spatial import cKDTree  # a third of a second, and completion needs no codes
+
         tree = cKDTree(self.codebook.weight.detach().float().cpu().numpy())
         index = tree.query(vectors.detach().float().cpu().numpy(), workers=-1)[1]
         return torch.from_numpy(np.asarray(index, dtype=np.int64)).to(vectors.device)

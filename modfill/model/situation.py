@@ -50,14 +50,13 @@ def statistics(volumes: Tensor, brain: Tensor) -> Tensor:
     Returns:
         (statistics_length(M),); the last is a 1, which tells that they are known.
     """
-    voxels = volumes[:, ::2, ::2, ::2].float().flatten(1)
-    weight = brain[::2, ::2, ::2].float().flatten()
-    weight = weight / weight.sum().clamp(min=1)
+    voxels = volumes[:, ::2, ::2, ::2][:, brain[::2, ::2, ::2]].float()
+    count = max(voxels.shape[1], 1)
     centres = torch.linspace(LOWEST, HIGHEST, BINS, device=voxels.device)
-    bins = [(torch.exp(-SHARPNESS * (voxels - centre).square()) * weight).sum(1) for centre in centres]
+    bins = [torch.exp(-SHARPNESS * (voxels - centre).square()).sum(1) / count for centre in centres]
     clipped = voxels.clamp(-CLIPPED, CLIPPED)
-    first = (clipped * weight) @ clipped.T
-    second = (clipped.square() * weight) @ clipped.T / 2
+    first = clipped @ clipped.T / count
+    second = clipped.square() @ clipped.T / (2 * count)
     pairs = [m for i, j in _pairs(len(volumes)) for m in (first[i, j], second[i, j], second[j, i])]
     return torch.cat([2 * torch.stack(bins, 1).flatten(), torch.stack([*pairs, first.new_ones(())])])
 

@@ -65,7 +65,7 @@ class MSSpade(nn.Module):
         """Modulate features (B, C, x, y, z) for the targets with these indices (B,)."""
         voxels = h.movedim(1, -1)
         hidden = _linear(voxels.flatten(1, 3), self.hidden_weight[target], self.hidden_bias[target])
-        out = _linear(nn.functional.silu(hidden), self.weight[target], self.bias[target])
+        out = _linear(nn.functional.silu(hidden, inplace=True), self.weight[target], self.bias[target])
         gamma, beta = out.unflatten(1, voxels.shape[1:4]).movedim(-1, 1).chunk(2, dim=1)
         return self.norm(h) * (1 + gamma) + beta
 
@@ -90,7 +90,7 @@ class SpadeBlock(nn.Module):
         """(B, C, x, y, z) -> the same shape, for the targets with these indices (B,)."""
         h = x
         for spade, convolution in zip(self.spades, self.convolutions, strict=True):
-            h = convolution(nn.functional.silu(spade(h, target)))
+            h = convolution(nn.functional.silu(spade(h, target), inplace=True))
         return x + h
 
 
@@ -123,7 +123,8 @@ class Translator(nn.Module):
     def encode(self, inputs: Inputs) -> Features:
         """Read the sources, once for all targets."""
         h = self.stem(fold(torch.cat([inputs.volumes, inputs.brain], dim=1), FOLD))
-        half = self.half_in(h + self.available(inputs.available)[:, :, None, None, None].to(h.dtype))
+        h += self.available(inputs.available)[:, :, None, None, None].to(h.dtype)
+        half = self.half_in(h)
         latent = self.latent_in(self.to_latent(half) + self.place(inputs.place))
         known = of_available(inputs.statistics, inputs.available)
         token = self.token(torch.cat([known, inputs.available], dim=1))
