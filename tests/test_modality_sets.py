@@ -17,6 +17,7 @@ import torch
 
 import modfill
 from benchmarks import ladder, pictures, speed, uncertainty
+from modfill.bids_app.command import main as bids_app
 from modfill.cases.finding import find_cases
 from modfill.cases.layouts.bids import find as find_bids
 from modfill.cases.reading import read_case
@@ -115,9 +116,8 @@ def test_benchmarks_follow_the_weights(
     assert set(zip(rungs.sources, rungs.target, strict=True)) == {("qsm", "mtc"), ("qsm+dark", "mtc")}
     assert set(pd.read_csv(tmp_path / "uncertainty.csv").target) == set(FROM)
     assert (tmp_path / "p.png").exists()
-    completer = modfill.ModalityCompleter(lab_weights, device="cpu")
-    grown = speed.growth(completer, read_case(find_cases(case, modality_set=completer.modality_set)[0]))
-    assert [row["value"] for row in grown if row["what"] == "targets, one source"] == [1, 2]
+    whole = read_case(find_cases(case, modality_set=lab / "lab.toml")[0])
+    assert speed.cropped(whole, 0.5).missing == ("dark",)
 
 
 def test_cases_of_another_set_are_refused(lab: Path, lab_weights: Path) -> None:
@@ -143,6 +143,18 @@ def test_bids_finds_any_data_type_and_entity(lab: Path, tmp_path: Path) -> None:
         "mtc": "sub-1_mtc.nii.gz",
         "qsm": "sub-1_acq-echo2_QSM.nii.gz",
     }
+
+
+@pytest.mark.usefixtures("in_float32")
+def test_the_bids_app_completes_a_case_of_the_weights_set(lab_weights: Path, tmp_path: Path) -> None:
+    volumes, raw = brain_volumes(), tmp_path / "raw"
+    for modality in ("mtc", "dark"):
+        save(raw / "sub-1" / "anat" / f"sub-1_{modality}.nii.gz", volumes[FROM[modality]])
+    (raw / "dataset_description.json").write_text('{"Name": "lab", "BIDSVersion": "1.9.0"}')
+    options = ("--weights", lab_weights, "--device", "cpu", "--skip-bids-validation")
+    assert bids_app([str(raw), str(tmp_path / "out"), "participant", *map(str, options)]) == 0
+    made = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*desc-modfill*.nii.gz")]
+    assert made == ["sub-1/swi/sub-1_acq-echo2_desc-modfill_QSM.nii.gz"]
 
 
 def test_a_correlation_comes_from_the_cases_that_have_both() -> None:

@@ -42,6 +42,12 @@ def test_the_truth_in_every_layout(tmp_path: Path, layout: str, deep: bool) -> N
         assert (case.grid, case.spacing) == ("24x28x20", "1x1.1x1.3") and case.unusable == {}
 
 
+def test_rounding_does_not_make_another_grid(tmp_path: Path) -> None:
+    for name, size in (("p1", 0.93749997), ("p2", 0.93750003)):
+        save(tmp_path / name / f"{name}_t1.nii.gz", brain_volumes((8, 8, 8))["t1n"], np.diag((size, size, 1.2, 1)))
+    assert {case.spacing for case in scan_cohort(tmp_path).cases} == {"0.938x0.938x1.2"}
+
+
 def test_what_headers_show_and_what_only_voxels_show(tmp_path: Path) -> None:
     folder = write_case(tmp_path, "p1")
     (folder / "p1-t1n.nii.gz").write_text("no image")

@@ -24,6 +24,7 @@ __all__ = [
     "has_codes",
     "nothing_usable",
     "same_voxels",
+    "spacing_of",
     "times",
 ]
 
@@ -181,8 +182,13 @@ def has_codes(image: nib.Nifti1Image) -> bool:
 
 def describe_grid(image: nib.Nifti1Image) -> str:
     """Write the grid of an image as ``240x240x155 voxels of 1x1x1 mm``."""
-    spacing = (f"{size:.3g}" for size in nib.affines.voxel_sizes(image.affine))
-    return f"{times(image.shape)} voxels of {'x'.join(spacing)} mm"
+    return f"{times(image.shape)} voxels of {spacing_of(image)} mm"
+
+
+def spacing_of(image: nib.Nifti1Image) -> str:
+    """Write the edges of an image's voxels in mm as ``1x1x1.2``."""
+    sizes = nib.affines.voxel_sizes(np.asarray(image.affine))
+    return "x".join(f"{float(f'{size:.5g}'):.3g}" for size in sizes)  # 0.93749997 and 0.93750003 are the same
 
 
 def times(shape: tuple[int, ...]) -> str:

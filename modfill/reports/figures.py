@@ -139,7 +139,10 @@ def draw_figures(synthetic: Sequence[Synthetic], view: View, acquired: CaseFiles
 def _nearest(one: Synthetic, shown: Sequence[str]) -> str:
     """The shown modality that is most like a synthetic one; of a user's own set, the first: sidecars do not tell."""
     name = one.note.get("ModalitySet", {}).get("Name", BRATS.name)
-    return ModalitySet.of(name).nearest_source(one.modality, shown) if name in BUILT_IN else shown[0]
+    known = ModalitySet.of(name) if name in BUILT_IN else None
+    if known is None or known.names != tuple(short_names(one.note)):  # a user's own may be called like a built-in one
+        return shown[0]
+    return known.nearest_source(one.modality, shown)
 
 
 def _synthetic_figures(one: Synthetic, view: View) -> list[Figure]:

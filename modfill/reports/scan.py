@@ -9,11 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nibabel as nib
-import numpy as np
-from nibabel.affines import voxel_sizes
 from tqdm import tqdm
 
-from modfill.cases.checks import check_grids, nothing_usable, times
+from modfill.cases.checks import check_grids, nothing_usable, spacing_of, times
 from modfill.cases.files import CaseFiles
 from modfill.cases.finding import find_cohort
 from modfill.cases.marks import has_mark
@@ -172,8 +170,7 @@ def _read(files: CaseFiles, scanned: ScannedCase, deep: bool) -> ScannedCase:
 def _grid(images: Iterable[nib.Nifti1Image]) -> tuple[str, str]:
     """Voxels and voxel sizes of the first image."""
     for image in images:
-        sizes = (f"{size:.3g}" for size in voxel_sizes(np.asarray(image.affine)))
-        return times(image.shape[:3]), "x".join(sizes)
+        return times(image.shape[:3]), spacing_of(image)
     return "", ""
 
 

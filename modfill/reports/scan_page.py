@@ -54,7 +54,8 @@ def _summaries(scan: Scan) -> dict[str, pd.DataFrame]:
     """The tables that count cases, by title; none without a row."""
     table = case_table(scan)
     states = pd.DataFrame(
-        [{"modality": f"{m.name} ({m.short})", **{s: int((table[m.name] == s).sum()) for s in _STATES}}
+        [{"modality": m.name if m.name == m.short.lower() else f"{m.name} ({m.short})",
+          **{s: int((table[m.name] == s).sum()) for s in _STATES}}
          for m in scan.modality_set.modalities]
     )  # fmt: skip
     usable = [case for case in scan.cases if not case.problem and not case.unusable]
