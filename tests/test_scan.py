@@ -124,7 +124,7 @@ def test_the_command_writes_table_and_page(tmp_path: Path, capsys: pytest.Captur
     assert "must hold NIfTI files" in table.loc["<b>odd", "problem"]
     page = (tmp_path / "out" / "scan.html").read_text()
     assert "<b>odd" not in page and "&lt;b&gt;odd" in page and "p3" in page
-    assert '<td class="missing">missing</td>' in page
+    assert '<td class="missing"><span>missing</span></td>' in page
     assert "://" not in page and "src=" not in page  # nothing is loaded from elsewhere
     assert sorted(tmp_path.joinpath("in").rglob("*")) == before
 
