@@ -7,8 +7,10 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -20,13 +22,15 @@ from modfill.model.config import PRESETS, STAGES, Preset
 from modfill.model.device import best_device, half_is_fast
 from modfill.model.synthesiser import Synthesiser
 from modfill.training.calibration import fit_to_held_out
-from modfill.training.data import TrainingCase, brightness_of, load_cohort, require_every_modality
+from modfill.training.data import TrainingCase, brightness_of, load_cohort, load_lesions, require_every_modality
 from modfill.training.latents import LatentBank
+from modfill.training.lesions import LesionNetwork
 from modfill.training.log import Budget
 from modfill.training.loop import Stage, rank, train
 from modfill.training.regions import Regions
 from modfill.training.stages.autoencoder import AutoencoderStage
 from modfill.training.stages.denoiser import DenoiserStage
+from modfill.training.stages.lesions import SHARE, LesionStage
 from modfill.training.stages.translator import TranslatorStage
 from modfill.weights import checkpoint
 from modfill.weights.file import WeightsFile
@@ -49,6 +53,7 @@ def train_preset(
     device: torch.device | None = None,
     weights: Path | None = None,
     regions: Path | None = None,
+    lesions: float = 0.0,
     modality_set: ModalitySet | str | Path | None = None,
 ) -> Path:
     """Train a preset, or one stage of it, resuming whatever `out` already holds.
@@ -65,6 +70,9 @@ def train_preset(
         weights: trained weights of the same preset to start from, which may lack the last stages; a stage in `out`
             goes before them. With `stage`, only this stage, the calibration and the inflation change.
         regions: tumour regions of more patients, for the translator; see `modfill.training.regions`.
+        lesions: weight of lesion features in the translator's loss, about 0.2; 0 leaves them out. First a small
+            segmentation network is trained on the cases of `data` that have `<case_id>-seg.nii.gz` beside their images,
+            in a tenth of the translator's budget, and kept as `lesions.ckpt`.
         modality_set: a set, the name of a built-in one, or a TOML file; None takes that of `weights`, or the BraTS set.
 
     Returns:
@@ -93,10 +101,16 @@ def train_preset(
     half = half_is_fast(device) and _half_is_sound(cases, preset, device)
     stages = (stage,) if stage else STAGES
 
+    labels = _lesions(data, out, preset, cases) if lesions else {}
+    learn = partial(train, run=out, seed=seed, device=device, half=half)
+
     def train_stage(name: str) -> None:
-        budget = _budget(preset, name, stages, minutes)
-        train(_stage(name, model, cases, held_out, out=out, regions=more), out, budget, seed=seed, device=device,
-              half=half)  # fmt: skip
+        budget, frozen = _budget(preset, name, stages, minutes), None
+        if name == "translator" and labels:
+            first = LesionStage(LesionNetwork(len(preset.modalities)), preset, cases, labels)
+            learn(first, budget=budget.share(SHARE))
+            budget, frozen = budget.share(1 - SHARE), (first.network.requires_grad_(False), lesions)
+        learn(_stage(name, model, cases, held_out, out=out, regions=more, lesions=frozen), budget=budget)
 
     ready, renewed = _train_stages(model, trained, stages, out=out, train_stage=train_stage)
     result = out / "weights.safetensors"
@@ -204,6 +218,16 @@ def _cohorts(
     return kept, held_out
 
 
+def _lesions(data: Path, out: Path, preset: Preset, cases: list[TrainingCase]) -> dict[str, np.ndarray]:
+    """Labels of training cases by id. Rank 0 fills the cache before the others read it."""
+    if rank() != 0:
+        dist.barrier()
+    labels = load_lesions(data, out / "cache" / "train", preset, cases)
+    if rank() == 0 and dist.is_initialized():
+        dist.barrier()
+    return labels
+
+
 def _half_is_sound(cases: list[TrainingCase], preset: Preset, device: torch.device) -> bool:
     """True if training in bfloat16 is correct.
 
@@ -229,6 +253,7 @@ def _stage(
     *,
     out: Path,
     regions: Regions | None,
+    lesions: tuple[LesionNetwork, float] | None,
 ) -> Stage:
     """The stage, with its part of the model alone set to learn, and what needs no learning fitted."""
     part = getattr(model, name)
@@ -237,7 +262,7 @@ def _stage(
     if name == "autoencoder":
         return AutoencoderStage(model.autoencoder, model.preset, cases, held_out)
     if name == "translator":
-        return TranslatorStage(model, cases, held_out, regions)
+        return TranslatorStage(model, cases, held_out, regions, lesions)
     bank = LatentBank(model, cases, out / "latents", model.preset.training[name].variants)
     _filled(bank)
     return DenoiserStage(model, bank, held_out)
