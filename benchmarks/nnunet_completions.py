@@ -41,8 +41,9 @@ class CompletedDataset(nnUNetDatasetBlosc2):
         return data, *rest
 
 
-def write_completions(cases: Sequence[Case], fill: Fill, made_by: str, plans: dict, description: dict,
-                      dataset: Path) -> None:  # fmt: skip
+def write_completions(
+    cases: Sequence[Case], fill: Fill, made_by: str, *, plans: dict, description: dict, dataset: Path
+) -> None:
     """Complete and preprocess every missing set of every case that is not there yet.
 
     Args:

@@ -123,7 +123,7 @@ def predictors_of(options: argparse.Namespace, cases: list[Case], methods: Seque
         if method.name == OURS:
             dataset = options.run / "preprocessed" / nnunet.DATASET
             fill = partial(filled, method=method)
-            write_completions(cases, fill, weights_of(methods), plans, description, dataset)
+            write_completions(cases, fill, weights_of(methods), plans=plans, description=description, dataset=dataset)
             names.append("completed")
     return {name: nnunet.trained(name, plans, description, options.iterations, fold) for name in names}
 

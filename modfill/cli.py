@@ -315,7 +315,7 @@ def _train(options: argparse.Namespace, parser: Parser) -> int:
     weights = train_preset(
         options.preset, data=options.data, out=options.out, validate=options.validate, stage=options.stage,
         minutes=options.minutes, seed=options.seed, weights=options.weights, regions=options.regions,
-        modality_set=options.modalities,
+        lesions=options.lesions, modality_set=options.modalities,
     )  # fmt: skip
     print(f"weights: {weights}")
     return 0

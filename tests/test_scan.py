@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from modfill.cli import main
 from modfill.completer import ModalityCompleter
 from modfill.modalities import MODALITIES
 from modfill.reports import swaps
+from modfill.reports.advice import advice
 from modfill.reports.scan import Scan, ScannedCase, scan_cohort
-from modfill.reports.scan_page import case_table
+from modfill.reports.scan_page import as_text, case_table
 from modfill.reports.swaps import ACCURACY, describe_pairs
 from tests.case_files import brain_volumes, save, write_case
 from tests.layout_files import AVAILABLE, LAYOUTS, case_name, small_cohort
@@ -207,3 +209,21 @@ def test_a_deep_scan_goes_on_after_a_case_that_is_too_large(tmp_path: Path, monk
     monkeypatch.setattr("modfill.reports.scan.suspected_swap", judge)
     scan = scan_cohort(tmp_path, deep=True)
     assert "out of memory" in str(one(scan, "p1").problem) and one(scan, "p2").problem is None
+
+
+def test_advice_is_given_for_each_missing_set_and_none_is_claimed_within_an_error(tmp_path: Path) -> None:
+    for number, missing in enumerate((("t2f",), ("t1c",), ("t2f",), ())):
+        write_case(tmp_path, f"p{number}", [m for m in MODALITIES if m not in missing])
+    text = as_text(scan_cohort(tmp_path))
+    [headline] = [line for line in text.splitlines() if line.startswith("To segment with modfill")]
+    rows = text.split(headline)[1].split("\n\n")[0].split("\n")[2:]
+    assert len({row.split()[0] for row in rows}) == 2, "each set once a training, the complete case not at all"
+    sets = [missing for count in (1, 2, 3) for missing in combinations(MODALITIES, count)]
+    told = advice(sets)
+    assert set(told.missing) == {", ".join(missing) for missing in sets}
+    for words, figures in zip(told.advice, told["Dice with modfill"], strict=True):
+        gain, error = map(float, figures.split(" ± "))
+        if abs(abs(gain) - error) > 0.011:  # rounded
+            assert words == (
+                "no difference" if abs(gain) < error else "fill with modfill" if gain > 0 else "leave empty"
+            )

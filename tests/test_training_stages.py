@@ -135,13 +135,13 @@ def test_the_translator_trains_on_what_is_hidden_and_in_the_brain(cohort: Path, 
     for seed in range(3):
         batch = stage.batch(np.random.default_rng(seed))
         for inputs, target, wanted in batch.values():
-            assert wanted.shape == inputs.brain.shape
+            assert wanted.shape == inputs.volumes.shape
             for row in range(len(target)):
                 available = inputs.available[row] > 0
                 assert 0 < available.sum() < 4 and not available[target[row]]
                 assert (inputs.volumes[row, ~available] == 0).all() and inputs.volumes[row, available].any()
                 outside = inputs.brain[row, 0] == 0
-                assert (inputs.volumes[row, :, outside] == 0).all() and (wanted[row, 0, outside] == 0).all()
+                assert (inputs.volumes[row, :, outside] == 0).all() and (wanted[row, :, outside] == 0).all()
         assert not batch["regions"][0].place.any() and not batch["regions"][0].statistics.any()
 
 
@@ -149,7 +149,7 @@ def test_the_translator_s_loss_is_least_for_the_truth(cohort: Path, cache: Path,
     stage = translator_stage(cohort, cache, Regions(stored(tmp_path / "r.npz"), 4))
     stage.config = replace(stage.config, crop=0)
     batch = stage.batch(np.random.default_rng(0))
-    wanted = {id(inputs): volume for inputs, _, volume in batch.values()}
+    wanted = {id(inputs): volumes[range(len(target)), target][:, None] for inputs, target, volumes in batch.values()}
     losses = []
     for noise in (0.0, 0.3, 1.0):
         stage.part.forward = lambda inputs, target, noise=noise: (

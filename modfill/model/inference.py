@@ -50,7 +50,9 @@ class Inference:
     """
 
     def __init__(self, model: Synthesiser, device: torch.device):
-        self.model, self.device = model.to(device, memory_format=torch.channels_last_3d).eval(), device
+        # channels last, which a CPU's convolutions want; PyTorch's types do not know the argument
+        model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.model, self.device = model.to(device).eval(), device
 
     @property
     def preset(self) -> Preset:

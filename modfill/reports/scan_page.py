@@ -9,6 +9,8 @@ import pandas as pd
 from modfill import __version__
 from modfill.atomic import replacing, writable
 from modfill.errors import printable
+from modfill.modalities import BRATS
+from modfill.reports.advice import advice, basis
 from modfill.reports.pages import save_page
 from modfill.reports.scan import Scan, ScannedCase
 from modfill.reports.swaps import ACCURACY
@@ -66,6 +68,9 @@ def _summaries(scan: Scan) -> dict[str, pd.DataFrame]:
         "Usable cases by what they lack": _counts(pd.DataFrame({"modalities": lacking})),
         "Cases by grid": _counts(pd.DataFrame(grids, columns=["voxels", "spacing in mm"])),
     }
+    if scan.modality_set.names == BRATS.names:
+        sets = [scan.modality_set.without(case.available) for case in usable]
+        summaries[f"To segment with modfill or with empty channels ({basis()})"] = advice(sets)
     return {title: counts for title, counts in summaries.items() if len(counts)}
 
 

@@ -235,6 +235,9 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--stage", choices=STAGES, help="this stage alone")
     train.add_argument("--weights", type=_existing, metavar="FILE", help="start from these instead of from nothing")
     train.add_argument("--regions", type=_existing, metavar="FILE", help="tumour regions of more patients (.npz)")
+    train.add_argument("--lesions", type=_weight, default=0.0, metavar="WEIGHT",
+                       help="weight of lesion features in the translator's loss, e.g. 0.2; needs <case_id>-seg.nii.gz "
+                            "beside the images (default: 0)")  # fmt: skip
     train.add_argument("--minutes", type=_minutes, metavar="N", help="time budget, shared among the stages")
     train.add_argument("--seed", type=_number(0, 2**63 - 1), default=0, metavar="N", help="default: 0")
 
@@ -309,6 +312,16 @@ def _minutes(text: str) -> float:
     if not 0 < minutes < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number of minutes above 0, got '{text}'")
     return minutes
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a weight of 0 or more, got '{text}'")
+    return weight
 
 
 def _shard(text: str) -> str:

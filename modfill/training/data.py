@@ -12,11 +12,13 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
 
 from modfill.atomic import replacing, writable
+from modfill.cases.checks import times
 from modfill.cases.files import CaseFiles
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case, require_usable
@@ -106,6 +108,49 @@ def load_cohort(folder: Path, cache: Path, preset: Preset) -> list[TrainingCase]
                            "none; give a folder of case folders")  # fmt: skip
     _log_incomplete(folder, cases, preset)
     return cases
+
+
+def load_lesions(folder: Path, cache: Path, preset: Preset, cases: Sequence[TrainingCase]) -> dict[str, np.ndarray]:
+    """The segmentations `<case_id>-seg.nii.gz` that lie beside training images, on the model's grid, by case id.
+
+    Args:
+        folder: as for `load_cohort`.
+        cache: likewise.
+        preset: likewise.
+        cases: those of the folder that are wanted.
+
+    Returns:
+        Labels (X, Y, Z) uint8, memory-mapped: 0 background, 1 necrosis, 2 oedema, 3 enhancing tumour. Higher ones, such
+        as the 4 of older BraTS sets, are 3.
+
+    Raises:
+        ModfillError: there is none, or one is not on the grid of its images.
+    """
+    found, keys = {}, {case.case_id: case.key for case in cases}
+    for files in find_cases(folder, modality_set=preset.modality_set, ignore_unexplained=True):
+        if files.case_id in keys:
+            beside = next(iter(files.paths.values())).with_name(f"{files.case_id}-seg.nii.gz")
+            if beside.exists():
+                stem = f"{keys[files.case_id]}-lesions-{file_digest(beside)[:16]}"
+                path = cache / f"zscore-{preset.multiple}" / f"{stem}.npy"
+                if not path.exists():
+                    save_array(path, _labels(read_case(files), beside, preset))
+                found[files.case_id] = np.load(path, mmap_mode="r")
+    if not found:
+        raise ModfillError(f"{folder}: lesions need a segmentation <case_id>-seg.nii.gz beside the images of a "
+                           "training case, found none; add some, or leave lesions out")  # fmt: skip
+    return found
+
+
+def _labels(case: Case, path: Path, preset: Preset) -> np.ndarray:
+    """A segmentation on the model's grid."""
+    labels = np.asarray(nib.Nifti1Image.from_filename(path).dataobj)
+    shape = case.volume(case.available[0]).shape
+    if labels.shape != shape:
+        raise ModfillError(f"{path} must be on the grid of its images, {times(shape)}, got {times(labels.shape)}; "
+                           "resample or remove it")  # fmt: skip
+    geometry = prepare(case, preset.multiple).geometry
+    return geometry.apply(labels.clip(0, 3).astype(np.uint8), linear=False)
 
 
 def require_every_modality(cases: Sequence[TrainingCase], preset: Preset) -> None:

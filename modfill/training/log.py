@@ -41,6 +41,10 @@ class Budget:
         spent = progress.step / self.steps if self.minutes is None else progress.seconds / (60 * self.minutes)
         return min(spent, 1.0)
 
+    def share(self, part: float) -> Budget:
+        """A part of the budget, from 0 to 1."""
+        return Budget(max(round(self.steps * part), 1), self.minutes and self.minutes * part)
+
 
 _LOG = logging.getLogger("modfill")
 
@@ -51,8 +55,8 @@ class Curves:
     A row is written each minute, and each fiftieth of the budget where that is sooner.
     """
 
-    def __init__(self, run: Path, stage: str):
-        self.stage = stage
+    def __init__(self, run: Path, stage: str, measure: tuple[str, str] = ("PSNR", " dB")):
+        self.stage, self.measure = stage, measure
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -88,9 +92,10 @@ class Curves:
                   remaining / 60)  # fmt: skip
 
     def validated(self, progress: Progress, value: float) -> None:
-        """Record a validation PSNR."""
-        self._write(progress, "validation_psnr", value)
-        _LOG.info("%s step %d  validation PSNR %.2f dB", self.stage, progress.step, value)
+        """Record a validation."""
+        name, unit = self.measure
+        self._write(progress, f"validation_{name.lower()}", value)
+        _LOG.info("%s step %d  validation %s %.2f%s", self.stage, progress.step, name, value, unit)
 
     def _write(self, progress: Progress, name: str, value: float) -> None:
         self.rows.writerow([progress.step, f"{progress.seconds:.1f}", name, f"{value:.6g}"])

@@ -42,6 +42,7 @@ class Stage(nn.Module):
         turn: whose loss `forward` gives, from 0; set by the loop.
         spent: the share of the budget that is spent, 0 to 1; set by the loop.
         origin: what the stage is trained from and a resumed run must repeat, by name.
+        measure: what `validate` gives, and its unit as it is printed.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Stage(nn.Module):
     turns: int = 1
     turn: int = 0
     spent: float = 0.0
+    measure: tuple[str, str] = ("PSNR", " dB")
 
     def batch(self, rng: np.random.Generator) -> Mapping[str, object]:
         """The inputs of one step."""
@@ -65,7 +67,7 @@ class Stage(nn.Module):
         return learning_rate(self.config, step, self.spent)
 
     def validate(self) -> float:
-        """The stage's validation PSNR in dB."""
+        """The stage's validation: PSNR in dB, unless `measure` says otherwise."""
         raise TypeError(f"{type(self).__name__} must define validate()")
 
 
@@ -120,7 +122,7 @@ def train(
     model: Callable[..., Any] = (
         DistributedDataParallel(stage, find_unused_parameters=True) if dist.is_initialized() else stage
     )
-    curves = Curves(run, stage.name) if rank() == 0 else None
+    curves = Curves(run, stage.name, stage.measure) if rank() == 0 else None
     saved, validating = time.monotonic(), 0.0
     while (fraction := _spent(budget, progress, device)) < 1:
         began = budget.clock()

@@ -8,8 +8,10 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -21,13 +23,22 @@ from modfill.model.config import PRESETS, STAGES, Preset
 from modfill.model.device import best_device, half_is_fast
 from modfill.model.synthesiser import Synthesiser
 from modfill.training.calibration import fit_to_held_out
-from modfill.training.data import TrainingCase, brightness_of, file_digest, load_cohort, require_every_modality
+from modfill.training.data import (
+    TrainingCase,
+    brightness_of,
+    file_digest,
+    load_cohort,
+    load_lesions,
+    require_every_modality,
+)
 from modfill.training.latents import LatentBank
+from modfill.training.lesions import LesionNetwork
 from modfill.training.log import Budget
 from modfill.training.loop import Stage, rank, require_origin, train
 from modfill.training.regions import Regions
 from modfill.training.stages.autoencoder import AutoencoderStage
 from modfill.training.stages.denoiser import DenoiserStage
+from modfill.training.stages.lesions import SHARE, LesionStage
 from modfill.training.stages.translator import TranslatorStage
 from modfill.weights import checkpoint
 from modfill.weights.file import WeightsFile
@@ -50,6 +61,7 @@ def train_preset(
     device: torch.device | None = None,
     weights: Path | None = None,
     regions: Path | None = None,
+    lesions: float = 0.0,
     modality_set: ModalitySet | str | Path | None = None,
 ) -> Path:
     """Train a preset, or one stage of it, resuming whatever `out` already holds.
@@ -66,6 +78,9 @@ def train_preset(
         weights: trained weights of the same preset to start from, which may lack the last stages; a stage in `out`
             goes before them. With `stage`, only this stage and what is fitted to held-out cases change.
         regions: tumour regions of more patients, for the translator; see `modfill.training.regions`.
+        lesions: weight of lesion features in the translator's loss, about 0.2; 0 leaves them out. First a small
+            segmentation network is trained on the cases of `data` that have `<case_id>-seg.nii.gz` beside their images,
+            in a tenth of the translator's budget, and kept as `lesions.ckpt`.
         modality_set: a set, the name of a built-in one, or a TOML file; None takes that of `weights`, or the BraTS set.
 
     Returns:
@@ -73,7 +88,8 @@ def train_preset(
 
     Raises:
         ModfillError: unknown preset or stage, no time to train in, weights of another preset, no case, an earlier
-            stage that is missing, or one in `out` of other modalities or cases, or begun with another seed or regions.
+            stage that is missing, or one in `out` of other modalities or cases, or begun with another seed, other
+            regions or another weight of lesions.
     """
     if minutes is not None and not 0 < minutes < math.inf:
         raise ModfillError(f"minutes must be more than 0, got {minutes}")
@@ -95,11 +111,20 @@ def train_preset(
     stages = (stage,) if stage else STAGES
     origin = _origin(preset, cases, held_out)
 
+    labels = _lesions(data, out, preset, cases) if lesions else {}
+    learn = partial(train, run=out, seed=seed, device=device, half=half)
+
     def train_stage(name: str) -> None:
-        budget = _budget(preset, name, stages, minutes)
-        made = _stage(name, model, cases, held_out, out=out, regions=more)
-        made.origin = {**origin, "the seed": str(seed), **_regions_of(name, regions)}
-        train(made, out, budget, seed=seed, device=device, half=half)
+        budget, frozen = _budget(preset, name, stages, minutes), None
+        common = {**origin, "the seed": str(seed)}
+        if name == "translator" and labels:
+            first = LesionStage(LesionNetwork(len(preset.modalities)), preset, cases, labels)
+            first.origin = common
+            learn(first, budget=budget.share(SHARE))
+            budget, frozen = budget.share(1 - SHARE), (first.network.requires_grad_(False), lesions)
+        made = _stage(name, model, cases, held_out, out=out, regions=more, lesions=frozen)
+        made.origin = common | _origin_of(name, regions, lesions)
+        learn(made, budget=budget)
 
     ready, renewed = _train_stages(model, trained, stages, out=out, train_stage=train_stage, origin=origin)
     result = out / "weights.safetensors"
@@ -155,11 +180,12 @@ def _origin(preset: Preset, cases: list[TrainingCase], held_out: list[TrainingCa
     return {"the modalities": ", ".join(preset.modalities), "the cases": known}
 
 
-def _regions_of(stage: str, regions: Path | None) -> dict[str, str]:
-    """The tumour regions of the translator, which alone is trained on them."""
+def _origin_of(stage: str, regions: Path | None, lesions: float) -> dict[str, str]:
+    """What the translator alone is trained from: tumour regions, and the weight of lesion features."""
     if stage != "translator":
         return {}
-    return {"the tumour regions": "none" if regions is None else f"of SHA-256 {file_digest(regions)[:8]}"}
+    known = "none" if regions is None else f"of SHA-256 {file_digest(regions)[:8]}"
+    return {"the tumour regions": known, "the weight of lesion features": f"{lesions:g}"}
 
 
 def _budget(preset: Preset, name: str, stages: Sequence[str], minutes: float | None) -> Budget:
@@ -223,6 +249,16 @@ def _cohorts(
     return kept, held_out
 
 
+def _lesions(data: Path, out: Path, preset: Preset, cases: list[TrainingCase]) -> dict[str, np.ndarray]:
+    """Labels of training cases by id. Rank 0 fills the cache before the others read it."""
+    if rank() != 0:
+        dist.barrier()
+    labels = load_lesions(data, out / "cache" / "train", preset, cases)
+    if rank() == 0 and dist.is_initialized():
+        dist.barrier()
+    return labels
+
+
 def _half_is_sound(cases: list[TrainingCase], preset: Preset, device: torch.device) -> bool:
     """True if training in bfloat16 is correct.
 
@@ -248,6 +284,7 @@ def _stage(
     *,
     out: Path,
     regions: Regions | None,
+    lesions: tuple[LesionNetwork, float] | None,
 ) -> Stage:
     """The stage, with its part of the model alone set to learn, and what needs no learning fitted."""
     part = getattr(model, name)
@@ -256,7 +293,7 @@ def _stage(
     if name == "autoencoder":
         return AutoencoderStage(model.autoencoder, model.preset, cases, held_out)
     if name == "translator":
-        return TranslatorStage(model, cases, held_out, regions)
+        return TranslatorStage(model, cases, held_out, regions, lesions)
     bank = LatentBank(model, cases, out / "latents", model.preset.training[name].variants)
     _filled(bank)
     return DenoiserStage(model, bank, held_out)

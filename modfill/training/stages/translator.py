@@ -15,6 +15,7 @@ from modfill.model.synthesiser import Synthesiser
 from modfill.model.translator import Inputs
 from modfill.training.augmentation import draw_sources, example, other_scanner
 from modfill.training.data import HeldCases, TrainingCase, encoded, unit_psnr, validation_tasks
+from modfill.training.lesions import LesionNetwork, feature_distance
 from modfill.training.loop import Stage
 from modfill.training.losses import brain_mean, linear_fit, log_likelihood, ssim
 from modfill.training.muon import with_adamw
@@ -32,10 +33,18 @@ class TranslatorStage(Stage):
     """Trains on the logarithm of the squared error after a linear fit, which the protocol calls matched, and on SSIM.
 
     The logarithm lets easy and hard tasks count alike. Tumour regions are too small for a fit.
+
+    Args:
+        model: its translator learns.
+        cases: training cases.
+        held_out: validation cases.
+        regions: tumour regions of more patients.
+        lesions: a frozen segmentation network, and the weight of its features' distance in the loss.
     """
 
     name = "translator"
     unit: Tensor
+    lesions: tuple[LesionNetwork, float] | None
 
     def __init__(
         self,
@@ -43,10 +52,11 @@ class TranslatorStage(Stage):
         cases: list[TrainingCase],
         held_out: list[TrainingCase],
         regions: Regions | None = None,
+        lesions: tuple[LesionNetwork, float] | None = None,
     ):
         super().__init__()
         self.part, self.held_out, self.regions = model.translator, held_out, regions
-        self.__dict__["model"] = model  # out of the module tree: only `part` is trained and saved
+        self.__dict__.update(model=model, lesions=lesions)  # out of the module tree: only `part` is trained and saved
         self.cases = HeldCases(cases)
         self.config = model.preset.training[self.name]
         self.modalities, self.factor = len(model.preset.modalities), model.preset.autoencoder.factor
@@ -69,7 +79,7 @@ class TranslatorStage(Stage):
         return batch
 
     def _crops(self, rng: np.random.Generator) -> tuple[Inputs, Tensor, Tensor]:
-        """Inputs, targets (B,) and their acquired volumes (B, 1, X, Y, Z)."""
+        """Inputs, targets (B,) and all modalities as acquired (B, M, X, Y, Z)."""
         device, rows = self.unit.device, []
         for _ in range(self.config.crops):
             index = int(rng.integers(len(self.cases)))
@@ -79,7 +89,7 @@ class TranslatorStage(Stage):
             known = torch.tensor(rng.random(2) < (STATISTICS_KNOWN, PLACE_KNOWN), device=device)
             inputs = Inputs(drawn.sources * sources[:, None, None, None], drawn.brain[None].float(), sources,
                             drawn.place * known[1], drawn.statistics * known[0])  # fmt: skip
-            rows.append((inputs, target, drawn.wanted[target]))
+            rows.append((inputs, target, drawn.wanted))
         return _stacked(rows)
 
     def _regions(self, rng: np.random.Generator, regions: Regions) -> tuple[Inputs, Tensor, Tensor]:
@@ -93,7 +103,7 @@ class TranslatorStage(Stage):
             place = torch.zeros(PLACES, *(n // self.factor for n in brain.shape), device=device)
             inputs = Inputs(other_scanner(rng, volume, brain) * sources[:, None, None, None], brain[None].float(),
                             sources, place, torch.zeros(statistics_length(self.modalities), device=device))  # fmt: skip
-            rows.append((inputs, target, volume[target]))
+            rows.append((inputs, target, volume))
         return _stacked(rows)
 
     def _task(self, rng: np.random.Generator, modalities: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
@@ -105,7 +115,8 @@ class TranslatorStage(Stage):
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, a scalar, and its parts for the curves."""
-        inputs, target, wanted = batch["crops"]
+        inputs, target, acquired = batch["crops"]
+        wanted = _of_target(acquired, target)
         mean, log_error = self.part(inputs, target)
         brain = inputs.brain
         counts = (brain.sum((2, 3, 4)) > LEAST_VOXELS).float()
@@ -118,15 +129,29 @@ class TranslatorStage(Stage):
         loss = (matched + FLOOR).log() + PLAIN * plain - SIMILARITY * similarity + ERROR * expected
         parts = {"matched": matched.mean(), "plain": plain.mean(), "ssim": similarity.mean()}
         total = (loss * counts).mean()
+        if self.lesions is not None:
+            network, weight = self.lesions
+            parts["lesions"] = (feature_distance(network, acquired, target, fit * brain) * counts[:, 0]).mean()
+            total = total + weight * parts["lesions"]
         if "regions" in batch:
-            inputs, target, wanted = batch["regions"]
-            mean, log_error = self.part(inputs, target)
-            error = (mean - wanted).square()
-            rows = brain_mean(error, inputs.brain)
-            parts["regions"] = rows.mean()
-            total = total + REGION * (rows + REGION_FLOOR).log().mean()
-            total = total + REGION_ERROR * log_likelihood(log_error, error.detach(), inputs.brain).mean()
+            total = total + self._regions_loss(batch["regions"], parts)
         return total, parts
+
+    def _regions_loss(self, rows: tuple[Inputs, Tensor, Tensor], parts: dict[str, Tensor]) -> Tensor:
+        """The loss of tumour regions, a scalar; adds its parts."""
+        inputs, target, acquired = rows
+        wanted = _of_target(acquired, target)
+        mean, log_error = self.part(inputs, target)
+        error = (mean - wanted).square()
+        errors = brain_mean(error, inputs.brain)
+        parts["regions"] = errors.mean()
+        total = REGION * (errors + REGION_FLOOR).log().mean()
+        total = total + REGION_ERROR * log_likelihood(log_error, error.detach(), inputs.brain).mean()
+        if self.lesions is not None:
+            network, weight = self.lesions
+            parts["lesions in regions"] = feature_distance(network, acquired, target, mean * inputs.brain).mean()
+            total = total + weight * parts["lesions in regions"]
+        return total
 
     def validate(self) -> float:
         """Mean PSNR over the validation tasks."""
@@ -140,4 +165,9 @@ class TranslatorStage(Stage):
 def _stacked(rows: list[tuple[Inputs, int, Tensor]]) -> tuple[Inputs, Tensor, Tensor]:
     inputs = Inputs(*(torch.stack(parts) for parts in zip(*(row[0] for row in rows), strict=True)))
     target = torch.tensor([row[1] for row in rows], device=inputs.brain.device)
-    return inputs, target, torch.stack([row[2] for row in rows])[:, None]
+    return inputs, target, torch.stack([row[2] for row in rows])
+
+
+def _of_target(acquired: Tensor, target: Tensor) -> Tensor:
+    """The volume (B, 1, X, Y, Z) of each row's target among all modalities (B, M, X, Y, Z)."""
+    return acquired[torch.arange(len(target), device=target.device), target][:, None]
