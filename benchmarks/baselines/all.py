@@ -89,7 +89,7 @@ def table(frame: pd.DataFrame, names: Sequence[str], out: Path) -> str:
             means = (part[figure].mean() for figure in ("psnr", "psnr_matched", "ssim"))
             cells.append("{:.2f} / {:.2f} / {:.3f}".format(*means) if len(part) else "–")
         steps = ", ".join(f"{each.steps:,}" for each in facts.values())
-        minutes = ", ".join(f"{each.minutes:.1f} ({each.clock})" for each in facts.values())
+        minutes = ", ".join(f"{each.minutes:.2f} ({each.clock})" for each in facts.values())
         size = _parameters(next(iter(facts)), name)
         paper = "; ".join(IN_PAPER.get(name, ("–",)))
         label = rows.method.iloc[0] if len(rows) else name

@@ -38,7 +38,7 @@ class Facts:
     steps: int
     minutes: float
     validation_psnr: float
-    clock: str
+    clock: str = "wall"  # of files that name none
 
     @property
     def label(self) -> str:
