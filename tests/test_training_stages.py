@@ -176,6 +176,22 @@ def test_the_denoiser_s_loss_is_0_for_the_residual_and_counts_all_levels(cohort:
     assert float(stage(batch)[0]) == pytest.approx(1, rel=1e-3), "an error in keeping with its level"
 
 
+def test_cases_of_any_size_train_the_denoiser_together(tmp_path: Path) -> None:
+    for seed, shape in enumerate(((24, 28, 20), (40, 24, 52))):
+        write_case(tmp_path / "in", f"p{seed}", shape=shape, seed=seed)
+    stage = denoiser_stage(tmp_path / "in", tmp_path / "cache")
+    small, large = (stage.bank._row(index, *stage.bank._task(index)[1:], 0) for index in (0, 1))
+    assert small[0].shape != large[0].shape
+    drawn = iter((small, large))
+    stage.bank.row = lambda rng: next(drawn)
+    batch = stage.batch(np.random.default_rng(0))
+    for part, rows in ((batch["clean"], (small[5], large[5])), (batch["condition"].extra, (small[2], large[2]))):
+        for found, row in zip(part, rows, strict=True):
+            own = tuple(slice(n) for n in row.shape)
+            assert torch.equal(found[own], row) and found.count_nonzero() == row.count_nonzero()
+    assert torch.isfinite(stage(batch)[0])
+
+
 def test_ranks_wait_for_as_long_as_a_cohort_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """1251 cases at 30 s each are ten hours; the default timeout is half an hour, or ten minutes on GPUs."""
     joined: list[timedelta] = []

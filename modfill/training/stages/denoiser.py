@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class DenoiserStage(Stage):
     def batch(self, rng: np.random.Generator) -> Mapping[str, Any]:
         """Draw the inputs of one step."""
         rows = [self.bank.row(rng) for _ in range(self.config.crops)]
-        mean, sources, extra, available, target, clean = (torch.stack(parts) for parts in zip(*rows, strict=True))
+        mean, sources, extra, available, target, clean = (_stacked(parts) for parts in zip(*rows, strict=True))
         sigma = np.exp(rng.normal(*LOG_SIGMA, len(rows))).clip(*SIGMAS).astype(np.float32)
         device = self.part.residual.device
         condition = Condition(*(x.to(device) for x in (mean, sources, extra, available, target)))
@@ -68,3 +68,11 @@ class DenoiserStage(Stage):
             predicted = model.predict(known, target, noise.to(device)).volume.cpu().numpy()
             values.append(unit_psnr(case, target, predicted))
         return float(np.mean(values))
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Stack the same part of cases, those with smaller grids filled up with 0, which is outside the brain."""
+    grid = [max(edges) for edges in zip(*(part.shape[-3:] for part in parts), strict=True)] if parts[0].ndim > 3 else []
+    missing = [[n for edge, now in zip(reversed(grid), reversed(part.shape), strict=False) for n in (0, edge - now)]
+               for part in parts]  # fmt: skip
+    return torch.stack([nn.functional.pad(part, pads) for part, pads in zip(parts, missing, strict=True)])
