@@ -101,7 +101,7 @@ def training_json(inputs: Path, folder: Path, version: int) -> None:
 
 def a_training_state(inputs: Path, folder: Path, version: int) -> None:
     parameters = {"a": nn.Parameter(torch.full((5000,), float(version)))}
-    stage = SimpleNamespace(named_parameters=parameters.items, named_buffers=dict, state_dict=dict)
+    stage = SimpleNamespace(named_parameters=parameters.items, named_buffers=dict, state_dict=dict, origin={})
     optimiser = torch.optim.AdamW(parameters.values())
     loop._save(folder / "translator.ckpt", stage, [optimiser], loop.EMA(parameters, 0.9), loop.Progress(version))
 
