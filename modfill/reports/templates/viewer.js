@@ -125,6 +125,7 @@ function paint() {
     image.heading.replaceChildren(
       painted.modality + " ", element("b", synthetic ? "estimated" : "", painted.kind.toUpperCase()),
       element("i", "", swapped ? " in place of " + image.modality : synthetic ? " " + image.value : ""));
+    image.heading.title = image.heading.textContent;  // what does not fit beside many images
     for (const pane of image.panes) if (!pane.pane.hidden) paintPane(pane, painted, greys, ambers);
   }
   tellPlace();
