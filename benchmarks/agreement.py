@@ -76,7 +76,7 @@ def by_scale(volume: np.ndarray, brain: np.ndarray) -> Iterator[float]:
 
 
 def bands(volume: np.ndarray, brain: np.ndarray) -> Iterator[np.ndarray]:
-    """What lies between one gaussian of `SCALES` and the next in the brain's voxels (N,), finest first."""
+    """Differences of successive gaussians of `SCALES` at the brain's voxels, each (N,), finest first."""
     inside = brain.astype(np.float32)
     whole = left = (volume * inside).astype(np.float32)
     for sigma in (*SCALES, None):

@@ -38,7 +38,7 @@ STATEMENTS = {"samples": "share of the samples", "gaussian": "gaussian around th
 
 
 def voxels(completer: ModalityCompleter, case: Case, samples: int, folder: Path) -> dict[str, np.ndarray]:
-    """What the tumour's voxels have in every image, z-scored over the brain, kept in `folder` image by image.
+    """Excess of T1ce over T1 in the tumour's voxels, z-scored over the brain; each image's is kept in `folder`.
 
     Returns:
         Arrays (N,): `enhances`, bool; by image, `mean` and `sample-1` to `sample-<samples>`, the excess over T1; and

@@ -87,7 +87,7 @@ class GuidedDecoder(nn.Module):
         return out[0], out[1]
 
     def _near(self, planes: Tensor) -> Tensor:
-        """What `near` gives between the first and the last of some planes: (n + 2, M, Y, Z) -> (n, C, Y, Z).
+        """Convolve planes with their neighbours by `near`: (n + 2, M, Y, Z) -> (n, C, Y, Z), without the outer two.
 
         A convolution of planes with the ones before and after as channels, which a CPU does five times faster than one
         of a volume with few channels.

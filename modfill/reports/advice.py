@@ -39,7 +39,7 @@ def advice(missing_sets: Iterable[tuple[str, ...]]) -> pd.DataFrame:
 
 
 def basis() -> str:
-    """What the advice was measured on, for its headline."""
+    """Name the patients and the segmenter of the measurement, for the headline of the advice."""
     first = next(choice for found in _choices().values() for choice in found)
     shipped = SHIPPED.with_name(f"{SHIPPED.name}.sha256").read_text(encoding="utf8")
     earlier = "" if shipped.startswith(first["weights"][:8]) else ", earlier weights of modfill"

@@ -20,7 +20,7 @@ LEAST = 4  # tasks that determine a line; of fewer, only the intercept is fitted
 
 @dataclass(frozen=True)
 class _Found:
-    """What is found of one task.
+    """Figures of one task.
 
     Attributes:
         units: (3, 2) mean and standard deviation in unit range: expected from the sources, the synthetic image's own,
@@ -67,7 +67,7 @@ def fit_to_held_out(model: Synthesiser, held_out: list[TrainingCase]) -> None:
 
 
 def share_of_own(expected: np.ndarray, own: np.ndarray, acquired: np.ndarray) -> np.ndarray:
-    """How far (2,) to move from `expected` to `own`, 0 to 1, to come nearest to `acquired`; each (N, 2)."""
+    """Least-squares share (2,), 0 to 1, of the way from `expected` to `own`, towards `acquired`; each (N, 2)."""
     apart = own - expected
     return np.clip((apart * (acquired - expected)).sum(0) / np.maximum((apart**2).sum(0), 1e-12), 0, 1)
 

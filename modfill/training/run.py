@@ -174,14 +174,14 @@ def _train_stages(
 
 
 def _origin(preset: Preset, cases: list[TrainingCase], held_out: list[TrainingCase]) -> dict[str, str]:
-    """What all stages of a run have in common, by name."""
+    """Name the modalities and the cases, which all stages of a run share."""
     keys = hashlib.sha256("\n".join([*(case.key for case in cases), "", *(case.key for case in held_out)]).encode())
     known = f"{len(cases)} and {len(held_out)} held out (SHA-256 {keys.hexdigest()[:8]})"
     return {"the modalities": ", ".join(preset.modalities), "the cases": known}
 
 
 def _origin_of(stage: str, regions: Path | None, lesions: float) -> dict[str, str]:
-    """What the translator alone is trained from: tumour regions, and the weight of lesion features."""
+    """Name the tumour regions and the weight of lesion features, which only the translator has."""
     if stage != "translator":
         return {}
     known = "none" if regions is None else f"of SHA-256 {file_digest(regions)[:8]}"
