@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from itertools import permutations
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -16,7 +19,9 @@ from benchmarks.baselines.cyclegan import IDENTITY, CycleGAN2D
 from benchmarks.baselines.export import Facts, facts_of
 from benchmarks.baselines.pair import Form, PairStage
 from benchmarks.baselines.parts import ImagePool, PatchGAN, ResNetGenerator, constant_then_linear
-from benchmarks.baselines.trained import PAIRS, TrainedPairs, training_case
+from benchmarks.baselines.pix2pix import Pix2Pix2D
+from benchmarks.baselines.trained import PAIRS, Trained, TrainedPairs, training_case
+from benchmarks.tables import read
 from modfill.errors import ModfillError
 from modfill.model.config import AutoencoderConfig
 from modfill.training.data import TrainingCase
@@ -266,7 +271,7 @@ def test_aldm_starts_all_windows_from_the_same_noise(cases: list[TrainingCase]) 
 
 def test_aldm_has_the_papers_widths() -> None:
     with torch.device("meta"):
-        translator = aldm.Translator(3, aldm.ALDM.FULL.translator)
+        translator = aldm.Translator(3, aldm.ALDM.FULL.translator, 4)
     widths = [block.convolutions[1].out_channels for block in translator.blocks]
     assert widths == [256, 256, 256, 256, 256, 128]
     spades = [isinstance(block.norms[0], aldm.MSSpade) for block in translator.blocks]
@@ -277,6 +282,39 @@ def test_aldm_has_the_papers_widths() -> None:
 def test_rates_stay_and_then_fall_to_nothing() -> None:
     assert [constant_then_linear(spent, 0.5) for spent in (0, 0.5, 0.75, 1)] == [1, 1, 0.5, 0]
     assert constant_then_linear(1, 1) == 1
+
+
+def test_any_set_of_modalities_trains_and_is_scored_by_one_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        head = np.zeros((40, 44, 36))
+        head[4:-4, 4:-4, 4:-4] = 100 + 20 * rng.random((32, 36, 28))
+        (folder := tmp_path / split / f"IXI-{split}").mkdir(parents=True)
+        for modality, voxels in {"t1": head, "t2": 300 - head, "pd": 2 * head}.items():
+            image = nib.Nifti1Image((voxels * (head > 0)).astype(np.int16), np.eye(4))
+            nib.save(image, folder / f"IXI-{split}-{modality}.nii.gz")
+    for name in ("reggan", "aldm"):
+        monkeypatch.setattr(PAIRS[name], "SMALL", TINY[name])
+    monkeypatch.setattr(Pix2Pix2D, "window", (32, 32, 1))
+    monkeypatch.setattr(trained, "DEVICE", torch.device("cpu"))
+    out = tmp_path / "rivals"
+    monkeypatch.setattr(sys, "argv", [
+        "all", "--modalities", "ixi", "--minutes-each", "1e-4", "--small", "--names", "reggan", "aldm", "pix2pix2d",
+        "--train", f"{tmp_path}/train", "--validate", f"{tmp_path}/test", "--cases", f"{tmp_path}/test",
+        "--out", str(out),
+    ])  # fmt: skip
+    every.main()
+    frame = read(out / "translation.csv")
+    assert set(zip(frame.method, frame.sources, frame.target, strict=True)) == {
+        (name, "t1", "pd") for name in ("reggan-small", "aldm-small", "pix2pix2d")
+    }
+    assert frame.psnr.between(0, 100).all() and "25.85 / .898" in (out / "rivals.md").read_text()
+    aldm_small = TrainedPairs("aldm", out / "aldm")
+    assert set(aldm_small.facts) == set(permutations(("t1", "t2", "pd"), 2))
+    with pytest.raises(ModfillError, match=r"trained for t1, t2, pd, got a case of t1n, t1c, t2w, t2f"):
+        Trained("pix2pix2d", out / "pix2pix2d").complete(without(learnable_case(1), "t2f"), ["t2f"])
 
 
 def test_minutes_of_a_training_are_those_of_the_budgets_clock(tmp_path: Path, cases: list[TrainingCase]) -> None:
@@ -301,7 +339,9 @@ def test_one_command_trains_completes_and_leaves_finished_runs_alone(
     monkeypatch.setattr(reggan.RegGAN, "SMALL", TINY["reggan"])
     monkeypatch.setattr(trained, "DEVICE", torch.device("cpu"))
     folders = {Path("train"): 1, Path("validate"): 3}
-    monkeypatch.setattr(every, "training_cases", lambda folder: [training_case(learnable_case(folders[folder]))])
+    monkeypatch.setattr(
+        every, "training_cases", lambda folder, modality_set: [training_case(learnable_case(folders[folder]))]
+    )
 
     def fit(minutes: float) -> Facts:
         planned = every.trainings(["reggan"], [("t1n", "t2f")], tmp_path, minutes)

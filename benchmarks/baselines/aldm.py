@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.baselines.cyclegan import l1
-from benchmarks.baselines.network import M
 from benchmarks.baselines.pair import Form, PairStage
 from benchmarks.baselines.parts import PatchGAN, frozen
+from modfill.modalities import MODALITIES
 from modfill.model.autoencoder import Autoencoder
 from modfill.model.config import AutoencoderConfig
 from modfill.training.data import TrainingCase
@@ -48,7 +48,7 @@ class ALDMForm(Form):
 class MSSpade(nn.Module):
     """norm(h) * (1 + gamma(h)) + beta(h), with a gamma and a beta for each target, read from h itself."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, modalities: int):
         super().__init__()
         hidden = channels // 2  # 128 for 256, as in SPADE (Park et al. 2019)
         self.norm = nn.InstanceNorm3d(channels)
@@ -56,7 +56,7 @@ class MSSpade(nn.Module):
             nn.Sequential(
                 nn.Conv3d(channels, hidden, 3, padding=1), nn.ReLU(), nn.Conv3d(hidden, 2 * channels, 3, padding=1)
             )
-            for _ in range(M)
+            for _ in range(modalities)
         )
 
     def forward(self, h: Tensor, target: int) -> Tensor:
@@ -66,12 +66,19 @@ class MSSpade(nn.Module):
 
 
 class Block(nn.Module):
-    """Conv 3, ReLU, normalisation twice, around an identity (a 1x1x1 convolution where the width changes)."""
+    """Conv 3, ReLU, normalisation twice, around an identity (a 1x1x1 convolution where the width changes).
 
-    def __init__(self, channels: int, out_channels: int, spade: bool):
+    Args:
+        channels, out_channels: of input and output.
+        modalities: how many targets MS-SPADE is switched between; 0 normalises without it.
+    """
+
+    def __init__(self, channels: int, out_channels: int, modalities: int):
         super().__init__()
         self.convolutions = nn.ModuleList(nn.Conv3d(c, out_channels, 3, padding=1) for c in (channels, out_channels))
-        self.norms = nn.ModuleList(MSSpade(out_channels) if spade else nn.InstanceNorm3d(out_channels) for _ in "12")
+        self.norms = nn.ModuleList(
+            MSSpade(out_channels, modalities) if modalities else nn.InstanceNorm3d(out_channels) for _ in "12"
+        )
         self.skip = nn.Conv3d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, target: int) -> Tensor:
@@ -86,11 +93,13 @@ class Block(nn.Module):
 class Translator(nn.Module):
     """Table B: latents of a source -> target-like latents."""
 
-    def __init__(self, channels: int, widths: tuple[int, ...]):
+    def __init__(self, channels: int, widths: tuple[int, ...], modalities: int):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv3d(channels, widths[0], 7, padding=3), nn.InstanceNorm3d(widths[0]), nn.ReLU())
         pairs = zip(widths, widths[1:], strict=False)
-        self.blocks = nn.ModuleList(Block(a, b, spade=number >= 2) for number, (a, b) in enumerate(pairs))
+        self.blocks = nn.ModuleList(
+            Block(a, b, modalities if number >= 2 else 0) for number, (a, b) in enumerate(pairs)
+        )
         self.head = nn.Conv3d(widths[-1], channels, 7, padding=3)
 
     def forward(self, latent: Tensor, target: int) -> Tensor:
@@ -116,12 +125,21 @@ class ALDM(PairStage):
     deviation: Tensor  # of the latents
     alphas: Tensor  # cumulative products of 1 - beta
 
-    def __init__(self, form: ALDMForm, pair: tuple[int, int], cases: list[TrainingCase], held_out: list[TrainingCase]):
+    def __init__(
+        self,
+        form: ALDMForm,
+        pair: tuple[int, int],
+        cases: list[TrainingCase],
+        held_out: list[TrainingCase],
+        modalities: int = len(MODALITIES),
+    ):
         from monai.networks.nets import DiffusionModelUNet
 
         super().__init__(form, pair, cases, held_out)
+        self.modalities = modalities
         channels, width = form.autoencoder.latent_channels, form.width
-        self.autoencoder, self.translator = Autoencoder(form.autoencoder), Translator(channels, form.translator)
+        self.autoencoder = Autoencoder(form.autoencoder)
+        self.translator = Translator(channels, form.translator, modalities)
         self.discriminator = PatchGAN(3, 1, width // 2)
         self.denoiser = DiffusionModelUNet(
             spatial_dims=3,
@@ -133,7 +151,7 @@ class ALDM(PairStage):
             norm_num_groups=min(32, width // 2),
             num_head_channels=min(64, 4 * width),
             with_conditioning=True,
-            cross_attention_dim=M,
+            cross_attention_dim=modalities,
         )
         betas = torch.linspace(BETAS[0] ** 0.5, BETAS[1] ** 0.5, TIMES, dtype=torch.float64) ** 2
         self.register_buffer("alphas", torch.cumprod(1 - betas, 0).float(), persistent=False)
@@ -149,7 +167,7 @@ class ALDM(PairStage):
 
     def batch(self, rng: np.random.Generator) -> Mapping[str, Tensor]:
         """Draw the inputs of one step, of two modalities."""
-        source, target = rng.permutation(M)[:2].tolist()
+        source, target = rng.permutation(self.modalities)[:2].tolist()
         self.pair = source, target
         return super().batch(rng)
 
@@ -207,7 +225,7 @@ class ALDM(PairStage):
 
     def _noise(self, noisy: Tensor, time: Tensor, target_like: Tensor) -> Tensor:
         """The noise in latents; the context is the target as one token."""
-        context = nn.functional.one_hot(torch.tensor([[self.pair[1]]]), M).float().to(noisy.device)
+        context = nn.functional.one_hot(torch.tensor([[self.pair[1]]]), self.modalities).float().to(noisy.device)
         context = context.expand(len(noisy), -1, -1)
         return self.denoiser(torch.cat([noisy, target_like], dim=1), timesteps=time, context=context).float()
 
@@ -229,6 +247,6 @@ class ALDM(PairStage):
         """Mean PSNR of the held-out cases, each for another pair."""
         values = []
         for index, case in enumerate(self.held_out):
-            self.pair = (index + 1) % M, index % M
+            self.pair = (index + 1) % self.modalities, index % self.modalities
             values.append(self.psnr(case))
         return float(np.mean(values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from benchmarks.baselines.network import NetworkStage
 from benchmarks.baselines.pair import PairStage
 from modfill.atomic import replacing, writable
 from modfill.errors import ModfillError
+from modfill.modalities import MODALITIES
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Facts:
         steps, minutes: of training, without validation.
         clock: of the minutes: "processor", of the training process over all its threads, or "wall".
         validation_psnr: in dB, at the end of it.
+        modalities: names, in the order of the networks' channels.
     """
 
     rival: str
@@ -39,6 +41,7 @@ class Facts:
     minutes: float
     validation_psnr: float
     clock: str = "wall"  # of files that name none
+    modalities: tuple[str, ...] = MODALITIES  # likewise
 
     @property
     def label(self) -> str:
@@ -52,14 +55,21 @@ def exported(run: Path, name: str) -> Path:
 
 
 def export(
-    stage: NetworkStage | PairStage, run: Path, *, form: str, clock: str, source: str = "", target: str = ""
+    stage: NetworkStage | PairStage,
+    run: Path,
+    *,
+    form: str,
+    clock: str,
+    modalities: tuple[str, ...],
+    source: str = "",
+    target: str = "",
 ) -> Facts:
     """Write the averaged weights that completing needs, from the checkpoint of a run."""
     state = torch.load(run / f"{stage.name}.ckpt", map_location="cpu", weights_only=True)
     tensors = {name: value.half() for name, value in state["ema"].items()} | state["buffers"]
     with (run / f"{stage.name}.csv").open(newline="") as file:
         psnr = [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "validation_psnr"][-1]
-    facts = Facts(stage.name, form, source, target, state["step"], state["seconds"] / 60, psnr, clock)
+    facts = Facts(stage.name, form, source, target, state["step"], state["seconds"] / 60, psnr, clock, modalities)
     path = exported(run, stage.name)
     content = save(kept(stage, tensors), {"facts": json.dumps(asdict(facts))})
     with writable(path), replacing(path) as temporary:
@@ -73,7 +83,8 @@ def facts_of(path: Path) -> Facts:
         raise ModfillError(f"{path} must be a trained {path.stem}, got no file; train it with "
                            f"python -m benchmarks.baselines.trained {path.stem}")  # fmt: skip
     with safe_open(path, "pt") as file:
-        return Facts(**json.loads(file.metadata()["facts"]))
+        facts = Facts(**json.loads(file.metadata()["facts"]))
+    return replace(facts, modalities=tuple(facts.modalities))
 
 
 def load(stage: NetworkStage | PairStage, path: Path) -> None:

@@ -16,7 +16,6 @@ from modfill.training.data import TrainingCase, brightness_of, unit_psnr, valida
 from modfill.training.loop import Stage
 
 PRESET = PRESETS["small"]  # whose normalisation and grid are taken
-M = len(MODALITIES)
 
 
 class Example(NamedTuple):
@@ -34,17 +33,20 @@ class NetworkStage(Stage):
     Args:
         cases: to learn from; none to use what has been trained.
         held_out: to validate on.
+        modalities: names, in the order of the channels.
     """
 
     unit: Tensor  # (M, 2) mean and standard deviation of each modality in unit range over the training cases
     window: tuple[int, int, int]  # voxels of a training crop, and of the window that slides over a whole volume
     kept = ("net", "table", "unit")  # names of what `predict` needs
 
-    def __init__(self, cases: list[TrainingCase], held_out: list[TrainingCase]):
+    def __init__(
+        self, cases: list[TrainingCase], held_out: list[TrainingCase], modalities: tuple[str, ...] = MODALITIES
+    ):
         super().__init__()
-        self.cases, self.held_out = cases, held_out
+        self.cases, self.held_out, self.modalities = cases, held_out, modalities
         unit = [[figures[:2] for figures in brightness_of(case)] for case in cases]
-        self.register_buffer("unit", torch.tensor(unit).mean(0) if cases else torch.zeros(M, 2))
+        self.register_buffer("unit", torch.tensor(unit).mean(0) if cases else torch.zeros(len(modalities), 2))
 
     def batch(self, rng: np.random.Generator) -> Mapping[str, Any]:
         """Draw the inputs of one step."""
@@ -55,7 +57,8 @@ class NetworkStage(Stage):
         box = random_box(rng, case, self.window)
         brain = torch.from_numpy(np.array(case.brain[box])).to(self.unit.device)
         wanted = torch.from_numpy(case.volumes[(slice(None), *box)].astype(np.float32)).to(self.unit.device)
-        sources = tuple(np.flatnonzero(rng.permutation(M) < rng.integers(1, M)).tolist())
+        count = len(self.modalities)
+        sources = tuple(np.flatnonzero(rng.permutation(count) < rng.integers(1, count)).tolist())
         volumes = torch.zeros_like(wanted)
         for m in sources:
             volumes[m] = biased(rng, jitter(rng, wanted[m], brain)) if rng.random() < 0.5 else wanted[m]
@@ -104,5 +107,5 @@ def with_bits(volumes: Tensor, sources: Sequence[int]) -> Tensor:
 
 def wanted_voxels(example: Example) -> Tensor:
     """The voxels of an example's loss: the brain in the modalities that were not given, (M, X, Y, Z) bool."""
-    missing = torch.tensor([m not in example.sources for m in range(M)], device=example.brain.device)
+    missing = torch.tensor([m not in example.sources for m in range(len(example.wanted))], device=example.brain.device)
     return missing[:, None, None, None] & example.brain

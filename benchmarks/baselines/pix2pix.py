@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmarks.baselines.network import Example, M, NetworkStage, wanted_voxels, with_bits
+from benchmarks.baselines.network import Example, NetworkStage, wanted_voxels, with_bits
 from benchmarks.baselines.unet import FoldedUNet, unet
+from modfill.modalities import MODALITIES
 from modfill.model.config import StageConfig
 from modfill.training.data import TrainingCase
 from modfill.training.losses import hinge
@@ -26,9 +27,11 @@ class Pix2Pix3D(NetworkStage):
     dimensions = 3
     config = StageConfig(steps=8_000, share=1.0, learning_rate=2e-4, crops=1)
 
-    def __init__(self, cases: list[TrainingCase], held_out: list[TrainingCase]):
-        super().__init__(cases, held_out)
-        self.net, self.discriminator = self._generator(), discriminator(self.dimensions)
+    def __init__(
+        self, cases: list[TrainingCase], held_out: list[TrainingCase], modalities: tuple[str, ...] = MODALITIES
+    ):
+        super().__init__(cases, held_out, modalities)
+        self.net, self.discriminator = self._generator(), discriminator(self.dimensions, len(modalities))
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, a scalar, and its parts for the curves."""
@@ -55,7 +58,7 @@ class Pix2Pix3D(NetworkStage):
         return volumes
 
     def _generator(self) -> nn.Module:
-        return FoldedUNet()
+        return FoldedUNet(len(self.modalities))
 
 
 class Pix2Pix2D(Pix2Pix3D):
@@ -70,11 +73,12 @@ class Pix2Pix2D(Pix2Pix3D):
         return volumes[..., 0]
 
     def _generator(self) -> nn.Module:
-        return unet(2, 2 * M, M, (32, 64, 128, 256, 256, 32))
+        count = len(self.modalities)
+        return unet(2, 2 * count, count, (32, 64, 128, 256, 256, 32))
 
 
-def discriminator(dimensions: int) -> nn.Module:
-    """Judges patches of sources, availability bits and the missing modalities."""
+def discriminator(dimensions: int, modalities: int) -> nn.Module:
+    """Judges patches of sources, availability bits and the missing modalities, of so many modalities in all."""
     from monai.networks.nets import PatchDiscriminator
 
-    return PatchDiscriminator(dimensions, channels=32, in_channels=3 * M, num_layers_d=3, norm="INSTANCE")
+    return PatchDiscriminator(dimensions, channels=32, in_channels=3 * modalities, num_layers_d=3, norm="INSTANCE")

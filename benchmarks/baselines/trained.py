@@ -37,7 +37,7 @@ from benchmarks.cases import in_unit_range
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
 from modfill.errors import ModfillError
-from modfill.modalities import MODALITIES
+from modfill.modalities import BRATS, MODALITIES, ModalitySet
 from modfill.model.device import best_device, fast_precision, half_is_fast
 from modfill.preprocessing.prepare import prepare
 from modfill.process import keep_freed_memory
@@ -45,7 +45,7 @@ from modfill.training.data import TrainingCase
 from modfill.training.log import Budget
 from modfill.training.loop import train
 
-STAGES: dict[str, Callable[[list[TrainingCase], list[TrainingCase]], NetworkStage]] = {
+STAGES: dict[str, Callable[[list[TrainingCase], list[TrainingCase], tuple[str, ...]], NetworkStage]] = {
     "unet": UNetStage,
     "unet-l1": partial(UNetStage, power=1),  # the first was chosen by comparison with these two
     "unet-plain": partial(UNetStage, residual=False),
@@ -78,22 +78,23 @@ class Trained:
     def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
         """Complete with the averaged weights of the run. Raises ModfillError if there are none."""
         stage = self.stage = self.stage or self._load()
+        order = _order(self.name, stage.modalities, case)
         prepared = prepare(case, PRESET.multiple)
-        sources = [MODALITIES.index(m) for m in prepared.volumes]
-        volumes = torch.zeros(len(MODALITIES), *prepared.brain.shape)
+        sources = [order.index(m) for m in prepared.volumes]
+        volumes = torch.zeros(len(order), *prepared.brain.shape)
         volumes[sources] = torch.from_numpy(np.stack(list(prepared.volumes.values())))
         with torch.inference_mode(), fast_precision(DEVICE):
             given = stage.whole(volumes.to(DEVICE), sources).float().cpu().numpy()
         done = {}
         for target in targets:
-            index = MODALITIES.index(target)
+            index = order.index(target)
             mean, std = stage.unit[index].tolist()
             done[target] = in_unit_range(prepared, given[index], (mean, std))
         return done
 
     def _load(self) -> NetworkStage:
-        stage = STAGES[self.name]([], [])
-        facts_of(path := exported(self.run, stage.name))
+        facts = facts_of(path := exported(self.run, STAGES[self.name]([], [], MODALITIES).name))
+        stage = STAGES[self.name]([], [], facts.modalities)
         load(stage, path)
         return stage.to(DEVICE)
 
@@ -115,7 +116,7 @@ class TrainedPairs:
         self.paths: dict[tuple[str, str], Path] = {}
         for run in runs:
             facts = facts_of(path := exported(run, name))
-            pairs = list(permutations(MODALITIES, 2)) if PAIRS[name].universal else [(facts.source, facts.target)]
+            pairs = list(permutations(facts.modalities, 2)) if PAIRS[name].universal else [(facts.source, facts.target)]
             for pair in pairs:
                 self.facts[pair], self.paths[pair] = facts, path
         names = {facts.label for facts in self.facts.values()}
@@ -142,11 +143,13 @@ class TrainedPairs:
             pair = source, target
             path = self.paths[pair]
             if path not in self.stages:
-                stage = pair_stage(self.facts[pair].rival, *pair, small=self.facts[pair].form == "small")
+                facts = self.facts[pair]
+                stage = pair_stage(facts.rival, *pair, small=facts.form == "small", modalities=facts.modalities)
                 load(stage, path)
                 self.stages[path] = stage.to(DEVICE)
             stage = self.stages[path]
-            stage.pair = MODALITIES.index(source), MODALITIES.index(target)
+            order = _order(self.name, self.facts[pair].modalities, case)
+            stage.pair = order.index(source), order.index(target)
             with torch.inference_mode(), torch.autocast(DEVICE.type, torch.bfloat16, enabled=half_on_gpu()):
                 done[target] = prepared.restore(stage.whole(unit))
         return done
@@ -158,23 +161,31 @@ def pair_stage(
     target: str,
     *,
     small: bool,
+    modalities: tuple[str, ...] = MODALITIES,
     cases: Sequence[TrainingCase] = (),
     held_out: Sequence[TrainingCase] = (),
 ) -> PairStage:
-    """A rival for one pair, untrained."""
-    stage, pair = PAIRS[name], (MODALITIES.index(source), MODALITIES.index(target))
-    form = stage.SMALL if small else stage.FULL
-    return stage(form, pair, list(cases), list(held_out))
+    """A rival for one pair, or for all pairs of these modalities, untrained."""
+    stage, pair = PAIRS[name], (modalities.index(source), modalities.index(target))
+    if stage is ALDM:  # the only one for all pairs
+        return ALDM(ALDM.SMALL if small else ALDM.FULL, pair, list(cases), list(held_out), len(modalities))
+    return stage(stage.SMALL if small else stage.FULL, pair, list(cases), list(held_out))
 
 
 def fit_any(
-    name: str, run: Path, *, minutes: float | None, cases: Sequence[TrainingCase], held_out: Sequence[TrainingCase]
+    name: str,
+    run: Path,
+    *,
+    minutes: float | None,
+    modalities: tuple[str, ...] = MODALITIES,
+    cases: Sequence[TrainingCase],
+    held_out: Sequence[TrainingCase],
 ) -> Facts:
     """Train a rival that takes any modalities into a folder, or resume a stopped run."""
     torch.manual_seed(SEED)
-    stage = STAGES[name](list(cases), list(held_out))
+    stage = STAGES[name](list(cases), list(held_out), modalities)
     _train(stage, run, minutes, half_is_fast(DEVICE))
-    return export(stage, run, form="full", clock=CLOCK)
+    return export(stage, run, form="full", clock=CLOCK, modalities=modalities)
 
 
 def fit_pair(
@@ -185,15 +196,17 @@ def fit_pair(
     *,
     small: bool,
     minutes: float | None,
+    modalities: tuple[str, ...] = MODALITIES,
     cases: Sequence[TrainingCase],
     held_out: Sequence[TrainingCase],
 ) -> Facts:
     """Train a rival for one pair into a folder, or resume a stopped run; one for all pairs ignores the pair."""
     torch.manual_seed(SEED)
-    stage = pair_stage(name, source, target, small=small, cases=cases, held_out=held_out)
+    stage = pair_stage(name, source, target, small=small, modalities=modalities, cases=cases, held_out=held_out)
     _train(stage, run, minutes, half_on_gpu())
     source, target = ("", "") if stage.universal else (source, target)
-    return export(stage, run, form="small" if small else "full", clock=CLOCK, source=source, target=target)
+    form = "small" if small else "full"
+    return export(stage, run, form=form, clock=CLOCK, modalities=modalities, source=source, target=target)
 
 
 def run_of(name: str, source: str, target: str, folder: Path) -> Path:
@@ -211,24 +224,34 @@ def _train(stage: NetworkStage | PairStage, run: Path, minutes: float | None, ha
     train(stage, run, Budget(stage.config.steps, minutes, SECONDS), seed=SEED, device=DEVICE, half=half)
 
 
-def training_cases(folder: Path) -> list[TrainingCase]:
+def training_cases(folder: Path, modality_set: ModalitySet = BRATS) -> list[TrainingCase]:
     """All cases below a folder."""
-    return [training_case(read_case(files)) for files in find_cases(folder)]
+    return [training_case(read_case(files)) for files in find_cases(folder, modality_set=modality_set)]
 
 
 def training_case(case: Case) -> TrainingCase:
     """A complete case, normalised and held in memory."""
     prepared = prepare(case, PRESET.multiple)
-    volumes = np.stack([prepared.volumes[m] for m in MODALITIES]).astype(np.float16)
-    return TrainingCase(case.case_id, volumes, prepared.brain, tuple(prepared.scales[m] for m in MODALITIES))
+    order = case.modality_set.names
+    volumes = np.stack([prepared.volumes[m] for m in order]).astype(np.float16)
+    return TrainingCase(case.case_id, volumes, prepared.brain, tuple(prepared.scales[m] for m in order))
+
+
+def _order(name: str, modalities: tuple[str, ...], case: Case) -> tuple[str, ...]:
+    """The modalities of a rival. Raises ModfillError if the case's set has others."""
+    if modalities != case.modality_set.names:
+        raise ModfillError(f"case {case.case_id}: {name} was trained for {', '.join(modalities)}, got a case of "
+                           f"{', '.join(case.modality_set.names)}; train it with --modalities")  # fmt: skip
+    return modalities
 
 
 def main() -> None:
     """Train from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=(*STAGES, *PAIRS))
-    parser.add_argument("--source", choices=MODALITIES, help="of a rival for one pair")
-    parser.add_argument("--target", choices=MODALITIES, help="of a rival for one pair")
+    parser.add_argument("--modalities", metavar="SET", help="the cases' set of modalities (default: brats)")
+    parser.add_argument("--source", metavar="MODALITY", help="of a rival for one pair")
+    parser.add_argument("--target", metavar="MODALITY", help="of a rival for one pair")
     parser.add_argument("--small", action="store_true", help="the narrow form of a rival for one pair, for CPUs")
     parser.add_argument("--train", type=Path, required=True, metavar="DIR")
     parser.add_argument("--validate", type=Path, required=True, metavar="DIR")
@@ -237,6 +260,10 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="RUN")
     options = parser.parse_args()
+    modality_set = ModalitySet.of(options.modalities)
+    names = modality_set.names
+    if unknown := {options.source, options.target} - {None, *names}:
+        parser.error(f"--source and --target must be of {', '.join(names)}, got {', '.join(sorted(unknown))}")
     single = options.name in PAIRS
     pair = single and not PAIRS[options.name].universal
     if pair and (options.source is None or options.target in (None, options.source)):
@@ -246,14 +273,14 @@ def main() -> None:
     if not single and options.small:
         parser.error(f"{options.name} has one form: leave out --small")
     keep_freed_memory()
-    cases, held_out = training_cases(options.train), training_cases(options.validate)
+    cases, held_out = (training_cases(folder, modality_set) for folder in (options.train, options.validate))
     if single:
-        source, target = (options.source, options.target) if pair else MODALITIES[:2]
+        source, target = (options.source, options.target) if pair else names[:2]
         run = run_of(options.name, source, target, options.out)
-        fit_pair(options.name, source, target, run, small=options.small, minutes=options.minutes, cases=cases,
-                 held_out=held_out)  # fmt: skip
+        fit_pair(options.name, source, target, run, small=options.small, minutes=options.minutes, modalities=names,
+                 cases=cases, held_out=held_out)  # fmt: skip
     else:
-        fit_any(options.name, options.out, minutes=options.minutes, cases=cases, held_out=held_out)
+        fit_any(options.name, options.out, minutes=options.minutes, modalities=names, cases=cases, held_out=held_out)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import torch
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 
-from benchmarks.baselines.network import M, NetworkStage, wanted_voxels, with_bits
+from benchmarks.baselines.network import NetworkStage, wanted_voxels, with_bits
 from benchmarks.baselines.table import VoxelwiseTable, fit_tables
+from modfill.modalities import MODALITIES
 from modfill.model.config import StageConfig
 from modfill.model.layers import fold, unfold
 from modfill.training.data import TrainingCase
@@ -21,7 +22,7 @@ class UNetStage(NetworkStage):
     """Squared or absolute error over the brain.
 
     Args:
-        cases, held_out: as in `NetworkStage`.
+        cases, held_out, modalities: as in `NetworkStage`.
         power: of the error in the loss, 2 or 1.
         residual: learn what a voxelwise table leaves, instead of the whole.
     """
@@ -30,10 +31,18 @@ class UNetStage(NetworkStage):
     window = (96, 96, 96)  # halved five times: an edge of 2 is not safe in bfloat16 (see modfill.training.run)
     config = StageConfig(steps=8_000, share=1.0, learning_rate=1e-3, crops=1)
 
-    def __init__(self, cases: list[TrainingCase], held_out: list[TrainingCase], power: int = 2, residual: bool = True):
-        super().__init__(cases, held_out)
-        self.power, self.net = power, FoldedUNet()
-        self.table = VoxelwiseTable(M) if residual else None
+    def __init__(
+        self,
+        cases: list[TrainingCase],
+        held_out: list[TrainingCase],
+        modalities: tuple[str, ...] = MODALITIES,
+        *,
+        power: int = 2,
+        residual: bool = True,
+    ):
+        super().__init__(cases, held_out, modalities)
+        self.power, self.net = power, FoldedUNet(len(modalities))
+        self.table = VoxelwiseTable(len(modalities)) if residual else None
         if self.table is not None:  # starts as the table itself
             nn.init.zeros_(self.net.net.final_conv.weight)
             nn.init.zeros_(self.net.net.final_conv.bias)
@@ -55,7 +64,7 @@ class UNetStage(NetworkStage):
             return given
         known = [
             torch.zeros_like(volumes[0]) if m in sources else self.table(volumes[None], sources, m)[0, 0]
-            for m in range(M)
+            for m in range(len(volumes))
         ]
         return given + torch.stack(known)
 
@@ -66,9 +75,9 @@ class FoldedUNet(nn.Module):
     On a CPU it learns from more crops in the same time than at full resolution.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, modalities: int) -> None:
         super().__init__()
-        self.net = unet(3, 8 * 2 * M, 8 * M, (32, 48, 64, 96, 128, 32))
+        self.net = unet(3, 8 * 2 * modalities, 8 * modalities, (32, 48, 64, 96, 128, 32))
 
     def forward(self, x: Tensor) -> Tensor:
         """Volumes and availability bits (B, 2 * M, X, Y, Z), even edges -> all modalities (B, M, X, Y, Z)."""

@@ -12,7 +12,6 @@ import torch
 
 from benchmarks.baselines.table import VoxelwiseTable, fit_tables
 from modfill.cases.reading import Case
-from modfill.modalities import MODALITIES
 from modfill.preprocessing.intensity import IntensityScale
 
 
@@ -22,11 +21,14 @@ class Voxelwise:
     name = "voxelwise"
 
     def __init__(self) -> None:
-        self.table = VoxelwiseTable(len(MODALITIES))
-        self.unit = np.zeros((len(MODALITIES), 2))
+        self.modalities: tuple[str, ...] = ()
+        self.table = VoxelwiseTable(0)
+        self.unit = np.zeros((0, 2))
 
     def fit(self, cases: Sequence[Case]) -> None:
         """Average the target over the training cases, cell by cell of the sources' joint histogram."""
+        self.modalities = cases[0].modality_set.names
+        self.table = VoxelwiseTable(len(self.modalities))
         prepared = [_z_scored(case) for case in cases]
         self.unit = np.mean([[(s.unit_mean, s.unit_std) for s in scales] for _, scales, _ in prepared], axis=0)
         fit_tables(self.table, (volumes[:, brain] for volumes, _, brain in prepared))
@@ -34,12 +36,12 @@ class Voxelwise:
     def complete(self, case: Case, targets: Sequence[str]) -> dict[str, np.ndarray]:
         """Look up."""
         available, _, brain = _z_scored(case)
-        sources = [MODALITIES.index(m) for m in case.available]
-        volumes = torch.zeros(1, len(MODALITIES), *brain.shape)
+        sources = [self.modalities.index(m) for m in case.available]
+        volumes = torch.zeros(1, len(self.modalities), *brain.shape)
         volumes[0, sources] = torch.from_numpy(available)
         done = {}
         for t in targets:
-            index = MODALITIES.index(t)
+            index = self.modalities.index(t)
             z = self.table(volumes, sources, index)[0, 0].numpy()
             mean, std = self.unit[index]
             done[t] = np.clip(mean + std * z, 0, 1) * brain
