@@ -48,10 +48,11 @@ def switched_off(*parts: nn.Module) -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
-def means(model: Synthesiser, encoded: Encoded, target: int) -> Iterator[tuple[str, Tensor]]:
+def means(task: Task) -> Iterator[tuple[str, Tensor]]:
     """Name and volume (X, Y, Z), z-scored, of the mean and of the mean without a part."""
+    model, encoded, target = task.networks.model, task.encoded, task.index
     translator, decoder = model.translator, model.translator.decoder
-    yield "the mean", model.mean(encoded, target)[0]
+    yield "the mean", task.mean.volume
     translate, modalities = translator.translate, len(model.preset.modalities)
     with patch.object(translator, "translate", lambda h, which: translate(h, (which - 1) % modalities)):
         yield "- MS-SPADE switched to another target", model.mean(encoded, target)[0]
@@ -63,28 +64,19 @@ def means(model: Synthesiser, encoded: Encoded, target: int) -> Iterator[tuple[s
             yield f"- without {name}", model.mean(encoded, target)[0]
 
 
-def samples(model: Synthesiser, encoded: Encoded, target: int, noise: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Name and volume (X, Y, Z), z-scored, of ALDM's own way and of modfill's samples.
-
-    Args:
-        model: the weights.
-        encoded: a case.
-        target: index of the modality wanted.
-        noise: standard normal (N, C, x, y, z), of N samples.
-    """
-    estimate = model.mean(encoded, target)
-    latent = model.condition(encoded, target, *estimate).mean
-    target_like = model.autoencoder.decode(latent)[0, 0].float() * encoded.brain
+def samples(task: Task) -> Iterator[tuple[str, Tensor]]:
+    """Name and volume (X, Y, Z), z-scored, of ALDM's own way and of modfill's samples."""
+    target_like, mean = task.target_like(), task.mean.volume
     yield "MS-SPADE alone: the target-like latent, decoded", target_like
-    if not len(noise):
+    if not task.samples:
         return
-    residuals = model.residuals(encoded, target, *estimate, noise)
-    with switched_off(model.denoiser.source_token):
-        without = model.residuals(encoded, target, *estimate, noise[:1])[0]
+    residuals = task.residuals(task.samples)
+    with switched_off(task.networks.model.denoiser.source_token):
+        without = task.residuals(1)[0]
     yield "+ diffusion without the sources' tokens", target_like + without
     yield "+ diffusion with them", target_like + residuals[0]
-    yield "+ guided decoder: one sample", estimate[0] + residuals[0]
-    yield f"+ guided decoder: the mean of {len(noise)} samples", estimate[0] + residuals.mean(0)
+    yield "+ guided decoder: one sample", mean + residuals[0]
+    yield f"+ guided decoder: the mean of {len(residuals)} samples", mean + residuals.mean(0)
 
 
 @torch.inference_mode()
@@ -93,9 +85,9 @@ def measure(model: Synthesiser, cases: list[Case], count: int) -> Iterator[dict]
     networks = Inference(model, best_device())
     for case, sources, target in tasks(cases):
         task = Task(networks, case, sources, target, count)
-        with fast_precision(networks.device):
-            yield from task.scored(means(model, task.encoded, task.index))
-            yield from task.scored(samples(model, task.encoded, task.index, task.noise))
+        with fast_precision(networks.device):  # not across a yield, at which inference mode ends autocast
+            rows = [*task.scored(means(task)), *task.scored(samples(task))]
+        yield from rows
         print(case.case_id, "+".join(sources), target, flush=True)
 
 

@@ -23,8 +23,8 @@ from benchmarks.cases import figures, in_unit_range, reduced
 from modfill.cases.finding import find_cases
 from modfill.cases.reading import Case, read_case
 from modfill.model.device import best_device, fast_precision
-from modfill.model.inference import Inference, draw_noise
-from modfill.model.synthesiser import Encoded, Synthesiser
+from modfill.model.inference import Inference
+from modfill.model.synthesiser import Synthesiser
 from modfill.preprocessing.prepare import prepare
 from modfill.weights import checkpoint
 from modfill.weights.file import SHIPPED
@@ -41,45 +41,46 @@ def tasks(cases: list[Case]) -> Iterator[tuple[Case, tuple[str, ...], str]]:
         yield case, case.modality_set.without([target]), target
 
 
-def rungs(model: Synthesiser, encoded: Encoded, target: int, noise: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Name and volume (X, Y, Z), z-scored, of every rung that does not know the target.
-
-    Args:
-        model: whose stages they are.
-        encoded: a case.
-        target: index of the modality wanted.
-        noise: standard normal (N, C, x, y, z), of N samples.
-    """
-    mean, squared_error = model.mean(encoded, target)
-    latent = model.condition(encoded, target, mean, squared_error).mean
-    yield "the mean's latent, decoded", model.autoencoder.decode(latent)[0, 0] * encoded.brain
-    yield "the mean", mean
-    if not len(noise):
-        return
-    residuals = model.residuals(encoded, target, mean, squared_error, noise)
-    yield "one sample", mean + residuals[0]
-    yield f"the mean of {len(noise)} samples", mean + residuals.mean(0)
-
-
 class Task:
-    """One target of a case from some of its modalities, encoded.
+    """One target of a case from some of its modalities: its mean, and samples of it.
 
     Attributes:
         encoded: the sources.
         index: of the target among the modalities.
-        noise: of the samples, as completions with the seeds 0, 1, ... draw it.
+        mean: the prediction.
+        mse: calibrated mean squared error of the mean, z-scored.
     """
 
     def __init__(self, networks: Inference, case: Case, sources: tuple[str, ...], target: str, samples: int):
-        self.networks, self.case, self.sources, self.target = networks, case, sources, target
+        self.networks, self.case, self.sources, self.target, self.samples = networks, case, sources, target, samples
         self.index = networks.preset.modalities.index(target)
         self.prepared = prepare(reduced(case, sources), networks.preset.multiple)
         self.encoded = networks.encode(self.prepared.volumes, self.prepared.brain)
-        autoencoder = networks.preset.autoencoder
-        shape = (autoencoder.latent_channels, *(n // autoencoder.factor for n in self.prepared.brain.shape))
-        self.noise = torch.empty((samples, *shape), device=networks.device)
-        for seed in range(samples):
-            self.noise[seed] = draw_noise(shape, case.case_id, target, seed)
+        with torch.inference_mode(), fast_precision(networks.device):
+            self.mean = networks.model.predict(self.encoded, self.index)
+        unit = self.unit(self.mean.volume.float().cpu().numpy())
+        self.mse = networks.model.calibrated_mse(self.mean.expected_mse, unit[1])
+
+    def residuals(self, count: int) -> Tensor:
+        """What as many samples add to the mean, (count, X, Y, Z), as completions with the seeds 0, 1, ... draw it."""
+        known = self.encoded, self.case.case_id, self.target
+        noise = torch.stack([self.networks.noise(*known, seed) for seed in range(count)])
+        return self.networks.model.residuals(self.encoded, self.index, self.mean, noise, self.mse)
+
+    def target_like(self) -> Tensor:
+        """The latent of the mean, decoded, (X, Y, Z)."""
+        model, mean = self.networks.model, self.mean
+        latent = model.condition(self.encoded, self.index, mean.volume, mean.squared_error).mean
+        return model.autoencoder.decode(latent)[0, 0].float() * self.encoded.brain
+
+    def rungs(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and volume (X, Y, Z), z-scored, of every rung that does not know the target."""
+        yield "the mean's latent, decoded", self.target_like()
+        yield "the mean", self.mean.volume
+        if self.samples:
+            residuals = self.residuals(self.samples)
+            yield "one sample", self.mean.volume + residuals[0]
+            yield f"the mean of {len(residuals)} samples", self.mean.volume + residuals.mean(0)
 
     def scored(self, volumes: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Any]]:
         """A row of every figure of the protocol, and the sharpness, for each name and volume (X, Y, Z), z-scored."""
@@ -118,7 +119,7 @@ def climb(model: Synthesiser, cases: list[Case], samples: int) -> pd.DataFrame:
         task = Task(networks, case, sources, target, samples)
         with fast_precision(networks.device):
             rows.append(task.limit())
-            rows += task.scored(rungs(model, task.encoded, task.index, task.noise))
+            rows += task.scored(task.rungs())
         print(case.case_id, "+".join(sources), target, flush=True)
     return pd.DataFrame(rows)
 

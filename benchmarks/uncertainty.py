@@ -63,15 +63,11 @@ def tasks(modality_set: ModalitySet) -> Iterator[tuple[tuple[str, ...], str]]:
 @torch.inference_mode()
 def measure(networks: Inference, case: Case, sources: tuple[str, ...], target: str, samples: int) -> dict[str, Any]:
     """One row of the table; without samples it lacks what is said of them, and without a segmentation the tumour."""
-    task, model = Task(networks, case, sources, target, samples), networks.model
-    drawn = torch.zeros(0)
-    with fast_precision(networks.device):
-        prediction = model.predict(task.encoded, task.index)
-        mean = prediction.volume
-        unit_std = task.unit(mean.float().cpu().numpy())[1]
-        deviation = prediction.deviation(model.calibrated_mse(prediction.expected_mse, unit_std))
-        if samples:
-            drawn = mean + model.residuals(task.encoded, task.index, mean, prediction.squared_error, task.noise)
+    task = Task(networks, case, sources, target, samples)
+    mean, deviation, drawn = task.mean.volume, task.mean.deviation(task.mse), torch.zeros(0)
+    if samples:
+        with fast_precision(networks.device):
+            drawn = mean + task.residuals(samples)
     whole, labels = brain_of(case), segmentation_of(case)
     box = brain_box(whole)
     brain, acquired = whole[box], case.volume(target)[box]
@@ -100,7 +96,8 @@ def measure(networks: Inference, case: Case, sources: tuple[str, ...], target: s
     if samples:
         correlations = spread_by_scale(truth, restored(mean), restored_samples, brain)
         row |= {f"spread_correlation_{number}": value for number, value in enumerate(correlations)}
-    expected = model.expected_psnr(prediction.matched_mse, unit_std)
+    unit_std = task.unit(mean.float().cpu().numpy())[1]
+    expected = networks.model.expected_psnr(task.mean.expected_mse, unit_std)
     return row | {"expected_psnr": expected, "observed": psnr(truth, matched["mean"], brain)}
 
 

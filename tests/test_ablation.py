@@ -5,47 +5,48 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from benchmarks import ablation
-from modfill.model.inference import draw_noise
-from modfill.model.synthesiser import Encoded, Synthesiser
+from benchmarks.ladder import Task
+from modfill.cases.finding import find_cases
+from modfill.cases.reading import read_case
+from modfill.model.inference import Inference
+from modfill.model.synthesiser import Synthesiser
 from tests.case_files import write_case
 
 
-def encoded_case(model: Synthesiser) -> Encoded:
-    """A case of one source with an uneven brain."""
-    generator = torch.Generator().manual_seed(0)
-    volume = torch.randn(32, 32, 48, generator=generator)
-    volume[:9, :, 40:] = 0
-    return model.encode({"t1n": volume})
+def task_of(model: Synthesiser, folder: Path) -> Task:
+    """T2 from T1 of a case, with two samples."""
+    write_case(folder, "p", shape=(34, 30, 44), affine=np.diag((-1.0, -1.0, 1.0, 1.0)))
+    case = read_case(find_cases(folder)[0])
+    return Task(Inference(model, torch.device("cpu")), case, ("t1n",), "t2w", 2)
 
 
 @torch.inference_mode()
-@pytest.mark.usefixtures("one_thread")
-def test_each_part_of_the_mean_has_an_effect_and_comes_back(tiny_model: Synthesiser) -> None:
-    encoded = encoded_case(tiny_model)
+@pytest.mark.usefixtures("one_thread", "in_float32")
+def test_each_part_of_the_mean_has_an_effect_and_comes_back(tiny_model: Synthesiser, tmp_path: Path) -> None:
+    task = task_of(tiny_model, tmp_path)
     before = {name: value.clone() for name, value in tiny_model.state_dict().items()}
-    rows = dict(ablation.means(tiny_model, encoded, 2))
+    rows = dict(ablation.means(task))
     assert len(rows) == 6
     for name, volume in rows.items():
         moved = (volume - rows["the mean"]).abs().max()
         assert (moved > 1e-4) == (name != "the mean"), name
     assert all(torch.equal(value, before[name]) for name, value in tiny_model.state_dict().items())
-    assert torch.equal(tiny_model.mean(encoded, 2)[0], rows["the mean"])
+    assert torch.equal(tiny_model.mean(task.encoded, 2)[0], rows["the mean"])
 
 
 @torch.inference_mode()
-@pytest.mark.usefixtures("one_thread")
-def test_what_the_guided_decoder_adds_is_the_same_for_every_sample(tiny_model: Synthesiser) -> None:
-    encoded = encoded_case(tiny_model)
-    shape = tiny_model.preset.autoencoder.latent_channels, *encoded.inputs.place.shape[2:]
-    noise = torch.stack([draw_noise(shape, "case", "t2w", seed) for seed in (0, 1)])
-    rows = list(ablation.samples(tiny_model, encoded, 2, noise))
+@pytest.mark.usefixtures("one_thread", "in_float32")
+def test_what_the_guided_decoder_adds_is_the_same_for_every_sample(tiny_model: Synthesiser, tmp_path: Path) -> None:
+    task = task_of(tiny_model, tmp_path)
+    rows = list(ablation.samples(task))
     target_like, without, diffused, one, several = (volume for _, volume in rows)
-    detail = tiny_model.mean(encoded, 2)[0] - target_like
+    detail = task.mean.volume - target_like
     torch.testing.assert_close(one - diffused, detail, atol=1e-4, rtol=0)
     assert (without - diffused).abs().max() > 1e-4, "the sources' tokens must count"
     assert (diffused - target_like).abs().max() > 1e-4 and (several - one).abs().max() > 1e-4

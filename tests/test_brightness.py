@@ -100,7 +100,7 @@ def test_a_synthetic_image_is_as_bright_as_is_said_of_it(
     """
 
     def flat(model: Synthesiser, encoded: Encoded, *_: object) -> Prediction:
-        return Prediction(torch.zeros(encoded.brain.shape), encoded.brain.float(), 1.0, 20.0)
+        return Prediction(torch.zeros(encoded.brain.shape), encoded.brain.float(), 1.0)
 
     monkeypatch.setattr(Synthesiser, "predict", flat)
     source = brain_volumes()["t1n"].astype(np.float64) ** power

@@ -73,15 +73,3 @@ def test_the_share_of_an_image_s_own_brightness_is_the_one_that_errs_least() -> 
     np.testing.assert_allclose(share_of_own(expected, own, acquired), [0.8, 0.2], atol=0.05)
     assert share_of_own(acquired, own, acquired).tolist() == [0, 0] == share_of_own(own, own, acquired).tolist()
     assert share_of_own(expected, acquired, acquired).tolist() == [1, 1]
-
-
-def test_inflation_is_the_deviation_of_held_out_residuals_in_the_training_cases(held_out: list[TrainingCase]) -> None:
-    model = awake(TINY)
-    fit_to_held_out(model, held_out[:1])
-    before = float(model.denoiser.inflation)
-    model.denoiser.residual.mul_(2)
-    fit_to_held_out(model, held_out[:1])
-    assert before > 0 and float(model.denoiser.inflation) == pytest.approx(before / 2, rel=1e-3)
-    model.denoiser.residual.mul_(float(model.denoiser.inflation))
-    fit_to_held_out(model, held_out[:1])
-    assert float(model.denoiser.inflation) == pytest.approx(1, rel=1e-3)

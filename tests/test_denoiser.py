@@ -94,18 +94,25 @@ def test_latents_are_normalised_by_the_training_cases_figures() -> None:
 
 
 @torch.inference_mode()
-def test_residuals_are_scaled_by_deviation_and_inflation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latents_are_scaled_by_the_residuals_deviation(monkeypatch: pytest.MonkeyPatch) -> None:
     model = awake(PRESETS["tiny"])
     monkeypatch.setattr(
         model.autoencoder, "decode", lambda latent: torch.nn.functional.interpolate(latent[:, :1], scale_factor=4)
     )
     encoded = model.encode({"t1n": drawn(32, 16, 16, seed=0)})
-    given = encoded, 2, *model.mean(encoded, 2), drawn(2, 4, 8, 4, 4, seed=6)
-    plain = model.residuals(*given)
-    model.denoiser.inflation.fill_(2.0)
+    given = encoded, 2, model.predict(encoded, 2), drawn(2, 4, 8, 4, 4, seed=6)
+    seen: list[Tensor] = []
+    decode = model.autoencoder.decode
+    monkeypatch.setattr(model.autoencoder, "decode", lambda latent: seen.append(latent) or decode(latent))
+    model.residuals(*given, 0.3)
     model.denoiser.residual[0] = 1.5
-    torch.testing.assert_close(model.residuals(*given), 3 * plain, rtol=1e-4, atol=1e-4)
-    assert plain.std() > 0.01
+    model.residuals(*given, 0.3)
+    mean, *plain = (latent[0] for latent in seen[:3])
+    scaled = [latent[0] for latent in seen[4:]]
+    for before, after in zip(plain, scaled, strict=True):
+        torch.testing.assert_close((after - mean)[0], 1.5 * (before - mean)[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(after[1:], before[1:])
+        assert (before - mean).std() > 0.01
 
 
 @torch.inference_mode()

@@ -84,7 +84,8 @@ def test_half_precision_is_right_for_thin_slabs(tiny_model: Synthesiser) -> None
     noise = torch.randn(4, 24, 24, 4, generator=torch.Generator().manual_seed(1))
 
     def predicted() -> tuple[Tensor, Tensor]:
-        found = tiny_model.predict(tiny_model.encode(volumes), 1, noise, 2)
+        encoded = tiny_model.encode(volumes)
+        found = tiny_model.sampled(encoded, 1, tiny_model.predict(encoded, 1), noise, 0.5, 2)
         assert found.residual is not None
         return found.volume, found.residual
 
@@ -108,8 +109,8 @@ def _nan(volume: Tensor) -> Tensor:
     [
         lambda p: replace(p, volume=_nan(p.volume)),
         lambda p: replace(p, squared_error=_nan(p.squared_error)),
-        lambda p: replace(p, matched_mse=float("nan")),
-        lambda p: replace(p, matched_mse=float("inf")),
+        lambda p: replace(p, expected_mse=float("nan")),
+        lambda p: replace(p, expected_mse=float("inf")),
     ],
     ids=["volume", "uncertainty", "expected PSNR", "infinite expected PSNR"],
 )

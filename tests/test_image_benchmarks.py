@@ -141,7 +141,7 @@ def test_the_ladder_s_mean_and_sample_are_what_a_completion_gives(cohort: Path, 
     networks = Networks(tiny_weights, "cpu").load()
     task = ladder.Task(networks, case, ("t1c", "t2w"), "t2f", 2)
     with torch.inference_mode(), fast_precision(networks.device):
-        volumes = [v for _, v in ladder.rungs(networks.model, task.encoded, task.index, task.noise)]
+        volumes = [v for _, v in task.rungs()]
     mean, *samples = (
         networks.predict(
             task.encoded, "t2f", brightness=task.prepared.brightness(), case_id=case.case_id, settings=settings

@@ -197,7 +197,7 @@ def sources_as_answers(patch: pytest.MonkeyPatch) -> None:
         return encode(model, volumes, *arguments, **options)
 
     patch.setattr(Synthesiser, "encode", remember)
-    patch.setattr(Synthesiser, "predict", lambda *_: Prediction(sources[0], torch.ones_like(sources[0]), 1.0, 20.0))
+    patch.setattr(Synthesiser, "predict", lambda *_: Prediction(sources[0], torch.ones_like(sources[0]), 1.0))
 
 
 @given(grid=grids(spacing=st.floats(0.96, 1.04)))

@@ -12,7 +12,7 @@ from torch import Tensor
 from modfill.modalities import MODALITIES
 from modfill.model.config import PRESETS, STAGES, Preset
 from modfill.model.layers import fold, unfold
-from modfill.model.synthesiser import Encoded, Synthesiser, expected_mse, unexplained_variance
+from modfill.model.synthesiser import Encoded, Prediction, Synthesiser, expected_mse, unexplained_variance
 from tests.conftest import awake
 
 SHAPE = (32, 16, 16)
@@ -27,6 +27,10 @@ def volumes(modalities: tuple[str, ...], shape: tuple[int, ...] = SHAPE, seed: i
 def noise_for(encoded: Encoded, samples: int = 1) -> Tensor:
     shape = (samples, 4, *(edge // 4 for edge in encoded.brain.shape))
     return torch.randn(shape, generator=torch.Generator().manual_seed(5))
+
+
+def sample(model: Synthesiser, encoded: Encoded, target: int, steps: int = 2) -> Prediction:
+    return model.sampled(encoded, target, model.predict(encoded, target), noise_for(encoded)[0], 0.3, steps)
 
 
 def changed(first: Tensor, second: Tensor) -> bool:
@@ -48,7 +52,7 @@ def test_paper_runs_on_a_small_volume() -> None:
     torch.manual_seed(0)
     model = Synthesiser(PRESETS["paper"]).eval()
     encoded = model.encode(volumes(("t1n",), (16, 16, 16)))
-    prediction = model.predict(encoded, 2, torch.randn(3, 4, 4, 4), 2)
+    prediction = model.sampled(encoded, 2, model.predict(encoded, 2), torch.randn(3, 4, 4, 4), 0.5, 2)
     assert prediction.volume.shape == (16, 16, 16)
     assert prediction.residual is not None and prediction.volume.isfinite().all()
 
@@ -101,12 +105,11 @@ SUBSETS = [subset for size in (1, 2, 3) for subset in itertools.combinations(MOD
 def test_any_subset_gives_all_that_is_missing(tiny_model: Synthesiser, available: tuple[str, ...]) -> None:
     encoded = tiny_model.encode(volumes(available, (16, 16, 32)))
     assert [MODALITIES[source] for source in encoded.sources] == list(available)
-    answers = [
-        tiny_model.predict(encoded, target, noise, 1).volume
-        for target, modality in enumerate(MODALITIES)
-        if modality not in available
-        for noise in (None, noise_for(encoded)[0])
-    ]
+    answers = []
+    for target, modality in enumerate(MODALITIES):
+        if modality not in available:
+            mean = tiny_model.predict(encoded, target)
+            answers += [mean.volume, sample(tiny_model, encoded, target, steps=1).volume]
     assert len(answers) == 2 * (4 - len(available))
     assert all(answer.shape == (16, 16, 32) and answer.isfinite().all() for answer in answers)
     assert all(changed(a, b) for a, b in itertools.combinations(answers[::2], 2))
@@ -117,7 +120,7 @@ def test_all_four_can_be_seen(tiny_model: Synthesiser) -> None:
     """The 15th subset: nothing is missing, and a modality is reconstructed in the presence of all."""
     encoded = tiny_model.encode(volumes(MODALITIES))
     assert encoded.sources == [0, 1, 2, 3]
-    assert tiny_model.predict(encoded, 0, noise_for(encoded)[0], 1).volume.shape == SHAPE
+    assert sample(tiny_model, encoded, 0, steps=1).volume.shape == SHAPE
 
 
 @torch.inference_mode()
@@ -135,11 +138,10 @@ def test_only_the_brain_is_read_and_written(tiny_model: Synthesiser) -> None:
     brain[5:29, 3:12, 2:14] = True
     outside = {m: torch.where(brain, volume, 7.0) for m, volume in case.items()}
     first, second = (
-        tiny_model.predict(encoded, 1, noise_for(encoded)[0], 2)
-        for encoded in (tiny_model.encode(given, brain) for given in (case, outside))
+        sample(tiny_model, encoded, 1) for encoded in (tiny_model.encode(given, brain) for given in (case, outside))
     )
     torch.testing.assert_close(second.volume, first.volume, rtol=0, atol=0)
-    assert first.matched_mse == second.matched_mse
+    assert first.added_mse == second.added_mse
     for volume in (first.volume, first.squared_error, first.deviation(0.5)):
         assert (volume[~brain] == 0).all() and (volume[brain] != 0).all()
     assert (first.squared_error[brain] > 0).all() and (first.deviation(0.5)[brain] > 0).all()
@@ -149,23 +151,36 @@ def test_only_the_brain_is_read_and_written(tiny_model: Synthesiser) -> None:
 def test_modes(tiny_model: Synthesiser) -> None:
     encoded = tiny_model.encode(volumes(("t1n",)))
     noise = noise_for(encoded, 3)
-    alone, sample = tiny_model.predict(encoded, 1), tiny_model.predict(encoded, 1, noise[0], 4)
-    volume, squared_error = tiny_model.mean(encoded, 1)
-    residuals = tiny_model.residuals(encoded, 1, volume, squared_error, noise, steps=4)
+    alone = tiny_model.predict(encoded, 1)
+    one = tiny_model.sampled(encoded, 1, alone, noise[0], 0.3, 4)
+    residuals = tiny_model.residuals(encoded, 1, alone, noise, 0.3, 4)
     assert residuals.shape == (3, *SHAPE) and all(changed(a, b) for a, b in itertools.pairwise(residuals))
-    torch.testing.assert_close(alone.volume, volume, rtol=0, atol=0)
-    torch.testing.assert_close(sample.volume, volume + residuals[0])
-    assert alone.residual is None and sample.residual is not None
-    torch.testing.assert_close(sample.residual, residuals[0])
-    assert sample.matched_mse > alone.matched_mse, "the truth is nearest to the mean"
+    torch.testing.assert_close(alone.volume, tiny_model.mean(encoded, 1)[0], rtol=0, atol=0)
+    torch.testing.assert_close(one.volume, alone.volume + residuals[0])
+    assert alone.residual is None and one.residual is not None
+    torch.testing.assert_close(one.residual, residuals[0])
+    assert alone.added_mse == 0 < one.added_mse <= 0.3 + 1e-5, "the truth is nearest to the mean"
+    assert one.expected_mse == alone.expected_mse
+
+
+@torch.inference_mode()
+def test_a_sample_deviates_from_the_mean_as_much_as_the_mean_is_expected_to_err(tiny_model: Synthesiser) -> None:
+    case, brain = volumes(("t1n",)), torch.zeros(SHAPE, dtype=torch.bool)
+    brain[5:29, 3:12, 2:14] = True
+    encoded = tiny_model.encode(case, brain)
+    mean = tiny_model.predict(encoded, 1)
+    for mse in (0.1, 0.4):
+        for residual in tiny_model.residuals(encoded, 1, mean, noise_for(encoded, 2), mse, 2):
+            assert float(residual[brain].square().mean()) == pytest.approx(mse, rel=1e-3)
+            assert not residual[~brain].any()
 
 
 @torch.inference_mode()
 def test_a_sample_depends_on_its_own_noise_only(tiny_model: Synthesiser) -> None:
     encoded = tiny_model.encode(volumes(("t1n",)))
     noise = noise_for(encoded, 3)
-    given = encoded, 1, *tiny_model.mean(encoded, 1)
-    together, alone = tiny_model.residuals(*given, noise), tiny_model.residuals(*given, noise[1:2])
+    given = encoded, 1, tiny_model.predict(encoded, 1)
+    together, alone = (tiny_model.residuals(*given, each, 0.3) for each in (noise, noise[1:2]))
     torch.testing.assert_close(alone[0], together[1], rtol=1e-4, atol=1e-5)
 
 
@@ -180,9 +195,9 @@ def test_deviation_is_where_the_translator_expects_errors_and_adds_up_to_the_err
     torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
     assert found.expected_mse == pytest.approx(expected_mse(found.volume.flatten(), float(found.squared_error.mean())))
     assert float(squared.mean()) == pytest.approx(0.4, rel=1e-3)
-    sample = tiny_model.predict(encoded, 1, noise_for(encoded)[0])
-    assert sample.residual is not None
-    torch.testing.assert_close(sample.deviation(0.4).square(), squared + sample.residual.square())
+    one = sample(tiny_model, encoded, 1)
+    assert one.residual is not None
+    torch.testing.assert_close(one.deviation(0.4).square(), squared + one.residual.square())
 
 
 def test_expected_psnr_follows_the_error_the_width_of_the_histogram_and_the_calibration() -> None:

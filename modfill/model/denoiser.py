@@ -47,13 +47,11 @@ class Denoiser(nn.Module):
         centre: mean of the training cases' latents, (C,).
         spread: their standard deviation, (C,).
         residual: standard deviation of the residuals, (C,).
-        inflation: factor of a sampled residual; held-out cases deviate more from the mean than training cases.
     """
 
     centre: Tensor
     spread: Tensor
     residual: Tensor
-    inflation: Tensor
 
     def __init__(self, config: DenoiserConfig, latent_channels: int, modalities: int):
         super().__init__()
@@ -62,7 +60,6 @@ class Denoiser(nn.Module):
         for name in ("spread", "residual"):
             self.register_buffer(name, torch.ones(latent_channels))
         self.register_buffer("centre", torch.zeros(latent_channels))
-        self.register_buffer("inflation", torch.ones(()))
         self.noise = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.target_token, self.source_token = tokens(modalities, width), tokens(modalities, width)
         self.stem = nn.Conv3d(latent_channels * (2 + modalities) + EXTRA, fine, 3, padding=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,10 @@ from modfill.model.brightness import own_brightness
 from modfill.model.config import Preset
 from modfill.model.device import fast_precision, half_is_fast
 from modfill.model.sampling import generator
-from modfill.model.synthesiser import Encoded, Prediction, Synthesiser
+from modfill.model.synthesiser import Encoded, Prediction, Synthesiser, in_decibels
 from modfill.settings import Settings
 
-__all__ = ["Estimate", "Inference", "draw_noise"]
+__all__ = ["Estimate", "Inference"]
 
 Volume = npt.NDArray[np.float32]
 
@@ -99,25 +99,29 @@ class Inference:
             case_id: part of the seed.
             settings: mode, steps, seed, and whether the deviation is wanted.
         """
+        index = self.preset.modalities.index(target)
+
+        def in_numpy(prediction: Prediction) -> tuple[Volume, list[float]]:
+            volume = prediction.volume.cpu().numpy()
+            return volume, self.unit(brightness, target, volume, encoded.brain.cpu().numpy())
+
+        with fast_precision(self.device):
+            prediction = self.model.predict(encoded, index)
+            volume, unit = in_numpy(prediction)
+            mse = self.model.calibrated_mse(prediction.expected_mse, unit[1])
+            if settings.mode == "sample":
+                noise = self.noise(encoded, case_id, target, settings.seed)
+                prediction = self.model.sampled(encoded, index, prediction, noise, mse, settings.steps)
+                volume, unit = in_numpy(prediction)
+        deviation = prediction.deviation(mse).cpu().numpy() if settings.uncertainty else None
+        psnr = in_decibels(mse + prediction.added_mse, unit[1])
+        return Estimate(volume, deviation, unit, psnr, _is_finite(prediction) and math.isfinite(psnr))
+
+    def noise(self, encoded: Encoded, case_id: str, target: str, seed: int) -> torch.Tensor:
+        """Standard normal noise of a sample, (C, x, y, z), that depends on case, target, seed and grid only."""
         channels, factor = self.preset.autoencoder.latent_channels, self.preset.autoencoder.factor
         shape = (channels, *(edge // factor for edge in encoded.brain.shape))
-        noise = draw_noise(shape, case_id, target, settings.seed).to(self.device) if settings.mode == "sample" else None
-        index = self.preset.modalities.index(target)
-        with fast_precision(self.device):
-            prediction = self.model.predict(encoded, index, noise, settings.steps)
-        volume = prediction.volume.cpu().numpy()
-        unit = self.unit(brightness, target, volume, encoded.brain.cpu().numpy())
-        deviation = None
-        if settings.uncertainty:
-            deviation = prediction.deviation(self.model.calibrated_mse(prediction.expected_mse, unit[1])).cpu().numpy()
-        psnr = self.model.expected_psnr(prediction.matched_mse, unit[1])
-        return Estimate(
-            volume,
-            deviation,
-            unit,
-            psnr,
-            _is_finite(prediction) and math.isfinite(psnr),
-        )
+        return torch.randn(*shape, generator=generator(case_id, target, seed)).to(self.device)
 
     def unit(
         self,
@@ -137,11 +141,6 @@ class Inference:
         order = self.preset.modalities
         sources, own = [order.index(m) for m in brightness], own_brightness(volume, brain)
         return self.model.brightness(list(brightness.values()), sources, order.index(target), own)
-
-
-def draw_noise(shape: Sequence[int], case_id: str, target: str, seed: int) -> torch.Tensor:
-    """Standard normal noise of a shape that depends on case, target and seed only."""
-    return torch.randn(*shape, generator=generator(case_id, target, seed))
 
 
 def _is_finite(prediction: Prediction) -> bool:

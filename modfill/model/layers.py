@@ -6,6 +6,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+EPSILON = 1e-6  # of norms
+
 
 class VoxelNorm(nn.Module):
     """Divides each voxel's channels by their root mean square: no statistic of the volume, so a crop gives the same."""
@@ -17,14 +19,20 @@ class VoxelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, X, Y, Z)."""
+        voxels = x.movedim(1, -1)
         scale = None if self.scale is None else self.scale.to(x.dtype)
-        return nn.functional.rms_norm(x.movedim(1, -1), (self.channels,), scale, 1e-6).movedim(-1, 1)
+        if x.is_cuda:
+            return nn.functional.rms_norm(voxels, (self.channels,), scale, EPSILON).movedim(-1, 1)
+        # PyTorch's own takes two to ten times as long on a CPU
+        size = torch.linalg.vector_norm(voxels, dim=-1, keepdim=True, dtype=torch.float32)
+        normalised = voxels * (size.square() / self.channels + EPSILON).rsqrt().to(x.dtype)
+        return (normalised if scale is None else normalised * scale).movedim(-1, 1)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with up to 32 groups, as in VQGAN."""
     groups = next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return nn.GroupNorm(groups, channels, eps=EPSILON)
 
 
 class ResidualBlock(nn.Module):

@@ -6,7 +6,7 @@ The rest of modfill knows the networks through this file only. No network knows 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -53,14 +53,14 @@ class Prediction:
         volume: normalised, (X, Y, Z), 0 outside the brain.
         squared_error: expected squared error of the mean at each voxel, (X, Y, Z), 0 outside the brain.
         expected_mse: expected mean squared error of the mean over the brain, z-scored.
-        matched_mse: the same of `volume`, after the best linear fit of intensities.
+        added_mse: what the residual adds to it, after the best linear fit of intensities; 0 for the mean.
         residual: what a sample adds to the mean, (X, Y, Z); None for the mean.
     """
 
     volume: Tensor
     squared_error: Tensor
     expected_mse: float
-    matched_mse: float
+    added_mse: float = 0.0
     residual: Tensor | None = None
 
     def deviation(self, mse: float) -> Tensor:
@@ -122,52 +122,46 @@ class Synthesiser(nn.Module):
         volume, log_error = decoder.inside(half, encoded.inputs.volumes, encoded.brain, target)
         return volume, log_error.exp() * encoded.brain
 
-    def predict(
-        self, encoded: Encoded, target: int, noise: Tensor | None = None, steps: int | None = None
-    ) -> Prediction:
-        """Synthesise one modality: the translator's mean, or one sample.
+    def predict(self, encoded: Encoded, target: int) -> Prediction:
+        """Synthesise one modality: the translator's mean.
 
         Args:
             encoded: what `encode` returned.
             target: index of the modality to synthesise.
-            noise: of the sample, standard normal (C, x, y, z); None gives the mean.
-            steps: evaluations of the denoiser; None takes the preset's.
         """
         mean, squared_error = self.mean(encoded, target)
-        residual = None
-        if noise is not None:
-            residual = self.residuals(encoded, target, mean, squared_error, noise[None], steps=steps)[0]
-        volume = mean if residual is None else mean + residual
-        brain = encoded.brain
-        mse = expected_mse(mean[brain], float(squared_error[brain].mean()))
-        more = 0.0 if residual is None else unexplained_variance(residual[brain], mean[brain])
-        return Prediction(volume, squared_error, mse, mse + more, residual)
+        voxels = mean[encoded.brain], squared_error[encoded.brain]
+        return Prediction(mean, squared_error, expected_mse(voxels[0], float(voxels[1].mean())))
+
+    def sampled(
+        self, encoded: Encoded, target: int, mean: Prediction, noise: Tensor, mse: float, steps: int | None = None
+    ) -> Prediction:
+        """One sample of a modality; arguments as of `residuals`, with the noise of one, (C, x, y, z)."""
+        residual = self.residuals(encoded, target, mean, noise[None], mse, steps)[0]
+        added = unexplained_variance(residual[encoded.brain], mean.volume[encoded.brain])
+        return replace(mean, volume=mean.volume + residual, added_mse=added, residual=residual)
 
     def residuals(
-        self,
-        encoded: Encoded,
-        target: int,
-        mean: Tensor,
-        squared_error: Tensor,
-        noise: Tensor,
-        *,
-        steps: int | None = None,
+        self, encoded: Encoded, target: int, mean: Prediction, noise: Tensor, mse: float, steps: int | None = None
     ) -> Tensor:
-        """Sample what the truth may add to the mean: diffuse, decode (paper, section 3.3).
+        """Sample what the truth may add to the mean: diffuse, decode (paper, section 3.3), and scale.
+
+        A sample deviates from the mean by as much as the mean is expected to deviate from the truth. The denoiser alone
+        does not know how much that is: it learned from cases that the translator has seen.
 
         Args:
             encoded: a case.
             target: index of the target modality.
-            mean: what `mean` returned, (X, Y, Z).
-            squared_error: likewise.
+            mean: what `predict` returned.
             noise: standard normal (N, C, x, y, z).
+            mse: mean square of a residual over the brain, z-scored: the mean's `expected_mse` or better, calibrated.
             steps: evaluations of the denoiser; None takes the preset's.
 
         Returns:
             (N, X, Y, Z), 0 outside the brain.
         """
-        condition, deviation = self.condition(encoded, target, mean, squared_error), self.denoiser.residual
-        scale = (deviation * self.denoiser.inflation)[:, None, None, None]
+        condition = self.condition(encoded, target, mean.volume, mean.squared_error)
+        scale = self.denoiser.residual[:, None, None, None]
         decoded = self.autoencoder.decode(condition.mean).float()[0, 0]
 
         def denoise(noisy: Tensor, sigma: Tensor) -> Tensor:
@@ -177,7 +171,9 @@ class Synthesiser(nn.Module):
         for one in noise:
             latent = sample(denoise, one[None], steps or self.preset.denoiser.sampling_steps)
             moved = self.autoencoder.decode(condition.mean + scale * latent).float()[0, 0]
-            found.append((moved - decoded) * encoded.brain)
+            residual = (moved - decoded) * encoded.brain
+            power = residual[encoded.brain].square().mean().clamp(min=1e-12)
+            found.append(residual * (mse / power).sqrt())
         return torch.stack(found)
 
     def condition(self, encoded: Encoded, target: int, mean: Tensor, squared_error: Tensor) -> Condition:
@@ -208,11 +204,16 @@ class Synthesiser(nn.Module):
             unit_std: standard deviation that the image has in unit range.
         """
         intercept, slope = self.calibration.tolist()
-        return intercept - slope * 10 * math.log10(max(unit_std**2 * mse, 1e-12))
+        return intercept + slope * in_decibels(mse, unit_std)
 
     def calibrated_mse(self, mse: float, unit_std: float) -> float:
         """The mean squared error of z-scores that the expected PSNR stands for; arguments as of `expected_psnr`."""
         return 10 ** (-self.expected_psnr(mse, unit_std) / 10) / unit_std**2
+
+
+def in_decibels(mse: float, unit_std: float) -> float:
+    """PSNR in unit range of an image whose z-scores have this mean squared error and this deviation in unit range."""
+    return -10 * math.log10(max(unit_std**2 * mse, 1e-12))
 
 
 def expected_mse(voxels: Tensor, predicted: float) -> float:

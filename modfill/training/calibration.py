@@ -1,4 +1,4 @@
-"""Three fits to held-out cases: what a synthetic image tells of its brightness, expected PSNR, and larger residuals."""
+"""Two fits to held-out cases: what a synthetic image tells of its brightness, and the expected PSNR."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from modfill.metrics import match, psnr
 from modfill.model.brightness import own_brightness
@@ -27,23 +26,19 @@ class _Found:
             the acquired image's.
         mse: expected mean squared error of z-scores, after the linear fit.
         psnr: observed over the brain, in dB, after the linear fit.
-        residual: deviation (C,) of the residual latent over the brain.
     """
 
     units: np.ndarray
     mse: float
     psnr: float
-    residual: Tensor
 
 
 @torch.inference_mode()
 def fit_to_held_out(model: Synthesiser, held_out: list[TrainingCase]) -> None:
-    """Set the brightness's `share`, `calibration` and, once the denoiser is trained, its `inflation`.
+    """Set the brightness's `share` and the model's `calibration`.
 
     The share is that of the least squared error of the brightness. The calibration is intercept in dB and slope of the
-    regression of observed on expected PSNR, both over the brain and after the best linear fit of intensities. The
-    inflation is the deviation of the held-out cases' residual latents over that of the training cases, which the
-    translator has seen.
+    regression of observed on expected PSNR, both over the brain and after the best linear fit of intensities.
     """
     model.eval()
     found = []
@@ -62,8 +57,6 @@ def fit_to_held_out(model: Synthesiser, held_out: list[TrainingCase]) -> None:
     if len(found) >= LEAST:
         slope, intercept = np.polyfit(predicted, observed, 1)
     model.calibration.copy_(torch.tensor([float(intercept), float(slope)]))
-    ratios = [(one.residual / model.denoiser.residual.cpu()).square().mean() for one in found]
-    model.denoiser.inflation.copy_(torch.stack(ratios).mean().sqrt())
 
 
 def share_of_own(expected: np.ndarray, own: np.ndarray, acquired: np.ndarray) -> np.ndarray:
@@ -75,22 +68,18 @@ def share_of_own(expected: np.ndarray, own: np.ndarray, acquired: np.ndarray) ->
 def _found(model: Synthesiser, case: TrainingCase, sources: tuple[int, ...], target: int) -> _Found:
     """Synthesise one target of a case and compare it with the acquired modality."""
     device = model.calibration.device
-    truth = torch.from_numpy(case.volumes[target].astype(np.float32) * case.brain).to(device)
+    truth = case.volumes[target].astype(np.float32) * case.brain
     with fast_precision(device):
         known = encoded(model, case, sources)
         prediction = model.predict(known, target)
-        latents = model.encode_latents(torch.stack([truth, prediction.volume])[:, None])
     scale, volume = case.scale(target), prediction.volume.cpu().numpy()
     figures = brightness_of(case)
     expected = model.brightness.expected([figures[source] for source in sources], sources, target)
     own = own_brightness(volume, case.brain) or expected
-    acquired, given = (scale.to_unit(v[case.brain]) for v in (truth.cpu().numpy(), volume))
+    acquired, given = (scale.to_unit(v[case.brain]) for v in (truth, volume))
     every = np.ones(len(acquired), bool)
-    factor = model.preset.autoencoder.factor
-    inside = torch.nn.functional.max_pool3d(known.inputs.brain.float(), factor)[0, 0] > 0
     return _Found(
         np.array([expected, own, figures[target][:2]]),
-        prediction.matched_mse,
+        prediction.expected_mse,
         psnr(acquired, match(acquired, given, every), every),
-        (latents[0] - latents[1])[:, inside].square().mean(1).sqrt().cpu(),
     )

@@ -65,8 +65,9 @@ class DenoiserStage(Stage):
             known, device = encoded(model, case, sources), self.part.residual.device
             channels = model.preset.autoencoder.latent_channels
             noise = torch.randn(channels, *known.inputs.place.shape[2:], generator=torch.Generator().manual_seed(0))
-            predicted = model.predict(known, target, noise.to(device)).volume.cpu().numpy()
-            values.append(unit_psnr(case, target, predicted))
+            mean = model.predict(known, target)
+            sample = model.sampled(known, target, mean, noise.to(device), mean.expected_mse)
+            values.append(unit_psnr(case, target, sample.volume.cpu().numpy()))
         return float(np.mean(values))
 
 
