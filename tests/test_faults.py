@@ -155,7 +155,8 @@ def test_out_of_memory(tiny_weights: Path, tmp_path: Path) -> None:
                           text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    assert len(lines) == 3 and all("must fit into memory" in line for line in lines)
+    assert len(lines) == 3, done.stderr
+    assert all("must fit into memory" in line for line in lines)
     assert lines[-1].startswith("modfill: case large: ")
     assert whole_images(tmp_path / "out") == 1 and leftovers(tmp_path / "out") == []
 

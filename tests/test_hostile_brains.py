@@ -85,7 +85,7 @@ def test_half_precision_is_right_for_thin_slabs(tiny_model: Synthesiser) -> None
 
     def predicted() -> tuple[Tensor, Tensor]:
         encoded = tiny_model.encode(volumes)
-        found = tiny_model.sampled(encoded, 1, tiny_model.predict(encoded, 1), noise, 0.5, 2)
+        found = tiny_model.sampled(encoded, 1, tiny_model.predict(encoded, 1), noise, 0.5, steps=2)
         assert found.residual is not None
         return found.volume, found.residual
 

@@ -30,7 +30,7 @@ def noise_for(encoded: Encoded, samples: int = 1) -> Tensor:
 
 
 def sample(model: Synthesiser, encoded: Encoded, target: int, steps: int = 2) -> Prediction:
-    return model.sampled(encoded, target, model.predict(encoded, target), noise_for(encoded)[0], 0.3, steps)
+    return model.sampled(encoded, target, model.predict(encoded, target), noise_for(encoded)[0], 0.3, steps=steps)
 
 
 def changed(first: Tensor, second: Tensor) -> bool:
@@ -52,7 +52,7 @@ def test_paper_runs_on_a_small_volume() -> None:
     torch.manual_seed(0)
     model = Synthesiser(PRESETS["paper"]).eval()
     encoded = model.encode(volumes(("t1n",), (16, 16, 16)))
-    prediction = model.sampled(encoded, 2, model.predict(encoded, 2), torch.randn(3, 4, 4, 4), 0.5, 2)
+    prediction = model.sampled(encoded, 2, model.predict(encoded, 2), torch.randn(3, 4, 4, 4), 0.5, steps=2)
     assert prediction.volume.shape == (16, 16, 16)
     assert prediction.residual is not None and prediction.volume.isfinite().all()
 
@@ -152,8 +152,8 @@ def test_modes(tiny_model: Synthesiser) -> None:
     encoded = tiny_model.encode(volumes(("t1n",)))
     noise = noise_for(encoded, 3)
     alone = tiny_model.predict(encoded, 1)
-    one = tiny_model.sampled(encoded, 1, alone, noise[0], 0.3, 4)
-    residuals = tiny_model.residuals(encoded, 1, alone, noise, 0.3, 4)
+    one = tiny_model.sampled(encoded, 1, alone, noise[0], 0.3, steps=4)
+    residuals = tiny_model.residuals(encoded, 1, alone, noise, 0.3, steps=4)
     assert residuals.shape == (3, *SHAPE) and all(changed(a, b) for a, b in itertools.pairwise(residuals))
     torch.testing.assert_close(alone.volume, tiny_model.mean(encoded, 1)[0], rtol=0, atol=0)
     torch.testing.assert_close(one.volume, alone.volume + residuals[0])
@@ -170,7 +170,7 @@ def test_a_sample_deviates_from_the_mean_as_much_as_the_mean_is_expected_to_err(
     encoded = tiny_model.encode(case, brain)
     mean = tiny_model.predict(encoded, 1)
     for mse in (0.1, 0.4):
-        for residual in tiny_model.residuals(encoded, 1, mean, noise_for(encoded, 2), mse, 2):
+        for residual in tiny_model.residuals(encoded, 1, mean, noise_for(encoded, 2), mse, steps=2):
             assert float(residual[brain].square().mean()) == pytest.approx(mse, rel=1e-3)
             assert not residual[~brain].any()
 

@@ -117,6 +117,7 @@ def test_ranks_and_interruptions_leave_the_same_latents(tmp_path: Path, tiny_mod
         np.testing.assert_array_equal(np.load(path), np.load(shared.folder / path.name))
 
 
+@pytest.mark.usefixtures("in_float32")
 def test_rows_of_a_bank_are_what_the_denoiser_sees_in_use(
     tmp_path: Path, tiny_model: Synthesiser, monkeypatch: pytest.MonkeyPatch
 ) -> None:

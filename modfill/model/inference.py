@@ -111,7 +111,7 @@ class Inference:
             mse = self.model.calibrated_mse(prediction.expected_mse, unit[1])
             if settings.mode == "sample":
                 noise = self.noise(encoded, case_id, target, settings.seed)
-                prediction = self.model.sampled(encoded, index, prediction, noise, mse, settings.steps)
+                prediction = self.model.sampled(encoded, index, prediction, noise, mse, steps=settings.steps)
                 volume, unit = in_numpy(prediction)
         deviation = prediction.deviation(mse).cpu().numpy() if settings.uncertainty else None
         psnr = in_decibels(mse + prediction.added_mse, unit[1])

@@ -134,15 +134,15 @@ class Synthesiser(nn.Module):
         return Prediction(mean, squared_error, expected_mse(voxels[0], float(voxels[1].mean())))
 
     def sampled(
-        self, encoded: Encoded, target: int, mean: Prediction, noise: Tensor, mse: float, steps: int | None = None
+        self, encoded: Encoded, target: int, mean: Prediction, noise: Tensor, mse: float, *, steps: int | None = None
     ) -> Prediction:
         """One sample of a modality; arguments as of `residuals`, with the noise of one, (C, x, y, z)."""
-        residual = self.residuals(encoded, target, mean, noise[None], mse, steps)[0]
+        residual = self.residuals(encoded, target, mean, noise[None], mse, steps=steps)[0]
         added = unexplained_variance(residual[encoded.brain], mean.volume[encoded.brain])
         return replace(mean, volume=mean.volume + residual, added_mse=added, residual=residual)
 
     def residuals(
-        self, encoded: Encoded, target: int, mean: Prediction, noise: Tensor, mse: float, steps: int | None = None
+        self, encoded: Encoded, target: int, mean: Prediction, noise: Tensor, mse: float, *, steps: int | None = None
     ) -> Tensor:
         """Sample what the truth may add to the mean: diffuse, decode (paper, section 3.3), and scale.
 
