@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from modfill import weights
 from modfill.modalities import MODALITIES
-from modfill.weights.file import SHIPPED
 
 __all__ = ["advice", "basis"]
 
-CHOICES = SHIPPED.with_name("choices.csv")
+_FOLDER = Path(weights.__file__).parent
+CHOICES, HASH = _FOLDER / "choices.csv", _FOLDER / "small.safetensors.sha256"
 
 
 def advice(missing_sets: Iterable[tuple[str, ...]]) -> pd.DataFrame:
@@ -41,7 +43,7 @@ def advice(missing_sets: Iterable[tuple[str, ...]]) -> pd.DataFrame:
 def basis() -> str:
     """Name the patients and the segmenter of the measurement, for the headline of the advice."""
     first = next(choice for found in _choices().values() for choice in found)
-    shipped = SHIPPED.with_name(f"{SHIPPED.name}.sha256").read_text(encoding="utf8")
+    shipped = HASH.read_text(encoding="utf8")
     earlier = "" if shipped.startswith(first["weights"][:8]) else ", earlier weights of modfill"
     return f"{first['cases']} test patients, one small nnU-Net{earlier}: a hint, not a proof"
 
