@@ -48,6 +48,7 @@ class Task:
         encoded: the sources.
         index: of the target among the modalities.
         mean: the prediction.
+        unit_std: standard deviation that the mean is expected to have in unit range.
         mse: calibrated mean squared error of the mean, z-scored.
     """
 
@@ -58,11 +59,11 @@ class Task:
         self.encoded = networks.encode(self.prepared.volumes, self.prepared.brain)
         with torch.inference_mode(), fast_precision(networks.device):
             self.mean = networks.model.predict(self.encoded, self.index)
-        unit = self.unit(self.mean.volume.float().cpu().numpy())
-        self.mse = networks.model.calibrated_mse(self.mean.expected_mse, unit[1])
+        self.unit_std = self.unit(self.mean.volume.float().cpu().numpy())[1]
+        self.mse = networks.model.calibrated_mse(self.mean.expected_mse, self.unit_std)
 
     def residuals(self, count: int) -> Tensor:
-        """What as many samples add to the mean, (count, X, Y, Z), as completions with the seeds 0, 1, ... draw it."""
+        """Residuals (count, X, Y, Z) of the samples that completions with the seeds 0, 1, ... draw."""
         known = self.encoded, self.case.case_id, self.target
         noise = torch.stack([self.networks.noise(*known, seed) for seed in range(count)])
         return self.networks.model.residuals(self.encoded, self.index, self.mean, noise, self.mse)

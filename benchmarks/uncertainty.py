@@ -96,8 +96,7 @@ def measure(networks: Inference, case: Case, sources: tuple[str, ...], target: s
     if samples:
         correlations = spread_by_scale(truth, restored(mean), restored_samples, brain)
         row |= {f"spread_correlation_{number}": value for number, value in enumerate(correlations)}
-    unit_std = task.unit(mean.float().cpu().numpy())[1]
-    expected = networks.model.expected_psnr(task.mean.expected_mse, unit_std)
+    expected = networks.model.expected_psnr(task.mean.expected_mse, task.unit_std)
     return row | {"expected_psnr": expected, "observed": psnr(truth, matched["mean"], brain)}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modfill.modalities import MODALITIES
 from modfill.model.config import PRESETS, STAGES, Preset
-from modfill.model.layers import fold, unfold
+from modfill.model.layers import VoxelNorm, fold, unfold
 from modfill.model.synthesiser import Encoded, Prediction, Synthesiser, expected_mse, unexplained_variance
 from tests.conftest import awake
 
@@ -161,6 +161,19 @@ def test_modes(tiny_model: Synthesiser) -> None:
     torch.testing.assert_close(one.residual, residuals[0])
     assert alone.added_mse == 0 < one.added_mse <= 0.3 + 1e-5, "the truth is nearest to the mean"
     assert one.expected_mse == alone.expected_mse
+
+
+def test_the_norm_of_a_cpu_is_pytorch_s_own() -> None:
+    norm = VoxelNorm(6)
+    assert norm.scale is not None
+    torch.nn.init.uniform_(norm.scale, 0.5, 2)
+    x = torch.randn(2, 6, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    x[0, :, 0, 0, 0] = 0  # as outside the brain
+    x.requires_grad_()
+    expected = torch.nn.functional.rms_norm(x.movedim(1, -1), (6,), norm.scale, 1e-6).movedim(-1, 1)
+    torch.testing.assert_close(norm(x), expected)
+    slopes = [torch.autograd.grad(y.square().sum(), x)[0] for y in (norm(x), expected)]
+    torch.testing.assert_close(*slopes)
 
 
 @torch.inference_mode()

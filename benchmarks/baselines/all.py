@@ -114,7 +114,7 @@ def table(frame: pd.DataFrame, names: Sequence[str], out: Path, tasks: Mapping[s
 
 
 def _in_paper(name: str, pair: tuple[str, str]) -> str:
-    """What the paper states of a rival in a task."""
+    """PSNR and SSIM of a rival for a pair, as the paper states them; a dash if it does not."""
     stated = [own for of_set in TASKS.values() for own in of_set.values()]
     return IN_PAPER[name][stated.index(pair)] if name in IN_PAPER and pair in stated else "–"
 
