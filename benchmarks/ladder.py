@@ -141,7 +141,7 @@ def summary(frame: pd.DataFrame) -> str:
 
 def parsed(description: str | None) -> argparse.Namespace:
     """The options of the benchmarks that measure the mean and samples of weights on complete cases."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=Path, required=True, metavar="DIR")
     parser.add_argument("--weights", type=Path, default=SHIPPED, metavar="FILE")
     parser.add_argument("--samples", type=int, default=8, metavar="N", help="0 leaves samples out")
