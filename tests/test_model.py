@@ -12,7 +12,7 @@ from torch import Tensor
 from modfill.modalities import MODALITIES
 from modfill.model.config import PRESETS, STAGES, Preset
 from modfill.model.layers import VoxelNorm, fold, unfold
-from modfill.model.synthesiser import Encoded, Prediction, Synthesiser, expected_mse, unexplained_variance
+from modfill.model.synthesiser import Encoded, Prediction, Synthesiser, coarse, expected_mse, unexplained_variance
 from tests.conftest import awake
 
 SHAPE = (32, 16, 16)
@@ -186,6 +186,18 @@ def test_a_sample_deviates_from_the_mean_as_much_as_the_mean_is_expected_to_err(
         for residual in tiny_model.residuals(encoded, 1, mean, noise_for(encoded, 2), mse, steps=2):
             assert float(residual[brain].square().mean()) == pytest.approx(mse, rel=1e-3)
             assert not residual[~brain].any()
+
+
+def test_coarse_is_the_whole_of_what_is_constant_and_little_of_noise() -> None:
+    inside = torch.zeros(1, 1, 24, 24, 16)
+    inside[..., 3:20, 2:21, 4:13] = 1
+    torch.testing.assert_close(
+        coarse(torch.full((1, 2, 24, 24, 16), 3.0), inside), (3 * inside).expand(-1, 2, -1, -1, -1)
+    )
+    noise = torch.randn(1, 2, 24, 24, 16, generator=torch.Generator().manual_seed(1))
+    smooth = coarse(noise, inside)
+    assert float((smooth * inside).std()) < 0.2 * float((noise * inside).std())
+    torch.testing.assert_close(smooth, coarse(noise * inside, inside), msg="outside of the brain counts for nothing")
 
 
 @torch.inference_mode()

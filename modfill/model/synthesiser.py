@@ -20,6 +20,8 @@ from modfill.model.situation import place, statistics
 from modfill.model.translator import Features, Inputs, Translator
 
 LEAST_ERROR = -8.0  # logarithm of the least squared error that the translator predicts
+COARSE_GAIN = 2.0  # for what a sample adds at coarse scales; chosen on validation cases
+COARSE_EDGE = 5  # of the averages that tell coarse from fine, in latent voxels
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ class Synthesiser(nn.Module):
         """Sample what the truth may add to the mean: diffuse, decode (paper, section 3.3), and scale.
 
         A sample deviates from the mean by as much as the mean is expected to deviate from the truth. The denoiser alone
-        does not know how much that is: it learned from cases that the translator has seen.
+        does not know how much that is: it learned from cases that the translator has seen, whose errors are smaller,
+        above all at coarse scales. So coarse deviations get a gain before all are scaled.
 
         Args:
             encoded: a case.
@@ -163,6 +166,7 @@ class Synthesiser(nn.Module):
         condition = self.condition(encoded, target, mean.volume, mean.squared_error)
         scale = self.denoiser.residual[:, None, None, None]
         decoded = self.autoencoder.decode(condition.mean).float()[0, 0]
+        inside = condition.extra[:, :1]
 
         def denoise(noisy: Tensor, sigma: Tensor) -> Tensor:
             return self.denoiser(noisy, sigma, condition)
@@ -170,6 +174,7 @@ class Synthesiser(nn.Module):
         found = []
         for one in noise:
             latent = sample(denoise, one[None], steps or self.preset.denoiser.sampling_steps)
+            latent = latent + (COARSE_GAIN - 1) * coarse(latent, inside)
             moved = self.autoencoder.decode(condition.mean + scale * latent).float()[0, 0]
             residual = (moved - decoded) * encoded.brain
             power = residual[encoded.brain].square().mean().clamp(min=1e-12)
@@ -209,6 +214,15 @@ class Synthesiser(nn.Module):
     def calibrated_mse(self, mse: float, unit_std: float) -> float:
         """The mean squared error of z-scores that the expected PSNR stands for; arguments as of `expected_psnr`."""
         return 10 ** (-self.expected_psnr(mse, unit_std) / 10) / unit_std**2
+
+
+def coarse(latent: Tensor, inside: Tensor) -> Tensor:
+    """The coarse part of a latent (1, C, x, y, z), smoothed over the voxels where `inside` (1, 1, x, y, z) is 1."""
+    total, weight = latent * inside, inside
+    for _ in range(2):
+        padded = (nn.functional.pad(x, (COARSE_EDGE // 2,) * 6) for x in (total, weight))
+        total, weight = (nn.functional.avg_pool3d(x, COARSE_EDGE, stride=1) for x in padded)
+    return total / weight.clamp(min=1e-6) * inside
 
 
 def in_decibels(mse: float, unit_std: float) -> float:
