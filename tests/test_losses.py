@@ -1,4 +1,4 @@
-"""The translator's losses are the protocol's figures."""
+"""The translator's losses are the protocol's figures; the autoencoder's counts fine detail."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modfill.metrics import WINDOW_RADIUS, match, ssim_map
-from modfill.training.losses import linear_fit, log_likelihood, ssim
+from modfill.training.losses import fine_detail, linear_fit, log_likelihood, ssim
 
 SHAPE = (24, 20, 28)
 
@@ -79,3 +79,15 @@ def test_likelihood_is_a_gaussian_s() -> None:
     expected = -2 * normal.log_prob(error).mean() - np.log(2 * np.pi)
     found = log_likelihood(log_error, error.square(), torch.ones(1, 1, *SHAPE))
     assert float(found.mean()) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_fine_detail_counts_how_much_there_is_and_not_where() -> None:
+    rng = torch.Generator().manual_seed(0)
+    truth, elsewhere = (torch.randn(1, 1, *SHAPE, generator=rng) for _ in range(2))
+    smooth = torch.nn.functional.avg_pool3d(truth, 3, stride=1, padding=1)
+    assert float(fine_detail(truth, truth)) == 0
+    assert float(fine_detail(elsewhere, truth)) < 0.3 * float(fine_detail(smooth, truth))
+    brighter = truth + torch.linspace(-1, 1, SHAPE[2])
+    assert float(fine_detail(brighter, truth)) < 0.1 * float(fine_detail(smooth, truth)), "coarse contrast"
+    half = 0.5 * (truth + smooth)
+    assert fine_detail(half, truth) < fine_detail(smooth, truth)

@@ -107,10 +107,11 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the autoencoder's losses (paper, section 3.1 and the released code)."""
+    """Weights of the autoencoder's losses (paper, section 3.1 and the released code; `detail` is not the paper's)."""
 
     kl: float = 1e-6
     perceptual: float = 1.0
+    detail: float = 0.0
     adversarial: float = 0.8
     adversarial_from: int = 10_000
 
@@ -222,7 +223,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="small",
             autoencoder=AutoencoderConfig(2, (64, 128), 1, 8, None, True, True),
-            losses=LossConfig(adversarial=0.3, adversarial_from=150),
+            losses=LossConfig(detail=2.0, adversarial=0.3, adversarial_from=150),
             training={
                 "autoencoder": StageConfig(10_000, 0.2, 3e-4, crop=64, crops=16),
                 "translator": StageConfig(

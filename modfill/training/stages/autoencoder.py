@@ -14,11 +14,11 @@ from modfill.model.config import Preset
 from modfill.training.augmentation import autoencoder_batch
 from modfill.training.data import TrainingCase, unit_psnr
 from modfill.training.loop import Stage
-from modfill.training.losses import hinge, multiscale_gradient
+from modfill.training.losses import fine_detail, hinge, multiscale_gradient
 
 
 class AutoencoderStage(Stage):
-    """Reconstruction L1, regularisation, multi-scale gradients, and a patch-GAN after a warm-up."""
+    """Reconstruction L1, regularisation, multi-scale gradients, fine detail, and a patch-GAN after a warm-up."""
 
     name = "autoencoder"
     steps_done: Tensor
@@ -50,6 +50,9 @@ class AutoencoderStage(Stage):
             "perceptual": multiscale_gradient(reconstruction, volume),
         }
         loss = parts["l1"] + weight * regularisation + self.losses.perceptual * parts["perceptual"]
+        if self.losses.detail:
+            parts["detail"] = fine_detail(reconstruction, volume)
+            loss = loss + self.losses.detail * parts["detail"]
         self.steps_done += 1
         if self.discriminator is not None and int(self.steps_done) > self.losses.adversarial_from:
             parts["adversarial"], parts["discriminator"] = self._adversarial(volume, reconstruction)
