@@ -8,7 +8,8 @@ out what is said of samples. The tables:
 
 - for the map of `--uncertainty` and for the spread of the samples, the rank correlation with the true absolute error of
   the mean over the voxels of the brain and of the tumour, the mean error in the tenth of the voxels where the map is
-  highest, as a multiple of the mean elsewhere, and the share of voxels whose error is within one and two of it;
+  highest, as a multiple of the mean elsewhere, and the share of voxels whose error is within one and two of it; the
+  same for the spread of as many Gaussian draws from the map, which tells what so few draws of what it knows can reach;
 - for the mean, one sample and the mean of the samples, the PSNR after the best linear fit of intensities, and the fine
   detail as a share of the acquired image's;
 - scale by scale, the power of the mean and of a sample as a share of the acquired image's, and that of a sample minus
@@ -40,7 +41,8 @@ from modfill.model.inference import Inference
 from modfill.weights import checkpoint
 
 IMAGES = {"mean": "the mean", "sample": "one sample", "average": "the mean of the samples"}
-MAPS = {"map": "`--uncertainty`", "spread": "spread of the samples"}
+MAPS = {"map": "`--uncertainty`", "spread": "spread of the samples",
+        "draws": "spread of as many Gaussian draws from `--uncertainty`"}  # fmt: skip
 POWERS = ("acquired", "mean", "sample", "error", "residual")  # whose scales are told apart
 NUMBERS = range(len(SCALES) + 1)
 COLUMNS = (
@@ -86,7 +88,11 @@ def measure(networks: Inference, case: Case, sources: tuple[str, ...], target: s
     error = np.abs(truth - matched["mean"]) / truth[brain].std()  # z-scored, as the maps are
     tumour = np.zeros_like(brain) if labels is None else brain & (labels[box] > 0)
     regions = {"": brain, **({"_tumour": tumour} if tumour.any() else {})}
-    for name, volume in {"map": deviation, **({"spread": drawn.std(0)} if samples else {})}.items():
+    maps = {"map": deviation}
+    if samples:
+        noise = torch.randn(samples, *mean.shape, generator=torch.Generator().manual_seed(0)).to(mean.device)
+        maps |= {"spread": drawn.std(0), "draws": deviation * noise.std(0)}
+    for name, volume in maps.items():
         values = restored(volume)
         for region, inside in regions.items():
             found = agreement(values[inside], error[inside])

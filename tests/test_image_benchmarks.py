@@ -165,7 +165,7 @@ def test_uncertainty_tells_each_map_image_and_scale(
     assert frame[[f"detail_{name}" for name in uncertainty.IMAGES]].nunique(axis=1).eq(3).all()
     text = (tmp_path / "out" / "uncertainty.md").read_text()
     assert "| 0 to 0.7 |" in text and "| 5.6 to the whole brain |" in text and "Expected against observed" in text
-    assert "| spread of the samples, brain |" in text and text.count("%") == 4  # within one and two, of both maps
+    assert "| spread of the samples, brain |" in text and text.count("%") == 6  # within one and two, of three maps
     assert all(f"| {title} |" in text for title in uncertainty.IMAGES.values())
 
 
@@ -183,7 +183,7 @@ def test_uncertainty_without_samples_says_nothing_of_them_and_goes_on_where_it_w
     table = tmp_path / "out" / "uncertainty.csv"
     rows = table.read_text().splitlines()
     frame = pd.read_csv(table)
-    assert len(frame) == 16 and frame.filter(regex="sample_|spread|average|residual").isna().all(axis=None)
+    assert len(frame) == 16 and frame.filter(regex="sample_|spread|draws|average|residual").isna().all(axis=None)
     assert frame[frame.case_id == "p1"].filter(regex="^map_tumour").notna().all(axis=None)
     text = (tmp_path / "out" / "uncertainty.md").read_text()
     assert "`--uncertainty`, tumour" in text and "sample" not in text and "The mean of the other cases" in text
