@@ -19,6 +19,7 @@ from modfill.training.latents import LatentBank
 from modfill.training.loop import Stage
 from modfill.training.muon import Muon
 from modfill.training.regions import Regions
+from modfill.training.stages.autoencoder import AutoencoderStage
 from modfill.training.stages.denoiser import DenoiserStage
 from modfill.training.stages.translator import TranslatorStage
 from modfill.weights import checkpoint
@@ -158,6 +159,19 @@ def test_the_translator_s_loss_is_least_for_the_truth(cohort: Path, cache: Path,
         losses.append(float(loss))
         assert float(parts["plain"]) == pytest.approx(noise**2, rel=0.05, abs=1e-6)
     assert losses == sorted(losses)
+
+
+def test_the_autoencoder_pays_for_fine_detail_that_is_lost(cohort: Path, cache: Path) -> None:
+    model, cases = awake(TINY), load_cohort(cohort, cache, TINY)
+    losses = {}
+    for weight in (0.0, 2.0):
+        preset = replace(TINY, losses=replace(TINY.losses, detail=weight))
+        stage = AutoencoderStage(model.autoencoder, preset, cases, cases)
+        loss, parts = stage(stage.batch(np.random.default_rng(0)))
+        losses[weight] = float(loss.detach())
+        assert ("detail" in parts) == (weight > 0)
+    assert float(parts["detail"].detach()) > 0
+    assert losses[2.0] - losses[0.0] == pytest.approx(2 * float(parts["detail"].detach()), rel=1e-3)
 
 
 def test_the_denoiser_s_loss_is_0_for_the_residual_and_counts_all_levels(cohort: Path, cache: Path) -> None:
