@@ -163,6 +163,7 @@ def test_uncertainty_tells_each_map_image_and_scale(
     assert frame.loc[:, ~tumour].notna().all(axis=None) and frame.loc[:, tumour].isna().all(axis=None)
     assert (frame.filter(regex="^(acquired|mean|sample|error|residual)_") > 0).all(axis=None)
     assert frame[[f"detail_{name}" for name in uncertainty.IMAGES]].nunique(axis=1).eq(3).all()
+    assert frame[[f"{name}_correlation" for name in uncertainty.MAPS]].nunique(axis=1).eq(3).all()
     text = (tmp_path / "out" / "uncertainty.md").read_text()
     assert "| 0 to 0.7 |" in text and "| 5.6 to the whole brain |" in text and "Expected against observed" in text
     assert "| spread of the samples, brain |" in text and text.count("%") == 6  # within one and two, of three maps

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modfill.modalities import MODALITIES
+from modfill.model import synthesiser
 from modfill.model.config import PRESETS, STAGES, Preset
 from modfill.model.layers import VoxelNorm, fold, unfold
 from modfill.model.synthesiser import Encoded, Prediction, Synthesiser, coarse, expected_mse, unexplained_variance
@@ -198,6 +199,20 @@ def test_coarse_is_the_whole_of_what_is_constant_and_little_of_noise() -> None:
     smooth = coarse(noise, inside)
     assert float((smooth * inside).std()) < 0.2 * float((noise * inside).std())
     torch.testing.assert_close(smooth, coarse(noise * inside, inside), msg="outside of the brain counts for nothing")
+
+
+@torch.inference_mode()
+def test_what_is_coarse_in_a_draw_is_doubled(tiny_model: Synthesiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = tiny_model.encode(volumes(("t1n",)))
+    mean, noise, seen = tiny_model.predict(encoded, 1), noise_for(encoded), []
+    decode = tiny_model.autoencoder.decode
+    monkeypatch.setattr(synthesiser, "sample", lambda denoise, one, steps: torch.ones_like(one))
+    monkeypatch.setattr(tiny_model.autoencoder, "decode", lambda latent: seen.append(latent) or decode(latent))
+    tiny_model.residuals(encoded, 1, mean, noise, 0.3)
+    before, after = seen
+    apart = (after - before) / tiny_model.denoiser.residual[:, None, None, None]
+    inside = tiny_model.condition(encoded, 1, mean.volume, mean.squared_error).extra[:, :1] > 0
+    torch.testing.assert_close(apart, torch.where(inside, 2.0, 1.0).expand_as(apart), rtol=1e-3, atol=1e-3)
 
 
 @torch.inference_mode()
